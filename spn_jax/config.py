@@ -1,0 +1,317 @@
+"""Typed settings of an experiment: what they are called, what they mean, how a command line overrides them.
+
+A config file is Python and defines `get_config() -> Config`. Overrides have the form `section.key=value`.
+Every setting has one comment line; the defaults are the paper's or, where SPEC-level facts differ, the
+released program's. Settings made with `safe(...)` may change when a run is resumed; any other change stops it.
+"""
+
+import dataclasses
+import difflib
+import json
+import runpy
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from spn_jax.errors import InputError
+
+
+def safe(default: Any) -> Any:
+    """A field that does not change what a training run computes, so a resumed run may change it."""
+    return dataclasses.field(default=default, metadata={"safe": True})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the networks. The paper's ablations and the small models are values of these fields."""
+
+    width: int = 64  # channels of the first convolution of both branches; deeper layers have 2 and 4 times as many
+    dense_blocks: int = 16  # residual dense blocks in the prior learner's trunk
+    dense_layers: int = 6  # convolutions in one residual dense block
+    growth: int = 32  # channels each of these convolutions adds
+    prior_blocks: int = 4  # residual blocks before the coarsest prior
+    prior_levels: tuple[int, ...] = (1, 2, 3)  # prior scales l at P / 2^(l-1); coarsest is 3: (3,), (2, 3) or (1, 2, 3)
+    middle_blocks: int = 8  # SPADE residual blocks at P/4
+    spade_hidden: int = 128  # channels between a prior and its gamma and beta
+    discriminator_width: int = 64  # channels of the discriminator's first convolution
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Photos and masks. White mask = 1 = hole."""
+
+    train_photos: str = ""  # folder, .flist or ArrayRecord file(s) with the training photos
+    test_photos: str = ""  # the same for the held-out photos
+    train_masks: str = "strokes"  # folder, .flist or .zip with masks, or "strokes": random strokes of all hole ratios
+    test_masks: str = "strokes"  # the same for evaluation
+    invert_masks: bool = False  # mask files have black holes
+    image_size: int = 256  # P, the training resolution, divisible by the network's stride
+    crop: Literal["none", "center"] = "none"  # center: cut the photo to a centred square first (CelebA)
+    resize_filter: Literal["box", "bilinear", "bicubic", "lanczos"] = "bicubic"  # Pillow's, with antialiasing
+    flip: Literal["none", "together", "independent"] = "together"  # mirror photo and mask together (released) or each by itself (paper's text)
+    seed: int = 0  # order of the photos, choice of masks, mirroring
+    threads: int = safe(4)  # reader threads; the data does not depend on their number
+    prefetch: int = safe(4)  # batches read ahead
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """The frozen network whose features the prior learner distils."""
+
+    name: str = "tresnet_l"  # network
+    cache: str = ""  # folder of exported features, written by teacher_export, read by the trainer
+    photo: Literal["original", "upsampled"] = "original"  # teacher sees the photo resized to 2P (released) or the P photo enlarged (paper)
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the features on disk
+    records_per_shard: int = 256  # photos' records in one file of the cache
+    batch_size: int = safe(8)  # photos a forward pass in the export
+    seed: int = 0  # of `--weights random`
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights and forms of the losses; see the README's table of paper against released program."""
+
+    reconstruction: float = 10.0  # lambda 1 (Eq. 12)
+    prior: float = 1.0  # lambda 2 (Eq. 12)
+    adversarial_weight: float = 1.0  # of the adversarial term in the generator's loss (Eq. 12)
+    prior_mask_weight: float = 3.0  # alpha of Eq. 4: extra weight of the distillation loss inside the hole
+    reconstruction_mask_weight: float = 2.0  # delta of Eq. 10: 4 in the paper, 2 in the released program
+    adversarial: Literal["non_saturating", "saturating"] = "non_saturating"  # released BCE form, or the paper's Eq. 11
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam, for generator and discriminator alike."""
+
+    learning_rate: float = 1e-4  # for one global batch (see schedule.base_batch_size)
+    beta1: float = 0.0  # decay of the first moment
+    beta2: float = 0.9  # decay of the second moment
+    epsilon: float = 1e-8  # added to the root of the second moment
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How long, and what changes on the way. Times are in `unit`."""
+
+    unit: Literal["epochs", "steps"] = "epochs"  # of the four times below; an epoch is photos // batch_size steps
+    length: float = safe(40.0)  # of the whole run
+    learning_rate_drops: tuple[float, ...] = (30.0,)  # times at which the learning rate is multiplied by drop_factor
+    drop_factor: float = 0.1  # see above
+    prior_loss_until: float | None = None  # time from which the prior loss is switched off; None: never
+    base_batch_size: int | None = None  # scale the learning rate by batch_size / base_batch_size; None: do not
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training run."""
+
+    batch_size: int = 8  # photos a step over all devices and processes
+    micro_batches: int = 1  # gradient accumulation: parts a batch is computed in
+    rematerialise: bool = False  # recompute the repeated blocks in the backward pass to save memory
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of convolutions; parameters, norms and losses stay float32
+    precision: Literal["default", "highest"] = "default"  # of matrix products; default is TF32 on NVIDIA, bfloat16 passes on TPU
+    ema_decay: float | None = None  # moving average of the generator, used for evaluation; None: off, as in the paper
+    seed: int = 0  # of the initial parameters
+    log_every: int = safe(50)  # steps between lines of metrics
+    image_every: int = safe(1000)  # steps between image grids in TensorBoard
+    eval_every: int = safe(2000)  # steps between evaluations on test_photos
+    checkpoint_every: int = safe(2000)  # steps between checkpoints; every evaluation writes one too
+    keep_last: int = safe(2)  # newest checkpoints kept
+    keep_best: int = safe(1)  # best checkpoints by PSNR kept beside them
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluation on the held-out photos."""
+
+    batch_size: int = safe(8)  # photos a jitted call over all devices
+    photos: int | None = safe(None)  # evaluate the first n photos during training; None: all
+    quantise: Literal["truncate", "round"] = safe("truncate")  # how 8-bit composites are made; truncate as released
+    seed: int = safe(0)  # which mask each photo gets
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One experiment."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Reads `get_config()` of the Python file `path`, applies `section.key=value` overrides and checks the result.
+
+    Raises:
+        InputError: no such file, no `get_config` in it, an unknown key, a value of the wrong type or range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"config {path} is not a file; pass one of configs/*.py with --config")
+    get_config = runpy.run_path(str(path)).get("get_config")
+    config = get_config() if callable(get_config) else None
+    if not isinstance(config, Config):
+        raise InputError(f"config {path} must define get_config() that returns a spn_jax.config.Config")
+    return apply_overrides(config, overrides)
+
+
+def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
+    """Returns `config` with each `section.key=value` applied, and checks it."""
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise InputError(f"override {override!r} has no '='; write section.key=value, for example train.batch_size=4")
+        config = _replace(config, key, text)
+    check_config(config)
+    return config
+
+
+def _replace(config: Config, key: str, text: str) -> Config:
+    settings = {name: kind for name, kind, _ in _fields()}
+    if key not in settings:
+        close = difflib.get_close_matches(key, settings, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise InputError(f"config has no setting {key!r}{hint}")
+    section, name = key.split(".")
+    value = _parse(key, text, settings[key])
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{name: value})})
+
+
+def _fields() -> list[tuple[str, Any, bool]]:
+    """(dotted key, type, safe to change on resume) of every setting."""
+    return [
+        (f"{section.name}.{field.name}", typing.get_type_hints(section.type)[field.name], field.metadata.get("safe", False))
+        for section in dataclasses.fields(Config)
+        for field in dataclasses.fields(typing.cast(Any, section.type))
+    ]
+
+
+def _parse(key: str, text: str, kind: Any) -> Any:
+    try:
+        return _convert(text, kind)
+    except ValueError:
+        raise InputError(f"{key}={text!r} is not {_describe(kind)}") from None
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """`value`, from a command line (text) or from JSON, as `kind`; ValueError if it is none."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise ValueError
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
+            return None
+        return _convert(value, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        parts = [p for p in value.strip("()[]").split(",") if p.strip()] if isinstance(value, str) else value
+        return tuple(_convert(p.strip() if isinstance(p, str) else p, arguments[0]) for p in parts)
+    if kind is bool:
+        words = {"true": True, "false": False, "1": True, "0": False}
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+        raise ValueError
+    if kind is str:
+        return str(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError
+    if kind is int and isinstance(value, float) and not value.is_integer():
+        raise ValueError
+    return kind(value)
+
+
+def _describe(kind: Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return _describe(next(a for a in arguments if a is not type(None))) + " or none"
+    if origin is tuple:
+        return f"a list of values, each {_describe(arguments[0])}, separated by commas"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+
+
+def check_config(config: Config) -> None:
+    """Raises InputError for the first setting that no run could work with."""
+    model, data, schedule, train = config.model, config.data, config.schedule, config.train
+    levels = model.prior_levels
+    positive = {
+        **{f"model.{f.name}": getattr(model, f.name) for f in dataclasses.fields(model) if f.name != "prior_levels"},
+        "data.image_size": data.image_size,
+        "data.threads": data.threads,
+        "teacher.batch_size": config.teacher.batch_size,
+        "teacher.records_per_shard": config.teacher.records_per_shard,
+        "schedule.length": schedule.length,
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "train.batch_size": train.batch_size,
+        "train.micro_batches": train.micro_batches,
+        "train.log_every": train.log_every,
+        "train.image_every": train.image_every,
+        "train.eval_every": train.eval_every,
+        "train.checkpoint_every": train.checkpoint_every,
+        "train.keep_last": train.keep_last,
+        "eval.batch_size": config.eval.batch_size,
+    }
+    for key, value in positive.items():
+        if value <= 0:
+            raise InputError(f"{key}={value} must be greater than 0")
+    if levels not in ((3,), (2, 3), (1, 2, 3)):
+        raise InputError(f"model.prior_levels={levels} must be 3, or 2,3, or 1,2,3: scales are added from the coarsest")
+    if train.batch_size % train.micro_batches:
+        raise InputError(f"train.batch_size={train.batch_size} is not divisible by train.micro_batches={train.micro_batches}")
+    if train.ema_decay is not None and not 0 < train.ema_decay < 1:
+        raise InputError(f"train.ema_decay={train.ema_decay} must lie between 0 and 1, or be none")
+    if any(b <= a for a, b in zip(schedule.learning_rate_drops, schedule.learning_rate_drops[1:], strict=False)):
+        raise InputError(f"schedule.learning_rate_drops={schedule.learning_rate_drops} must increase")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested dictionary of plain values, ready for JSON; `from_dict` reverses it."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict[str, Any], origin: str) -> Config:
+    """Reverses `to_dict`. Settings that this version does not know, or lacks, are listed in an InputError naming `origin`."""
+    flat = {f"{s}.{k}": v for s, section in values.items() for k, v in section.items()}
+    known = {key: kind for key, kind, _ in _fields()}
+    unknown, missing = sorted(flat.keys() - known.keys()), sorted(known.keys() - flat.keys())
+    if unknown or missing:
+        raise InputError(
+            f"the settings in {origin} are of another version of spn_jax: "
+            f"unknown here {unknown or 'none'}, missing there {missing or 'none'}"
+        )
+    sections: dict[str, Any] = {}
+    for section in dataclasses.fields(Config):
+        kinds = typing.get_type_hints(section.type)
+        given = values[section.name]
+        sections[section.name] = typing.cast(Any, section.type)(**{k: _convert(v, kinds[k]) for k, v in given.items()})
+    config = Config(**sections)
+    check_config(config)
+    return config
+
+
+def changed_settings(old: Config, new: Config) -> list[str]:
+    """Lines `key: old -> new` of the settings that differ and that a resumed run must not change."""
+    before, after = to_dict(old), to_dict(new)
+    lines = []
+    for key, _, is_safe in _fields():
+        section, name = key.split(".")
+        if not is_safe and before[section][name] != after[section][name]:
+            lines.append(f"{key}: {before[section][name]} -> {after[section][name]}")
+    return lines
+
+
+def describe(config: Config) -> Sequence[str]:
+    """One `key = value` line a setting."""
+    values = to_dict(config)
+    return [f"{key} = {values[key.split('.')[0]][key.split('.')[1]]}" for key, _, _ in _fields()]

@@ -1,0 +1,41 @@
+"""The one exception for wrong input, and the door through which every command reports it."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+
+class InputError(ValueError):
+    """Wrong input from outside: a setting, a file, a folder, a checkpoint.
+
+    The message is one or two plain sentences: what is wrong, where, and what to do.
+    """
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """The InputError that `error` is, wraps or was raised from; None if there is none.
+
+    Loader threads wrap exceptions of the functions they call, so the cause chain has to be searched.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, InputError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def run_command(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Runs `main(arguments)` as a program: wrong input becomes one line on stderr and exit status 2."""
+    try:
+        status = main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        wrong_input = find_input_error(error)
+        if wrong_input is None:
+            raise
+        sys.stdout.flush()
+        print(f"error: {wrong_input}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(status or 0)
