@@ -1,0 +1,43 @@
+# make setup | demo | test | test-long | lint. PYTHON=... picks the interpreter (3.11 or newer) the environment is made from.
+PYTHON ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+CODE := spn_jax teacher_export configs scripts tests
+
+.PHONY: setup demo test test-long lint
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+$(READY): pyproject.toml $(wildcard constraints/*.txt) scripts/setup.sh
+	@PYTHON="$(PYTHON)" bash scripts/setup.sh $(VENV)
+	@touch $@
+
+demo: setup
+	@echo "demo 1/4: photos"
+	@$(RUN) scripts/make_demo_photos.py --output runs/demo/photos --size 128
+	@echo "demo 2/4: teacher's features"
+	@$(RUN) -m teacher_export --config configs/demo.py --weights random
+	@echo "demo 3/4: training"
+	@$(RUN) -m spn_jax.train --config configs/demo.py --workdir runs/demo/run
+	@echo "demo 4/4: evaluation"
+	@$(RUN) -m spn_jax.evaluate run --checkpoint runs/demo/run --baseline mean --baseline opencv-telea \
+		--output runs/demo/evaluation --grid 6
+	@echo "demo done: table runs/demo/evaluation/results.md, pictures runs/demo/evaluation/grid.png and loss_curves.png"
+
+lint: setup
+	@echo "lint 1/3: ruff format"
+	@$(RUN) -m ruff format --check $(CODE)
+	@echo "lint 2/3: ruff check"
+	@$(RUN) -m ruff check $(CODE)
+	@echo "lint 3/3: mypy"
+	@$(RUN) -m mypy
+
+test: lint
+	@echo "tests: pytest"
+	@$(RUN) -m pytest
+
+test-long: setup
+	@echo "tests: pytest -m long"
+	@$(RUN) -m pytest -m long
