@@ -1,0 +1,53 @@
+"""What holds for every test: the device it runs on, the cache of compiled programs, and skips that count under CI=true."""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Environment variables, set before jax is imported, because tests start subprocesses that have to see the same.
+    if not _asks_for_gpu(config):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    cache = Path(__file__).resolve().parent.parent / ".cache" / "jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if _asks_for_gpu(config):
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs an accelerator; run pytest -m gpu"))
+
+
+def _asks_for_gpu(config: pytest.Config) -> bool:
+    expression = config.getoption("markexpr") or ""
+    return "gpu" in expression and "not gpu" not in expression
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    may_skip = item.get_closest_marker("gpu") is not None or hasattr(report, "wasxfail")
+    return report if may_skip else _fail_if_skipped(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    return _fail_if_skipped(report)
+
+
+def _fail_if_skipped(report: Report) -> Report:
+    if report.skipped and os.environ.get("CI") == "true":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"CI=true allows no skipped test except those marked gpu; this one said: {reason}"
+    return report
