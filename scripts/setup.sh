@@ -34,9 +34,9 @@ index_answers() { # a short look first, so that an unreachable index costs secon
     "$venv/bin/python" -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)' "$cpu_index/torch/" >/dev/null 2>&1
 }
 
-install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} "$@"; }
+install() { "$venv/bin/python" -m pip install -qq --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} "$@"; }
 
-# `make -n` and older builds may leave a folder without a working interpreter: --clear starts from nothing.
+# An interrupted set-up leaves half an environment: --clear starts from nothing.
 python=$(find_python)
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 echo "setup: $venv with Python $version ($python)"
