@@ -1,0 +1,105 @@
+"""Fully context-aware image generator (paper section 3.2): encoder with region norm, SPADE blocks, decoder."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from spn_jax.config import ModelConfig
+from spn_jax.models.layers import SPADE, Activation, Conv, PlainNorm, RegionNorm, enlarge, leaky_relu, statistics_dtype
+from spn_jax.models.prior import COARSEST, Pyramid, call_block, prior_width
+
+
+class EncoderLayer(nnx.Module):
+    """Convolution, region normalisation, ReLU."""
+
+    def __init__(self, conv: Conv, features: int):
+        self.conv = conv
+        self.region_norm = RegionNorm(features)
+
+    def __call__(self, x: Array, mask: Array) -> Array:
+        """x (b, h, w, c), mask (b, P, P, 1) -> (b, h', w', features)."""
+        return jax.nn.relu(self.region_norm(self.conv(x), mask))
+
+
+class SPADEResidualBlock(nnx.Module):
+    """Shortcut plus [SPADE, activation, conv, SPADE, activation, conv] (Fig. 3b).
+
+    Where the width changes the shortcut is [SPADE, conv] without activation, otherwise the input itself.
+    """
+
+    def __init__(
+        self,
+        norms: tuple[nnx.Module, nnx.Module, nnx.Module | None],
+        convs: tuple[Conv, Conv, Conv | None],
+        activation: Activation,
+    ):
+        self.norm_in, self.norm_out, self.norm_shortcut = norms
+        self.conv_in, self.conv_out, self.conv_shortcut = convs
+        self.activation = activation
+
+    def __call__(self, x: Array, prior: Array | None) -> Array:
+        """x (b, h, w, in), prior (b, h, w, p) or None at a level without one -> (b, h, w, out)."""
+        shortcut = x if self.conv_shortcut is None else self.conv_shortcut(self.norm_shortcut(x, prior))
+        h = self.conv_in(self.activation(self.norm_in(x, prior)))
+        return shortcut + self.conv_out(self.activation(self.norm_out(h, prior)))
+
+
+class Generator(nnx.Module):
+    """Masked photo, mask and prior pyramid -> completed image in [0, 1]."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, remat: bool):
+        width = config.width
+        self.remat, self.prior_levels = remat, config.prior_levels
+
+        def conv(features_in: int, features_out: int, size: int, **options) -> Conv:
+            return Conv(features_in, features_out, size, rngs=rngs, dtype=dtype, **options)
+
+        def norm(features: int, level: int) -> nnx.Module:
+            if level not in config.prior_levels:
+                return PlainNorm()
+            return SPADE(features, prior_width(config, level), config.spade_hidden, rngs=rngs, dtype=dtype)
+
+        def middle_block(features: int) -> SPADEResidualBlock:
+            dilated = conv(features, features, 3, padding=2, dilation=2, reflect=True)
+            last = conv(features, features, 3, padding=1, reflect=True)
+            norms = norm(features, COARSEST), norm(features, COARSEST), None
+            return SPADEResidualBlock(norms, (dilated, last, None), jax.nn.relu)
+
+        def decoder_block(level: int) -> SPADEResidualBlock:
+            wide, narrow = width * 2**level, width * 2 ** (level - 1)
+            norms = norm(wide, level), norm(narrow, level), norm(wide, level)
+            convs = tuple(conv(i, narrow, 3, padding=1) for i in (wide, narrow, wide))
+            return SPADEResidualBlock(norms, convs, leaky_relu)
+
+        self.encoder = nnx.List(
+            [
+                EncoderLayer(conv(3, width, 7, padding=3, reflect=True), width),
+                EncoderLayer(conv(width, 2 * width, 4, stride=2, padding=1), 2 * width),
+                EncoderLayer(conv(2 * width, 4 * width, 4, stride=2, padding=1), 4 * width),
+            ]
+        )
+        self.middle = nnx.List([middle_block(4 * width) for _ in range(config.middle_blocks)])
+        self.decoder = nnx.List([decoder_block(level) for level in (2, 1)])
+        self.output = conv(width, 3, 7, padding=3, reflect=True)
+
+    def encode(self, masked: Array, mask: Array) -> Array:
+        """F_enc (Eq. 7): masked photo (b, P, P, 3), mask (b, P, P, 1) -> (b, P/4, P/4, c)."""
+        x = masked
+        for layer in self.encoder:
+            x = layer(x, mask)
+        return x
+
+    def refine(self, features: Array, priors: Pyramid) -> Array:
+        """F_dec at P/4 (Eq. 9, first line): F_enc (b, P/4, P/4, c) under the coarsest prior, same shape."""
+        for block in self.middle:
+            features = call_block(block, features, priors[COARSEST], remat=self.remat)
+        return features
+
+    def decode(self, features: Array, priors: Pyramid) -> Array:
+        """Image (b, P, P, 3) in [0, 1] from F_dec (b, P/4, P/4, c) (Eq. 9)."""
+        for level, block in zip((2, 1), self.decoder, strict=True):
+            features = call_block(block, enlarge(features), priors.get(level), remat=self.remat)
+        rgb = self.output(leaky_relu(features))
+        return (jnp.tanh(rgb.astype(statistics_dtype(rgb))) + 1) / 2

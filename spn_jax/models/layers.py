@@ -1,0 +1,237 @@
+"""Layers shared by the networks: convolutions in PyTorch's conventions, region normalisation, SPADE, spectral norm.
+
+Activations are `b h w c`, kernels `h w in out`. Parameters are float32; `dtype` is the type convolutions compute in.
+Statistics of every normalisation are float32 or wider, whatever the compute type.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+EPSILON = 1e-5  # of every instance and region normalisation (PyTorch's default)
+
+Activation = Callable[[Array], Array]
+
+
+def leaky_relu(x: Array) -> Array:
+    """LeakyReLU with slope 0.2, the one of decoder, discriminator and posterior encoder."""
+    return jax.nn.leaky_relu(x, 0.2)
+
+
+def torch_uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
+    """PyTorch's default initialisation of weights and biases alike: uniform in +-1/sqrt(fan_in)."""
+    bound = fan_in**-0.5
+    return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
+
+
+def resize_mask(mask: Array, height: int) -> Array:
+    """Brings a mask (b, H, W, 1) to a feature map's height by nearest neighbour: every k-th pixel."""
+    step = mask.shape[1] // height
+    return mask[:, ::step, ::step]
+
+
+def enlarge(x: Array, factor: int = 2) -> Array:
+    """Nearest-neighbour enlargement (b, h, w, c) -> (b, factor h, factor w, c)."""
+    return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)
+
+
+def pixel_shuffle(x: Array) -> Array:
+    """(b, h, w, 4 c) -> (b, 2 h, 2 w, c) with PyTorch's order of channels."""
+    return rearrange(x, "b h w (c i j) -> b (h i) (w j) c", i=2, j=2)
+
+
+def convolve(x: Array, kernel: Array, *, stride: int = 1, padding: int = 0, dilation: int = 1) -> Array:
+    """Cross-correlation with explicit zero padding: (b, h, w, in) and (kh, kw, in, out) -> (b, h', w', out)."""
+    if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0:
+        return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])  # a matrix product: the CPU backend's 1x1 convolution is slow
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def convolve_reflected(x: Array, kernel: Array, *, padding: int, dilation: int = 1) -> Array:
+    """Convolution with reflection padding, size-preserving.
+
+    The CPU backend runs unpadded convolutions several times slower than padded ones, so there the padded map
+    is convolved with zero padding and the border cut off: the same values. Other backends get the plain form.
+    """
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
+
+    def plain(padded: Array, kernel: Array) -> Array:
+        return convolve(padded, kernel, dilation=dilation)
+
+    def padded_and_cut(padded: Array, kernel: Array) -> Array:
+        out = convolve(padded, kernel, padding=padding, dilation=dilation)
+        return out[:, padding:-padding, padding:-padding]
+
+    return lax.platform_dependent(padded, kernel, cpu=padded_and_cut, default=plain)
+
+
+class Conv(nnx.Module):
+    """Convolution with bias; `reflect` pads by reflection instead of zeros (stride 1 only)."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        size: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        reflect: bool = False,
+    ):
+        fan_in = size * size * features_in
+        self.kernel = nnx.Param(torch_uniform(rngs, (size, size, features_in, features_out), fan_in))
+        self.bias = nnx.Param(torch_uniform(rngs, (features_out,), fan_in))
+        self.dtype, self.stride, self.padding, self.dilation, self.reflect = dtype, stride, padding, dilation, reflect
+
+    def __call__(self, x: Array) -> Array:
+        """(b, h, w, in) -> (b, h', w', out) in the compute type."""
+        x, kernel, bias = (jnp.asarray(a, self.dtype) for a in (x, self.kernel[...], self.bias[...]))
+        if self.reflect:
+            return convolve_reflected(x, kernel, padding=self.padding, dilation=self.dilation) + bias
+        return convolve(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation) + bias
+
+
+class ResidualBlock(nnx.Module):
+    """x + [k3 r1, ReLU, k3 r1](x); where the width changes the shortcut is a k3 r1 convolution."""
+
+    def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        def conv(width_in: int) -> Conv:
+            return Conv(width_in, features_out, 3, padding=1, reflect=True, rngs=rngs, dtype=dtype)
+
+        self.conv_in = conv(features_in)
+        self.conv_out = conv(features_out)
+        self.shortcut = conv(features_in) if features_in != features_out else None
+
+    def __call__(self, x: Array) -> Array:
+        """(b, h, w, in) -> (b, h, w, out)."""
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return shortcut + self.conv_out(jax.nn.relu(self.conv_in(x)))
+
+
+def statistics_dtype(x: Array) -> jnp.dtype:
+    """float32, or float64 where the input has it."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def instance_norm(x: Array) -> Array:
+    """Instance normalisation without parameters: zero mean, unit (biased, two-pass) variance per image and channel."""
+    wide = x.astype(statistics_dtype(x))
+    centred = wide - wide.mean((1, 2), keepdims=True)
+    variance = jnp.square(centred).mean((1, 2), keepdims=True)
+    return (centred * lax.rsqrt(variance + EPSILON)).astype(x.dtype)
+
+
+class RegionNorm(nnx.Module):
+    """Region normalisation with the given mask as region (RN-B; Yu et al., AAAI 2020).
+
+    Definition, per region r of `area` pixels out of h w: fill the other region with r's mean, instance-normalise the whole,
+    multiply by sqrt(area / (h w)); add both, then one learnt affine map per region. Filling with the mean makes the other
+    region exactly zero and scales the variance by area / (h w), so both regions are computed at once.
+    """
+
+    def __init__(self, features: int):
+        self.hole_gamma, self.hole_beta, self.known_gamma, self.known_beta = (nnx.Param(jnp.zeros(features)) for _ in range(4))
+
+    def __call__(self, x: Array, mask: Array) -> Array:
+        """x (b, h, w, c), mask (b, H, W, 1) at a multiple of x's size -> (b, h, w, c)."""
+        wide = x.astype(statistics_dtype(x))
+        hole = resize_mask(mask, x.shape[1]).astype(wide.dtype)
+        known = 1 - hole
+        mean_hole, mean_known = region_mean(wide, hole), region_mean(wide, known)
+        centred = wide - (hole * mean_hole + known * mean_known)
+        scale_hole = region_scale(centred, hole) * (1 + self.hole_gamma[...])
+        scale_known = region_scale(centred, known) * (1 + self.known_gamma[...])
+        out = centred * (hole * scale_hole + known * scale_known) + self.hole_beta[...] + self.known_beta[...]
+        return out.astype(x.dtype)
+
+
+def region_mean(x: Array, region: Array) -> Array:
+    """Mean (b, 1, 1, c) of x over a region (b, h, w, 1); an empty region counts as one pixel, so its mean is 0."""
+    area = jnp.maximum(region.sum((1, 2), keepdims=True), 1)
+    return (x * region).sum((1, 2), keepdims=True) / area
+
+
+def region_scale(centred: Array, region: Array) -> Array:
+    """Factor (b, 1, 1, c) by which region normalisation multiplies the centred values of one region."""
+    share = jnp.maximum(region.sum((1, 2), keepdims=True), 1) / (centred.shape[1] * centred.shape[2])
+    variance = (jnp.square(centred) * region).mean((1, 2), keepdims=True)
+    return jnp.sqrt(share) * lax.rsqrt(variance + EPSILON)
+
+
+class SPADE(nnx.Module):
+    """Spatially-adaptive normalisation (Eq. 8; Park et al., CVPR 2019): instance norm, then gamma and beta from a prior."""
+
+    def __init__(self, features: int, prior_features: int, hidden: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        self.shared = Conv(prior_features, hidden, 3, padding=1, rngs=rngs, dtype=dtype)
+        self.gamma = Conv(hidden, features, 3, padding=1, rngs=rngs, dtype=dtype)
+        self.beta = Conv(hidden, features, 3, padding=1, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Array, prior: Array) -> Array:
+        """x (b, h, w, c), prior (b, h, w, p) -> (b, h, w, c)."""
+        shared = jax.nn.relu(self.shared(prior))
+        return instance_norm(x) * (1 + self.gamma(shared)) + self.beta(shared)
+
+
+class PlainNorm(nnx.Module):
+    """Stands where a scale without prior has no SPADE: instance norm alone (the paper's ablation of prior scales)."""
+
+    def __call__(self, x: Array, prior: None) -> Array:
+        """(b, h, w, c) -> (b, h, w, c)."""
+        return instance_norm(x)
+
+
+class SpectralVector(nnx.Variable):
+    """A singular vector that spectral norm carries from step to step; state, not a parameter."""
+
+
+class SpectralConv(nnx.Module):
+    """Bias-free convolution whose kernel is divided by its largest singular value (Miyato et al., ICLR 2018).
+
+    PyTorch's classic form: the kernel as a matrix (out, in kh kw), sigma = u . (W v), u and v constant for the gradient.
+    Calling the layer never changes u and v; `power_iteration` does. Flax's own SpectralNorm overwrites the stored kernel
+    at every call, evaluation included, hence this class.
+    """
+
+    def __init__(self, features_in: int, features_out: int, size: int, *, rngs: nnx.Rngs, dtype: DTypeLike, stride: int, padding: int):
+        fan_in = size * size * features_in
+        self.kernel = nnx.Param(torch_uniform(rngs, (size, size, features_in, features_out), fan_in))
+        self.u = SpectralVector(unit_vector(jax.random.normal(rngs.params(), (features_out,))))
+        self.v = SpectralVector(unit_vector(jax.random.normal(rngs.params(), (fan_in,))))
+        self.dtype, self.stride, self.padding = dtype, stride, padding
+
+    def matrix(self) -> Array:
+        """The kernel as (out, in kh kw): PyTorch's flattening, so that u and v are interchangeable with its own."""
+        return rearrange(self.kernel[...], "h w i o -> o (i h w)")
+
+    def power_iteration(self) -> None:
+        """One step towards the leading singular vectors; a training forward pass begins with it."""
+        matrix = lax.stop_gradient(self.matrix())
+        self.v[...] = unit_vector(jnp.matmul(self.u[...], matrix, precision="highest"))
+        self.u[...] = unit_vector(jnp.matmul(matrix, self.v[...], precision="highest"))
+
+    def __call__(self, x: Array) -> Array:
+        """(b, h, w, in) -> (b, h', w', out) with the stored u and v."""
+        u, v = lax.stop_gradient((self.u[...], self.v[...]))
+        sigma = jnp.dot(u, jnp.matmul(self.matrix(), v, precision="highest"), precision="highest")
+        kernel = jnp.asarray(self.kernel[...] / sigma, self.dtype)
+        return convolve(jnp.asarray(x, self.dtype), kernel, stride=self.stride, padding=self.padding)
+
+
+def unit_vector(x: Array) -> Array:
+    """x / max(|x|, 1e-12)."""
+    return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)

@@ -1,0 +1,122 @@
+"""Semantic prior learner (paper section 3.1): a U-Net that predicts a teacher's feature pyramid from the masked photo."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from spn_jax.config import ModelConfig
+from spn_jax.models.layers import Conv, ResidualBlock, enlarge, pixel_shuffle
+
+COARSEST = 3  # the level l of the prior at P/4
+
+Pyramid = dict[int, Array]  # level l -> map at P / 2^(l-1)
+
+
+class DenseBlock(nnx.Module):
+    """Residual dense block: `layers` convolutions, each on all maps before it, a 1x1 fusion and a residual."""
+
+    def __init__(self, features: int, growth: int, layers: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        widths = [features + i * growth for i in range(layers + 1)]
+        self.layers = nnx.List([Conv(width, growth, 3, padding=1, rngs=rngs, dtype=dtype) for width in widths[:-1]])
+        self.fusion = Conv(widths[-1], features, 1, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        """(b, h, w, c) -> (b, h, w, c)."""
+        maps = x
+        for layer in self.layers:
+            maps = jnp.concatenate([maps, jax.nn.relu(layer(maps))], -1)
+        return x + self.fusion(maps)
+
+
+class PriorUpsampling(nnx.Module):
+    """One step up the pyramid (Eq. 3): convolution and pixel shuffle, concatenation with the encoder's map, residual block."""
+
+    def __init__(self, features_in: int, skip: int, features: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        self.conv = Conv(features_in, 4 * features, 3, padding=1, rngs=rngs, dtype=dtype)
+        self.block = ResidualBlock(skip + features, features, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Array, skip: Array) -> Array:
+        """x (b, h, w, c), skip (b, 2 h, 2 w, s) -> (b, 2 h, 2 w, features)."""
+        return self.block(jnp.concatenate([skip, jax.nn.relu(pixel_shuffle(self.conv(x)))], -1))
+
+
+def prior_width(config: ModelConfig, level: int) -> int:
+    """Channels of the prior at level l: 64, 128, 256 at full size."""
+    return config.width * 2 ** (level - 1)
+
+
+class PriorLearner(nnx.Module):
+    """Masked photo and mask at 2P -> prior pyramid, and through the distillation heads the teacher's features.
+
+    Args:
+        config: sizes.
+        teacher_channels: {l: channels} of the teacher's maps, from the cache's manifest; a level that is not in it has no
+            distillation head (the paper's "without distillation" has none at all).
+    """
+
+    def __init__(self, config: ModelConfig, teacher_channels: Mapping[int, int], *, rngs: nnx.Rngs, dtype: DTypeLike, remat: bool):
+        width, trunk = config.width, prior_width(config, COARSEST)
+        self.remat = remat
+        self.stem = Conv(4, width, 7, padding=3, reflect=True, rngs=rngs, dtype=dtype)
+        widths = [width, 2 * width, 4 * width, 4 * width]
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.downsampling = nnx.List([Conv(i, o, 4, stride=2, padding=1, rngs=rngs, dtype=dtype) for i, o in pairs])
+        self.trunk_in = Conv(trunk, trunk, 3, padding=1, rngs=rngs, dtype=dtype)
+        self.dense_blocks = nnx.List(
+            [DenseBlock(trunk, config.growth, config.dense_layers, rngs=rngs, dtype=dtype) for _ in range(config.dense_blocks)]
+        )
+        self.trunk_fusion = Conv(config.dense_blocks * trunk, trunk, 1, rngs=rngs, dtype=dtype)
+        self.trunk_out = Conv(trunk, trunk, 3, padding=1, rngs=rngs, dtype=dtype)
+        self.prior_blocks = nnx.List([ResidualBlock(trunk, trunk, rngs=rngs, dtype=dtype) for _ in range(config.prior_blocks)])
+
+        self.levels = tuple(sorted(config.prior_levels, reverse=True))  # coarsest first
+        finer = self.levels[1:]
+        self.upsampling = nnx.List(
+            [PriorUpsampling(prior_width(config, l + 1), widths[l], prior_width(config, l), rngs=rngs, dtype=dtype) for l in finer]
+        )
+        self.distilled_levels = tuple(l for l in self.levels if l in teacher_channels)
+        self.distillation_heads = nnx.List(
+            [Conv(prior_width(config, l), teacher_channels[l], 1, rngs=rngs, dtype=dtype) for l in self.distilled_levels]
+        )
+
+    def encode(self, masked: Array, mask: Array) -> tuple[Array, dict[int, Array]]:
+        """Masked photo (b, P, P, 3), mask (b, P, P, 1) -> trunk (b, P/4, P/4, c) and the encoder's maps by level."""
+        x = jax.nn.relu(self.stem(enlarge(jnp.concatenate([masked, mask], -1))))
+        skips = {}
+        for level, conv in enumerate(self.downsampling, 1):
+            x = skips[level] = jax.nn.relu(conv(x))
+        return self.trunk(x), skips
+
+    def trunk(self, encoded: Array) -> Array:
+        """Residual dense network (Zhang et al., CVPR 2018) at P/4, plus its input."""
+        x, outputs = self.trunk_in(encoded), []
+        for block in self.dense_blocks:
+            x = call_block(block, x, remat=self.remat)
+            outputs.append(x)
+        return encoded + self.trunk_out(self.trunk_fusion(jnp.concatenate(outputs, -1)))
+
+    def pyramid(self, trunk: Array, skips: dict[int, Array]) -> Pyramid:
+        """Prior pyramid {l: (b, P / 2^(l-1), P / 2^(l-1), c_l)} (Eq. 3)."""
+        x = trunk
+        for block in self.prior_blocks:
+            x = block(x)
+        priors = {COARSEST: x}
+        for level, upsample in zip(self.levels[1:], self.upsampling, strict=True):
+            priors[level] = upsample(priors[level + 1], skips[level])
+        return priors
+
+    def distil(self, priors: Pyramid) -> Pyramid:
+        """What the heads predict of the teacher's features, at the priors' sizes; needed in training only."""
+        heads = zip(self.distilled_levels, self.distillation_heads, strict=True)
+        return {level: head(priors[level]) for level, head in heads}
+
+
+def call_block(block: nnx.Module, *inputs: Array, remat: bool) -> Array:
+    """block(*inputs); with `remat` its activations are recomputed in the backward pass instead of kept."""
+    if not remat:
+        return block(*inputs)  # type: ignore[operator]
+    return nnx.remat(lambda block, *inputs: block(*inputs))(block, *inputs)

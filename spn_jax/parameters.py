@@ -1,0 +1,44 @@
+"""Names of arrays: any tree of arrays as a flat dictionary {"generator.middle.0.conv_in.kernel": array} and back.
+
+The names are the ones checkpoints store and the conversion table uses; they are frozen.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+Tree = TypeVar("Tree")
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A tree path as text: attribute names, dictionary keys and list positions joined by dots."""
+    return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def named_arrays(tree: Any) -> dict[str, Any]:
+    """{name: leaf} of every array in the tree, in the tree's order."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def with_named_arrays(tree: Tree, arrays: Mapping[str, Any], *, what: str) -> Tree:
+    """The tree with every leaf replaced by the array of its name; `what` says in an error what the arrays are.
+
+    Raises:
+        ValueError: lists every missing, left-over and misshapen name at once.
+    """
+    wanted = named_arrays(tree)
+    problems = compare_names({name: np.shape(leaf) for name, leaf in wanted.items()}, {n: np.shape(a) for n, a in arrays.items()})
+    if problems:
+        raise ValueError(f"{what} does not fit: " + "; ".join(problems))
+    leaves = [arrays[name] for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def compare_names(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """One line for every entry that is missing, left over or of another shape."""
+    lines = [f"{name} is missing" for name in wanted if name not in given]
+    lines += [f"{name} is left over" for name in given if name not in wanted]
+    shared = [name for name in wanted if name in given and tuple(wanted[name]) != tuple(given[name])]
+    return lines + [f"{name} has shape {tuple(given[name])} instead of {tuple(wanted[name])}" for name in shared]

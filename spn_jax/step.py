@@ -1,0 +1,349 @@
+"""What training carries from step to step, and the step itself: a pure function, jitted once.
+
+Imports no data loader, so that the benchmark and a bare accelerator image can run it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+from flax import nnx
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from spn_jax.config import Config, LossConfig, OptimizerConfig
+from spn_jax.losses import adversarial_loss, discriminator_loss, prior_loss, reconstruction_loss
+from spn_jax.models.discriminator import Discriminator, Judgement
+from spn_jax.models.layers import SpectralVector
+from spn_jax.models.prior import Pyramid
+from spn_jax.models.spn import SPN, SPNOutput
+
+Metrics = dict[str, Array]
+Batch = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The configuration's times, in steps."""
+
+    length: int
+    learning_rate: float
+    drops: tuple[int, ...]
+    drop_factor: float
+    prior_loss_until: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class StepGraph:
+    """All that is static about a step: network graphs, losses, optimiser, schedule. Hashable, the jitted step's static argument."""
+
+    model: nnx.GraphDef
+    discriminator: nnx.GraphDef
+    loss: LossConfig
+    optimizer: OptimizerConfig
+    schedule: Schedule
+    micro_batches: int
+    ema_decay: float | None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a training run saves. Randomness and the position in the data follow from `step` and the config's seeds."""
+
+    step: Array  # () int32, updates made
+    model: nnx.State  # parameters of prior learner and generator, float32
+    discriminator: nnx.State  # kernels of the discriminator, float32
+    spectral: nnx.State  # singular vectors of its spectral norm
+    model_optimizer: optax.OptState
+    discriminator_optimizer: optax.OptState
+    ema: nnx.State | None  # moving average of `model`, where the config asks for one
+
+
+class Frozen(NamedTuple):
+    """Networks that a step uses and never trains, donates or checkpoints.
+
+    teacher: a module that maps the photo at 2P (b, 2P, 2P, 3) in [0, 1] to {level: features}; None where features are cached.
+    """
+
+    teacher: nnx.Module | None = None
+
+
+def resolve_schedule(config: Config, steps_per_epoch: int) -> Schedule:
+    """Converts the schedule's times to steps and scales the learning rate to the batch where the config says so."""
+    schedule = config.schedule
+    unit = steps_per_epoch if schedule.unit == "epochs" else 1
+
+    def steps(time: float) -> int:
+        return max(1, round(time * unit))
+
+    scale = config.train.batch_size / schedule.base_batch_size if schedule.base_batch_size else 1.0
+    return Schedule(
+        length=steps(schedule.length),
+        learning_rate=config.optimizer.learning_rate * scale,
+        drops=tuple(steps(time) for time in schedule.learning_rate_drops),
+        drop_factor=schedule.drop_factor,
+        prior_loss_until=None if schedule.prior_loss_until is None else steps(schedule.prior_loss_until),
+    )
+
+
+def build_networks(config: Config, teacher_channels: Mapping[int, int]) -> tuple[SPN, Discriminator]:
+    """SPN and discriminator with the initial parameters of config.train.seed."""
+    rngs = nnx.Rngs(config.train.seed)
+    dtype = jnp.dtype(config.train.compute_dtype)
+    model = SPN(config.model, teacher_channels, rngs=rngs, dtype=dtype, remat=config.train.rematerialise)
+    return model, Discriminator(config.model.discriminator_width, rngs=rngs, dtype=dtype)
+
+
+def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: Discriminator) -> tuple[StepGraph, TrainState]:
+    """The static graph and the state before the first step."""
+    model_graph, parameters = nnx.split(model)
+    discriminator_graph, kernels, spectral = nnx.split(discriminator, nnx.Param, SpectralVector)
+    parameters, kernels, spectral = (nnx.as_pure(state) for state in (parameters, kernels, spectral))
+    graph = StepGraph(
+        model=model_graph,
+        discriminator=discriminator_graph,
+        loss=config.loss,
+        optimizer=config.optimizer,
+        schedule=schedule,
+        micro_batches=config.train.micro_batches,
+        ema_decay=config.train.ema_decay,
+    )
+    adam = scale_by_adam(graph)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        model=parameters,
+        discriminator=kernels,
+        spectral=spectral,
+        model_optimizer=adam.init(parameters),
+        discriminator_optimizer=adam.init(kernels),
+        ema=jax.tree.map(jnp.copy, parameters) if graph.ema_decay is not None else None,
+    )
+    return graph, state
+
+
+def compile_train_step(mesh: Mesh) -> Callable[[StepGraph, TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
+    """`train_step` jitted for a mesh with the axis "data".
+
+    State and frozen networks are replicated on every device; a batch is split along its first axis, one part a device.
+    The compiler derives the rest: every mean over the batch becomes an all-reduce. The state's memory is reused (donated).
+    """
+    replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    return jax.jit(
+        train_step,
+        static_argnums=0,
+        donate_argnums=1,
+        in_shardings=(replicated, replicated, split),
+        out_shardings=replicated,
+    )
+
+
+def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update of discriminator and generator, in the released programs' order.
+
+    1. One forward pass of prior learner and generator. 2. The discriminator judges the photos, then the predictions, and is
+    updated. 3. With its new kernels it judges the predictions again; the generator's losses are pulled back through the
+    forward pass of 1. Each of the three judgements is preceded by a power iteration. Every loss sees the raw prediction.
+
+    Args:
+        graphdef: static description of networks, losses, optimiser and schedule.
+        state: donated.
+        frozen: networks that are used but not trained.
+        batch: "image" (b, P, P, 3) and "mask" (b, P, P, 1) as uint8 (photos 0..255, masks 0 and 1) or float in [0, 1];
+            "targets" {level: (b, h, w, c)} or "image_2x" (b, 2P, 2P, 3) for a teacher in `frozen`.
+
+    Returns:
+        The new state and scalar metrics under path-like names.
+    """
+    batch = {**batch, "image": unit_range(batch["image"]), "mask": as_float(batch["mask"])}
+    for_real = power_iteration(graphdef, state.discriminator, state.spectral)
+    for_fake = power_iteration(graphdef, state.discriminator, for_real)
+
+    if graphdef.micro_batches == 1:
+        output, pull_back = generate(graphdef, state, batch)
+        judged = discriminator_gradients(graphdef, state, for_real, for_fake, batch, output.image)
+        discriminator, discriminator_optimizer = update(graphdef, state, "discriminator", judged[0])
+        for_generator = power_iteration(graphdef, discriminator, for_fake)
+        critic = (discriminator, for_generator)
+        learned = generator_gradients(graphdef, state, critic, frozen, batch, output, pull_back)
+    else:  # the same sums over parts of the batch; the generator runs twice, because the discriminator's update needs all parts
+        parts = split_batch(batch, graphdef.micro_batches)
+
+        def judge_part(part: Batch):
+            fake = generate(graphdef, state, part)[0].image
+            return discriminator_gradients(graphdef, state, for_real, for_fake, part, fake)
+
+        judged = mean_over_parts(judge_part, parts)
+        discriminator, discriminator_optimizer = update(graphdef, state, "discriminator", judged[0])
+        for_generator = power_iteration(graphdef, discriminator, for_fake)
+        critic = (discriminator, for_generator)
+
+        def learn_part(part: Batch):
+            return generator_gradients(graphdef, state, critic, frozen, part, *generate(graphdef, state, part))
+
+        learned = mean_over_parts(learn_part, parts)
+
+    model, model_optimizer = update(graphdef, state, "model", learned[0])
+    new_state = TrainState(
+        step=state.step + 1,
+        model=model,
+        discriminator=discriminator,
+        spectral=for_generator,
+        model_optimizer=model_optimizer,
+        discriminator_optimizer=discriminator_optimizer,
+        ema=moving_average(graphdef, state.ema, model),
+    )
+    return new_state, {**learned[1], **judged[1], "learning_rate": learning_rate(graphdef.schedule, state.step)}
+
+
+def generate(graphdef: StepGraph, state: TrainState, batch: Batch) -> tuple[SPNOutput, Callable]:
+    """Forward pass of prior learner and generator, and the function that pulls output gradients back to the parameters."""
+
+    def forward(parameters: nnx.State) -> SPNOutput:
+        return nnx.merge(graphdef.model, parameters)(batch["image"], batch["mask"])
+
+    return jax.vjp(forward, state.model)
+
+
+def judge(graphdef: StepGraph, kernels: nnx.State, spectral: nnx.State, images: Array) -> Judgement:
+    """The discriminator with given kernels and singular vectors on images (b, h, w, 3)."""
+    return nnx.merge(graphdef.discriminator, kernels, spectral)(images)
+
+
+def power_iteration(graphdef: StepGraph, kernels: nnx.State, spectral: nnx.State) -> nnx.State:
+    """The singular vectors after one power iteration with `kernels`."""
+    discriminator = nnx.merge(graphdef.discriminator, kernels, spectral)
+    discriminator.power_iteration()
+    return nnx.as_pure(nnx.state(discriminator, SpectralVector))
+
+
+def discriminator_gradients(
+    graphdef: StepGraph, state: TrainState, for_real: nnx.State, for_fake: nnx.State, batch: Batch, fake: Array
+) -> tuple[nnx.State, Metrics]:
+    """Gradients of the discriminator's loss for its kernels, and its metrics; fake (b, s, P, P, 3) is a constant."""
+    fake = merge_samples(jax.lax.stop_gradient(fake))
+
+    def loss(kernels: nnx.State) -> tuple[Array, Metrics]:
+        real_logits = judge(graphdef, kernels, for_real, batch["image"]).logits
+        fake_logits = judge(graphdef, kernels, for_fake, fake).logits
+        on_real, on_fake = discriminator_loss(real_logits, fake_logits)
+        total = (on_real + on_fake) / 2
+        return total, {"discriminator/loss": total, "discriminator/real": on_real, "discriminator/fake": on_fake}
+
+    return jax.grad(loss, has_aux=True)(state.discriminator)
+
+
+def generator_gradients(
+    graphdef: StepGraph,
+    state: TrainState,
+    critic: tuple[nnx.State, nnx.State],
+    frozen: Frozen,
+    batch: Batch,
+    output: SPNOutput,
+    pull_back: Callable,
+) -> tuple[nnx.State, Metrics]:
+    """Gradients of the generator's loss (Eq. 12) for the parameters, through the forward pass already made, and its metrics."""
+    teacher = targets(frozen, batch)
+
+    def loss(output: SPNOutput) -> tuple[Array, Metrics]:
+        judgement = judge(graphdef, *critic, merge_samples(output.image))
+        return generator_loss(graphdef, state.step, output, judgement, teacher, batch)
+
+    output_gradients, metrics = jax.grad(loss, has_aux=True)(output)
+    return pull_back(output_gradients)[0], metrics
+
+
+def generator_loss(
+    graphdef: StepGraph, step: Array, output: SPNOutput, judgement: Judgement, teacher: Pyramid, batch: Batch
+) -> tuple[Array, Metrics]:
+    """Eq. 12: the weighted sum, and every term by name. The only place where weights are applied."""
+    weights, mask = graphdef.loss, batch["mask"]
+    by_level = {
+        level: prior_loss(distilled, teacher[level], mask, weights.prior_mask_weight) for level, distilled in output.distilled.items()
+    }
+    terms = {
+        "adversarial": adversarial_loss(judgement.logits, weights.adversarial),
+        "reconstruction": reconstruction_loss(output.image, batch["image"], mask, weights.reconstruction_mask_weight),
+        "prior": jnp.asarray(sum(by_level.values())),
+    }
+    factors = {
+        "adversarial": weights.adversarial_weight,
+        "reconstruction": weights.reconstruction,
+        "prior": weights.prior * prior_switch(graphdef.schedule, step),
+    }
+    total = jnp.asarray(sum(factors[name] * term for name, term in terms.items()))
+    levels = {f"generator/prior_level_{level}": value for level, value in by_level.items()}
+    return total, {"generator/loss": total, **{f"generator/{name}": term for name, term in terms.items()}, **levels}
+
+
+def targets(frozen: Frozen, batch: Batch) -> Pyramid:
+    """The teacher's features {level: (b, h, w, c)}: computed where a teacher is given, cached in the batch otherwise."""
+    if frozen.teacher is not None:
+        return jax.lax.stop_gradient(frozen.teacher(unit_range(batch["image_2x"])))  # type: ignore[operator]
+    return batch.get("targets", {})
+
+
+def scale_by_adam(graphdef: StepGraph) -> optax.GradientTransformation:
+    """Adam without the learning rate, which depends on the step and is applied in `update`."""
+    adam = graphdef.optimizer
+    return optax.scale_by_adam(adam.beta1, adam.beta2, adam.epsilon)
+
+
+def update(graphdef: StepGraph, state: TrainState, network: str, gradients: nnx.State) -> tuple[nnx.State, optax.OptState]:
+    """New parameters and optimiser state of "model" or "discriminator"."""
+    parameters = getattr(state, network)
+    direction, optimizer_state = scale_by_adam(graphdef).update(gradients, getattr(state, f"{network}_optimizer"))
+    rate = learning_rate(graphdef.schedule, state.step)
+    return jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), parameters, direction), optimizer_state
+
+
+def learning_rate(schedule: Schedule, step: Array) -> Array:
+    """Learning rate of the update made at `step`: multiplied by drop_factor at each of the drops."""
+    dropped = sum((step >= drop).astype(jnp.int32) for drop in schedule.drops)
+    return schedule.learning_rate * jnp.asarray(schedule.drop_factor) ** dropped
+
+
+def prior_switch(schedule: Schedule, step: Array) -> Array | float:
+    """1 while the prior loss is on, 0 from `prior_loss_until` on."""
+    return 1.0 if schedule.prior_loss_until is None else jnp.where(step < schedule.prior_loss_until, 1.0, 0.0)
+
+
+def moving_average(graphdef: StepGraph, average: nnx.State | None, parameters: nnx.State) -> nnx.State | None:
+    """decay * average + (1 - decay) * parameters, where the config asks for one."""
+    if average is None or graphdef.ema_decay is None:
+        return None
+    decay = graphdef.ema_decay
+    return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, parameters)
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+    """Every array (b, ...) as (parts, b / parts, ...), interleaved so that each part stays spread over all devices."""
+    return jax.tree.map(lambda x: rearrange(x, "(b k) ... -> k b ...", k=parts), dict(batch))
+
+
+def mean_over_parts(function: Callable[[Batch], Any], parts: Batch) -> Any:
+    """Mean of function(part) over the leading axis of `parts`, one part at a time."""
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, function(part)), None), zeros, parts)
+    count = jax.tree.leaves(parts)[0].shape[0]
+    return jax.tree.map(lambda x: x / count, total)
+
+
+def merge_samples(images: Array) -> Array:
+    """(b, s, h, w, c) -> (b s, h, w, c)."""
+    return rearrange(images, "b s h w c -> (b s) h w c")
+
+
+def unit_range(image: Array) -> Array:
+    """uint8 0..255 -> float32 in [0, 1]; floats are returned as they are."""
+    return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
+
+
+def as_float(mask: Array) -> Array:
+    """Masks of 0 and 1 as float32; floats are returned as they are."""
+    return mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(jnp.float32)

@@ -1,0 +1,73 @@
+"""The full-size deterministic SPN with the golden files' weights, and their inputs in our layout."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import parity_fill
+from flax import nnx
+from jax.typing import DTypeLike
+
+from spn_jax.config import ModelConfig
+from spn_jax.convert import discriminator_from_released, model_from_released
+from spn_jax.models.discriminator import Discriminator
+from spn_jax.models.layers import unit_vector
+from spn_jax.models.spn import SPN
+from spn_jax.parameters import with_named_arrays
+
+GOLDEN = Path(__file__).parent / "golden"
+TEACHER_CHANNELS = {1: 76, 2: 76, 3: 152}
+UNTRAINABLE = [  # read only by normalisations without parameters, so their true gradient is zero
+    *(f"encoder_conv{i}.bias" for i in (1, 2, 3)),
+    *(f"middle.{i}.conv_block.{j}.bias" for i in range(8) for j in (3, 7)),
+    *(f"decoder.1.{name}.bias" for name in ("conv_block.2", "conv_block.5", "conv_s")),
+    "decoder.3.conv_block.2.bias",
+]
+
+
+def layout(part: str) -> dict[str, tuple[int, ...]]:
+    entries = json.loads((GOLDEN / "det_state_dict.json").read_text())[part]
+    return {name: tuple(shape) for name, shape in entries}
+
+
+def released_generator() -> dict[str, np.ndarray]:
+    return {name: parity_fill.weight(name, shape) for name, shape in layout("generator").items()}
+
+
+def released_discriminator() -> dict[str, np.ndarray]:
+    """Kernels from names, singular vectors at the power iteration's fixed point."""
+    arrays = {}
+    for name, shape in layout("discriminator").items():
+        if not name.endswith("weight_orig"):
+            continue
+        kernel = parity_fill.weight("discriminator." + name, shape)
+        left, _, right = np.linalg.svd(kernel.reshape(shape[0], -1).astype(np.float64), full_matrices=False)
+        module = name.removesuffix("weight_orig")
+        arrays.update({name: kernel, module + "weight_u": left[:, 0], module + "weight_v": right[0]})
+    return arrays
+
+
+def load(module: nnx.Module, arrays: dict[str, np.ndarray], dtype: DTypeLike) -> None:
+    """Puts named arrays into an abstract module in place, as `dtype`."""
+    pure = nnx.as_pure(nnx.state(module))
+    nnx.update(module, with_named_arrays(pure, {n: jnp.asarray(a, dtype) for n, a in arrays.items()}, what="golden"))
+
+
+def golden_networks(dtype: DTypeLike) -> tuple[SPN, Discriminator]:
+    config = ModelConfig()
+    model = nnx.eval_shape(lambda: SPN(config, TEACHER_CHANNELS, rngs=nnx.Rngs(0), dtype=dtype))
+    discriminator = nnx.eval_shape(lambda: Discriminator(config.discriminator_width, rngs=nnx.Rngs(0), dtype=dtype))
+    load(model, model_from_released(released_generator(), config), dtype)
+    load(discriminator, discriminator_from_released(released_discriminator()), dtype)
+    return model, discriminator
+
+
+def nhwc(array: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+    return np.moveaxis(array, 1, -1).astype(dtype)
+
+
+def relative_error(ours: np.ndarray, golden: np.ndarray) -> float:
+    """Largest difference in units of the golden array's largest value."""
+    assert ours.shape == golden.shape, (ours.shape, golden.shape)
+    return float(np.abs(np.asarray(ours, np.float64) - golden).max() / np.abs(golden).max())
