@@ -1,0 +1,106 @@
+"""Scores of 8-bit pictures: PSNR, SSIM and MAE as the released program computes them.
+
+All functions work over any leading axes. Pictures are arrays (..., h, w, 3) of whole numbers 0..255 in any dtype. Sums are
+integers as far as they can be: float32 holds integers only up to 2^24, which the squared sums of one picture pass, and a
+variance that is the difference of two large rounded sums loses its digits in smooth regions.
+"""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+WINDOW = 11  # side of SSIM's uniform window in pixels
+PEAK = 255
+
+
+def composite(prediction: ArrayLike, image: ArrayLike, mask: ArrayLike) -> Array:
+    """The prediction in the hole, the image elsewhere, bit for bit.
+
+    Args:
+        prediction, image: (..., h, w, 3) in the same units.
+        mask: (..., h, w, 1), 1 = hole.
+    """
+    return jnp.where(jnp.asarray(mask) > 0, prediction, image)
+
+
+def quantise(values: ArrayLike, how: Literal["truncate", "round"]) -> Array:
+    """Values in [0, 1] as whole numbers 0..255 in float32; `truncate` is the released program's floor(255 x). NaN stays NaN."""
+    scaled = PEAK * jnp.clip(jnp.asarray(values, jnp.float32), 0, 1)
+    return jnp.floor(scaled) if how == "truncate" else jnp.round(scaled)
+
+
+def psnr(a: ArrayLike, b: ArrayLike) -> Array:
+    """Peak signal-to-noise ratio in dB over all pixels and channels, (...); infinite for identical pictures."""
+    difference = _integers(a) - _integers(b)
+    squares = jnp.sum(difference**2, axis=(-2, -1))  # of one row: exact below 11,000 pixels
+    error = jnp.mean(squares.astype(jnp.float32), axis=-1) / (3 * difference.shape[-2])
+    return 10 * jnp.log10(PEAK**2 / error)
+
+
+def ssim(a: ArrayLike, b: ArrayLike) -> Array:
+    """Structural similarity, (...): 11-pixel uniform window, sample covariance, K1 = 0.01, K2 = 0.03, data range 255.
+
+    Averaged over the channels and over the pixels whose window lies inside the picture; scikit-image's default kind.
+
+    Raises:
+        ValueError: a picture smaller than the window.
+    """
+    x, y = _integers(a), _integers(b)
+    if min(x.shape[-3:-1]) < WINDOW:
+        raise ValueError(f"SSIM needs pictures of at least {WINDOW} x {WINDOW} pixels, not {x.shape[-3]} x {x.shape[-2]}")
+    n = WINDOW**2
+    sum_x, sum_y = _window_sum(x), _window_sum(y)
+    # n^2 times a mean product and n (n - 1) times a covariance are integers below 2^30, so these differences are exact.
+    variances = (n * _window_sum(x * x + y * y) - sum_x**2 - sum_y**2).astype(jnp.float32) / (n * (n - 1))
+    covariance = (n * _window_sum(x * y) - sum_x * sum_y).astype(jnp.float32) / (n * (n - 1))
+    mean_product = (sum_x * sum_y).astype(jnp.float32) / n**2
+    mean_squares = (sum_x**2).astype(jnp.float32) / n**2 + (sum_y**2).astype(jnp.float32) / n**2
+    c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+    similarity = (2 * mean_product + c1) * (2 * covariance + c2) / ((mean_squares + c1) * (variances + c2))
+    return similarity.mean(-2).mean((-2, -1))  # rows first: long float32 sums lose digits
+
+
+def mae(a: ArrayLike, b: ArrayLike) -> Array:
+    """The released program's "MAE", (...): mean absolute difference of the grey pictures (mean of the channels), in [0, 1].
+
+    The paper prints ten times this value.
+    """
+    grey = jnp.sum(_integers(a) - _integers(b), axis=-1)  # three times the difference of the grey values
+    rows = jnp.sum(jnp.abs(grey), axis=-1).astype(jnp.float32)
+    return jnp.mean(rows, axis=-1) / (3 * PEAK * grey.shape[-1])
+
+
+def hole_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
+    """Mean absolute difference over the hole's pixels and channels, (...), in [0, 1]; 0 where there is no hole.
+
+    Unlike the other scores it does not improve when the hole is made smaller.
+
+    Args:
+        mask: (..., h, w, 1), 1 = hole.
+    """
+    hole = _integers(mask)
+    rows = jnp.sum(jnp.abs(_integers(a) - _integers(b)) * hole, axis=(-2, -1)).astype(jnp.float32)
+    area = jnp.sum(hole, axis=(-3, -2, -1))
+    return jnp.sum(rows, axis=-1) / (3 * PEAK * jnp.maximum(area, 1))
+
+
+def hole_ratio(mask: ArrayLike) -> Array:
+    """Share of the pixels of a mask (..., h, w, 1) that are hole, (...)."""
+    hole = _integers(mask)
+    return jnp.sum(hole, axis=(-3, -2, -1)) / (hole.shape[-3] * hole.shape[-2])
+
+
+def _integers(values: ArrayLike) -> Array:
+    return jnp.asarray(values).astype(jnp.int32)
+
+
+def _window_sum(x: Array) -> Array:
+    """Sums over the 11 x 11 windows that lie inside, (..., h - 10, w - 10, c)."""
+    for axis in (x.ndim - 3, x.ndim - 2):
+        size = x.shape[axis] - WINDOW + 1
+        x = functools.reduce(jnp.add, [jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(WINDOW)])
+    return x

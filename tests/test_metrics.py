@@ -1,0 +1,103 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from spn_jax import metrics
+
+# One compilation a function and shape instead of one an operation.
+psnr, ssim, mae = jax.jit(metrics.psnr), jax.jit(metrics.ssim), jax.jit(metrics.mae)
+
+
+def noisy(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+def smooth(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Bright and almost flat: where a variance computed from rounded sums has no digits left."""
+    return (250 + rng.integers(0, 2, shape)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", [noisy, smooth])
+@pytest.mark.parametrize("change", [2, 60])
+def test_psnr_and_ssim_are_scikit_images(kind, change: int) -> None:
+    rng = np.random.default_rng(0)
+    a = kind(rng, (64, 48, 3))
+    b = np.clip(a.astype(int) + rng.integers(-change, change + 1, a.shape), 0, 255).astype(np.uint8)
+    assert psnr(a, b) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=255), abs=1e-5)
+    expected = structural_similarity(a, b, win_size=11, data_range=255, channel_axis=-1)
+    assert ssim(a, b) == pytest.approx(expected, abs=1e-6)
+
+
+def test_large_pictures_keep_their_digits() -> None:
+    a, b = np.zeros((512, 512, 3), np.uint8), np.full((512, 512, 3), 255, np.uint8)
+    b[0, 0] = 254
+    assert psnr(a, b) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=255), abs=1e-6)
+
+
+def test_identical_pictures() -> None:
+    a = noisy(np.random.default_rng(1), (32, 32, 3))
+    assert psnr(a, a) == np.inf
+    assert ssim(a, a) == 1
+    assert mae(a, a) == 0
+
+
+def test_mae_compares_grey_values() -> None:
+    a = np.zeros((16, 16, 3), np.uint8)
+    b = a.copy()
+    b[..., 0] = 30  # grey value 10
+    assert mae(a, b) == pytest.approx(10 / 255)
+    b[..., 1], a[..., 2] = 20, 50  # 30 + 20 - 50: the same grey value
+    assert mae(a, b) == 0
+
+
+def test_hole_mae_does_not_depend_on_the_holes_size() -> None:
+    truth = np.full((16, 16, 3), 100, np.uint8)
+    for width in (1, 8):
+        mask = np.zeros((16, 16, 1), np.uint8)
+        mask[:, :width] = 1
+        result = metrics.composite(np.full_like(truth, 151), truth, mask)
+        assert metrics.hole_mae(result, truth, mask) == pytest.approx(0.2)
+    assert metrics.hole_mae(truth, truth, np.zeros((16, 16, 1))) == 0
+
+
+def test_leading_axes_are_kept() -> None:
+    rng = np.random.default_rng(2)
+    a, b = noisy(rng, (2, 3, 16, 16, 3)), noisy(rng, (2, 3, 16, 16, 3))
+    for score in (psnr, ssim, mae):
+        one_by_one = [[score(a[i, j], b[i, j]) for j in range(3)] for i in range(2)]
+        np.testing.assert_allclose(score(a, b), one_by_one, rtol=1e-6)
+
+
+def test_quantise() -> None:
+    values = jnp.array([-0.1, 0.0, 0.999 / 255, 99.6 / 255, 1.0, 1.2, jnp.nan])
+    np.testing.assert_array_equal(metrics.quantise(values, "truncate"), [0, 0, 0, 99, 255, 255, np.nan])
+    np.testing.assert_array_equal(metrics.quantise(values, "round"), [0, 0, 1, 100, 255, 255, np.nan])
+
+
+def test_every_8_bit_value_survives_quantise() -> None:
+    values = np.arange(256, dtype=np.float32)
+    for how in ("truncate", "round"):
+        np.testing.assert_array_equal(metrics.quantise(values / 255, how), values)
+
+
+def test_composite_keeps_known_pixels_bit_for_bit() -> None:
+    rng = np.random.default_rng(3)
+    image, prediction = rng.random((2, 8, 8, 3), np.float32), rng.random((2, 8, 8, 3), np.float32)
+    mask = rng.integers(0, 2, (2, 8, 8, 1))
+    result = np.asarray(metrics.composite(prediction, image, mask))
+    known = np.broadcast_to(mask == 0, image.shape)
+    np.testing.assert_array_equal(result[known], image[known])
+    np.testing.assert_array_equal(result[~known], prediction[~known])
+
+
+def test_hole_ratio() -> None:
+    mask = np.zeros((2, 10, 10, 1), np.uint8)
+    mask[1, :3] = 1
+    np.testing.assert_allclose(metrics.hole_ratio(mask), [0, 0.3])
+
+
+def test_ssim_refuses_a_picture_smaller_than_its_window() -> None:
+    with pytest.raises(ValueError, match="at least 11 x 11 pixels, not 10 x 32"):
+        metrics.ssim(np.zeros((10, 32, 3)), np.zeros((10, 32, 3)))

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from spn_jax.pairs import draw_pairs, ratios_for_bins
+
+
+def test_a_mask_comes_twice_only_when_all_have_come() -> None:
+    pairs = draw_pairs(photos=25, masks=10, seed=0)
+    assert pairs.dtype == np.int32
+    assert sorted(pairs[:10]) == sorted(pairs[10:20]) == list(range(10))
+    assert len(set(pairs[20:])) == 5
+    assert list(pairs[:10]) != list(pairs[10:20])
+
+
+def test_pairs_are_published_numbers() -> None:
+    assert list(draw_pairs(photos=8, masks=12_000, seed=0)) == [4069, 3851, 10228, 4539, 2521, 1598, 1497, 4386]
+
+
+def test_first_pairs_do_not_depend_on_the_number_of_photos() -> None:
+    np.testing.assert_array_equal(draw_pairs(7, 20, seed=3), draw_pairs(50, 20, seed=3)[:7])
+
+
+def test_pairs_depend_on_the_seed() -> None:
+    assert list(draw_pairs(20, 20, seed=0)) != list(draw_pairs(20, 20, seed=1))
+
+
+def test_the_papers_masks_keep_their_bin() -> None:
+    names = [f"irregular_mask/{index:05d}.png" for index in range(12_000)]
+    indices = np.array([1999, 2000, 4000, 11_999, 5000])
+    ratios = ratios_for_bins(np.array([0.1013, 0.0991, 0.2, 0.6003, 0.25]), indices, names)
+    assert ratios == pytest.approx([0.1, 0.1, 0.2, 0.6, 0.25], abs=2e-6)
+    assert np.all(ratios > [0, 0.1, 0.2, 0.5, 0.2])
+    assert np.all(ratios <= [0.1, 0.2, 0.3, 0.6, 0.3])
+
+
+def test_other_masks_are_measured() -> None:
+    measured = np.array([0.1013, 0.65])
+    np.testing.assert_array_equal(ratios_for_bins(measured, np.array([0, 1]), ["00000.png", "00001.png"]), measured)
