@@ -1,0 +1,150 @@
+"""Scores by hole ratio: the paper's rows, several methods side by side, as text, TSV and JSON.
+
+A record is what one picture scored: {"psnr": array (n,), "ssim": ..., "mae": ..., "hole": ratio by which it is sorted}.
+Identical pictures have an infinite PSNR (a mask without a hole, for one). It would make every mean infinite, so means of
+PSNR are over the finite values and the number left out is stated; such pictures count in all else. If all are identical,
+the mean is infinite.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Records = Mapping[str, np.ndarray]
+
+SCORES = {"psnr": 2, "ssim": 4, "mae": 4, "hole_mae": 4}  # score: digits printed
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Hole ratios in (above, up_to]."""
+
+    name: str
+    above: float
+    up_to: float
+    always: bool  # a row of the paper, shown even when empty; the others are shown where they have pictures
+
+    def holds(self, ratios: np.ndarray) -> np.ndarray:
+        return (ratios > self.above) & (ratios <= self.up_to)
+
+
+BINS = (
+    Bin("0%", -1.0, 0.0, always=False),
+    Bin("0-20%", 0.0, 0.2, always=False),
+    Bin("20-40%", 0.2, 0.4, always=True),
+    Bin("40-60%", 0.4, 0.6, always=True),
+    Bin("60-100%", 0.6, 1.0, always=False),
+    Bin("All", -1.0, 1.0, always=True),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Means of one method over the pictures of one bin; NaN where there are none."""
+
+    bin: str
+    images: int
+    identical: int  # pictures of infinite PSNR, left out of its mean
+    means: Mapping[str, float]
+
+
+def rows_of(records: Records) -> list[Row]:
+    """The rows of one method; all but the last, "All", share the pictures out among them."""
+    rows = []
+    for bin in BINS:
+        chosen = bin.holds(records["hole"])
+        if bin.always or chosen.any():
+            means = {score: _mean(records[score][chosen]) for score in SCORES if score in records}
+            rows.append(Row(bin.name, int(chosen.sum()), int(np.isposinf(records["psnr"][chosen]).sum()), means))
+    return rows
+
+
+def _mean(values: np.ndarray) -> float:
+    if not len(values):
+        return math.nan
+    finite = values[~np.isposinf(values)]
+    return float(np.mean(finite, dtype=np.float64)) if len(finite) else math.inf
+
+
+def text_table(methods: Mapping[str, Records]) -> str:
+    """A Markdown table that also reads well in a terminal: a line a bin, for each score a column a method.
+
+    All methods must have been scored on the same pairs.
+    """
+    rows = {name: rows_of(records) for name, records in methods.items()}
+    first = next(iter(rows.values()))
+    if any([(r.bin, r.images) for r in other] != [(r.bin, r.images) for r in first] for other in rows.values()):
+        raise ValueError("methods side by side must be scored on the same pairs")
+    scores = list(first[0].means)
+    header = ["hole", "images", *(f"{score} {name}" for score in scores for name in rows)]
+    body = [
+        [row.bin, str(row.images), *(f"{rows[name][i].means[score]:.{SCORES[score]}f}" for score in scores for name in rows)]
+        for i, row in enumerate(first)
+    ]
+    return "\n".join([*_aligned(header, body), *_notes(rows)]) + "\n"
+
+
+def _aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(header, *body, strict=True)]
+    lines = [" | ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) for cells in (header, *body)]
+    rule = "|".join("-" * (width + 1) + ":" for width in widths)
+    return [f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])]
+
+
+def _notes(rows: Mapping[str, Sequence[Row]]) -> list[str]:
+    notes = []
+    for name, of_method in rows.items():
+        total = of_method[-1]
+        if total.identical:
+            notes.append(
+                f"{name}: {total.identical} of {total.images} results equal the photo; their infinite PSNR is left out of the means."
+            )
+    return ["", *notes] if notes else []
+
+
+def tsv_table(methods: Mapping[str, Records]) -> str:
+    """One line a method and bin, unrounded, for programs to read."""
+    scores = [score for score in SCORES if all(score in records for records in methods.values())]
+    lines = ["\t".join(["method", "hole", "images", "identical", *scores])]
+    for name, records in methods.items():
+        for row in rows_of(records):
+            lines.append("\t".join([name, row.bin, str(row.images), str(row.identical), *(repr(row.means[s]) for s in scores)]))
+    return "\n".join(lines) + "\n"
+
+
+def as_json(methods: Mapping[str, Records], about: Mapping[str, Any]) -> str:
+    """Everything: what was evaluated, the rows, and every picture's scores. Infinite or missing numbers are null."""
+    content = {
+        "about": dict(about),
+        "rows": {
+            name: [{"hole": r.bin, "images": r.images, "identical": r.identical, **_plain(r.means)} for r in rows_of(records)]
+            for name, records in methods.items()
+        },
+        "images": {name: {key: [_number(v) for v in values.tolist()] for key, values in r.items()} for name, r in methods.items()},
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _plain(means: Mapping[str, float]) -> dict[str, float | None]:
+    return {score: _number(value) for score, value in means.items()}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes the file as a whole or not at all; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
