@@ -1,0 +1,125 @@
+"""Arrays to pictures: labelled grids, k-means maps of features, curves of a run's metrics. Pictures are uint8 (h, w, 3)."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy.cluster.vq import kmeans2
+
+# Okabe and Ito (2008): eight colours that stay distinct for colour-blind readers; black comes last, for the smallest cluster.
+PALETTE = np.array(
+    [[86, 180, 233], [230, 159, 0], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167], [0, 0, 0]], np.uint8
+)
+
+
+def cluster_map(features: np.ndarray, clusters: int = 8, seed: int = 0) -> np.ndarray:
+    """A feature map (h, w, c) as a picture (h, w, 3) whose colours are k-means clusters (the paper's Fig. 10), the largest first.
+
+    Args:
+        clusters: K, at most 8; fewer are used where the map has fewer distinct features.
+    """
+    height, width, channels = features.shape
+    points = features.reshape(-1, channels).astype(np.float64)
+    k = min(clusters, len(PALETTE), len(np.unique(points, axis=0)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")  # a colour less is no reason to worry
+        _, labels = kmeans2(points, k, minit="++", rng=np.random.default_rng(seed))
+    by_size = np.argsort(-np.bincount(labels, minlength=k), kind="stable")
+    return PALETTE[np.argsort(by_size)[labels]].reshape(height, width, 3)
+
+
+def image_grid(rows: Mapping[str, Sequence[np.ndarray]], cell: int | None = None) -> np.ndarray:
+    """Pictures in labelled rows.
+
+    Args:
+        rows: {label: pictures (h, w, 3)}, as many in each row; smaller pictures are enlarged by nearest neighbour.
+        cell: height of a cell in pixels; the largest picture's if not given.
+
+    Returns:
+        The grid, white between the cells.
+    """
+    largest = max((picture.shape[:2] for pictures in rows.values() for picture in pictures), key=lambda size: size[0])
+    height = cell or largest[0]
+    width = round(height * largest[1] / largest[0])
+    margin, font = 4, ImageFont.load_default(size=14)
+    indent = margin + int(max(font.getlength(label) for label in rows)) + 1
+    columns = max(len(pictures) for pictures in rows.values())
+    size = (indent + margin + columns * (width + margin), margin + len(rows) * (height + margin))
+    grid = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(grid)
+    for r, (label, pictures) in enumerate(rows.items()):
+        top = margin + r * (height + margin)
+        draw.text((margin, top + height // 2), label, fill="black", font=font, anchor="lm")
+        for c, picture in enumerate(pictures):
+            tile = Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
+            grid.paste(tile, (indent + margin + c * (width + margin), top))
+    return np.asarray(grid)
+
+
+def masked_input(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """What the network is shown: the photo (h, w, 3) with white holes; mask (h, w, 1), 1 = hole."""
+    return np.where(mask > 0, np.uint8(255), image)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl. A last line that a killed run left unfinished is not read.
+
+    Raises:
+        ValueError: another line is not JSON.
+    """
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    return [json.loads(line) for line in lines]
+
+
+def curves(lines: Sequence[Mapping[str, Any]], columns: int = 4) -> np.ndarray:
+    """A panel a metric over the steps, in the order in which metrics first appear; timing (`time/...`) is left out.
+
+    Args:
+        lines: each {"step": n, "generator/reconstruction": x, ...}; values that are no finite number leave a gap.
+
+    Raises:
+        ValueError: no line has a metric.
+    """
+    names = list(dict.fromkeys(key for line in lines for key in line if key != "step" and not key.startswith("time/")))
+    names = [name for name in names if any(isinstance(line.get(name), int | float) for line in lines)]
+    if not names:
+        raise ValueError("there are no metrics to draw")
+    columns = min(columns, len(names))
+    figure = _figure(columns, -(-len(names) // columns))
+    for i, name in enumerate(names):
+        values = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
+        axes = figure.add_subplot(-(-len(names) // columns), columns, i + 1)
+        axes.plot([v[0] for v in values], [v[1] for v in values], color="#0072B2", linewidth=1, marker="." if len(values) < 30 else None)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+        axes.set_xlabel("step", fontsize=7)
+    return _render(figure)
+
+
+def png(picture: np.ndarray) -> bytes:
+    """The picture as a PNG file."""
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _figure(columns: int, rows: int) -> Any:
+    from matplotlib.figure import Figure  # half a second to import, and grids do not need it
+
+    return Figure(figsize=(3.2 * columns, 2.4 * rows), dpi=100, layout="constrained")
+
+
+def _render(figure: Any) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # Agg by itself: no global backend, no window
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
