@@ -1,0 +1,3 @@
+"""SPN image inpainting in JAX and Flax."""
+
+__version__ = "0.1.0"

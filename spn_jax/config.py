@@ -74,8 +74,8 @@ class LossConfig:
     """Weights and forms of the losses; see the README's table of paper against released program."""
 
     reconstruction: float = 10.0  # lambda 1 (Eq. 12)
-    prior: float = 1.0  # lambda 2 (Eq. 12)
-    adversarial_weight: float = 1.0  # of the adversarial term in the generator's loss (Eq. 12)
+    prior: float = 1.0  # of the distillation loss, which Eq. 12 adds unweighted; 0 trains without distillation and needs no teacher
+    adversarial_weight: float = 1.0  # lambda 2 (Eq. 12)
     prior_mask_weight: float = 3.0  # alpha of Eq. 4: extra weight of the distillation loss inside the hole
     reconstruction_mask_weight: float = 2.0  # delta of Eq. 10: 4 in the paper, 2 in the released program
     adversarial: Literal["non_saturating", "saturating"] = "non_saturating"  # released BCE form, or the paper's Eq. 11

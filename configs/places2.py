@@ -1,0 +1,28 @@
+"""Deterministic SPN on Places2, 256 x 256 (paper, Table 1).
+
+    python -m teacher_export --config configs/places2.py --weights FILE    # once: ASL's TResNet-L trained on OpenImages
+    python -m spn_jax.train --config configs/places2.py
+    python -m spn_jax.evaluate run --checkpoint runs/places2
+
+Data: data/places2/train.flist (1.8 million photos), data/places2/test.flist (first 12,000 of the validation set), and the
+irregular mask set (12,000 files) as data/irregular_masks.zip. Photos are resized directly.
+Hardware: the paper's batch of 4 a GPU on 2 GPUs; one GPU with 40 GB or more takes the whole batch of 8.
+Cost: 40 epochs of 225,000 steps. The cache of features takes 22 TB in bfloat16 (both orientations).
+Expected (paper, Table 1; 20-40 % / 40-60 % / All): PSNR 26.65 / 22.18 / 27.72, SSIM 0.897 / 0.763 / 0.877,
+MAE 0.0158 / 0.0351 / 0.0185. Not yet reproduced with this program.
+"""
+
+from spn_jax.config import Config, DataConfig, ScheduleConfig, TeacherConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(
+            train_photos="data/places2/train.flist",
+            test_photos="data/places2/test.flist",
+            train_masks="data/irregular_masks.zip",
+            test_masks="data/irregular_masks.zip",
+        ),
+        teacher=TeacherConfig(cache="data/places2/teacher"),
+        schedule=ScheduleConfig(length=40, learning_rate_drops=(30,)),
+    )

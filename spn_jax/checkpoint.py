@@ -1,0 +1,209 @@
+"""Checkpoints: self-contained folders `<workdir>/checkpoints/<step>` written by Orbax, committed by one rename.
+
+Inside a step: `model` (parameters of prior learner and generator), `ema` (their moving average, where the run keeps one),
+`training` (step, discriminator, singular vectors, optimisers), and in `_CHECKPOINT_METADATA` the resolved config, the
+kind of model, the code's version and the teacher's channels as JSON. Prediction reads `model` or `ema` alone.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import v1 as ocp
+
+from spn_jax.config import Config, from_dict
+from spn_jax.errors import InputError
+from spn_jax.models.spn import SPN
+from spn_jax.parameters import compare_names, named_arrays, with_named_arrays
+
+FOLDER = "checkpoints"
+BEST_METRIC = "eval/psnr"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for use, with what its checkpoint says about it."""
+
+    config: Config
+    model: SPN
+    step: int
+    info: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one training run: saves in the background, keeps the last n and the best by PSNR."""
+
+    def __init__(self, workdir: Path, keep_last: int, keep_best: int):
+        policies = ocp.training.preservation_policies
+        kept = [policies.LatestN(n=keep_last)]
+        if keep_best:
+            kept.append(
+                policies.BestN(get_metric_fn=lambda metrics: metrics[BEST_METRIC], n=keep_best, keep_checkpoints_without_metrics=False)
+            )
+        self.folder = workdir / FOLDER
+        self._checkpointer = ocp.training.Checkpointer(
+            self.folder.absolute(), preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        newest = self._checkpointer.latest
+        return None if newest is None else newest.step
+
+    def info(self, step: int) -> dict[str, Any]:
+        """What the checkpoint of `step` says about itself."""
+        return read_info(self.folder / str(step))
+
+    def save(self, step: int, state: Any, info: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
+        """Writes a TrainState in the background; the arrays may be overwritten as soon as this returns.
+
+        Raises:
+            InputError: this or the previous save could not be written (disk full); earlier checkpoints are intact.
+        """
+        try:
+            self._checkpointer.save_checkpointables_async(
+                step, split_state(state), force=True, metrics=dict(metrics) if metrics else None, custom_metadata=dict(info)
+            )
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Returns when the last save is complete."""
+        try:
+            self._checkpointer.wait()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def restore(self, step: int, state: Any, mesh: Mesh) -> Any:
+        """The saved TrainState of `step`, replicated over `mesh`; `state` gives structure, shapes and types.
+
+        Raises:
+            InputError: the checkpoint holds a model of another size; lists every difference.
+        """
+        wanted = split_state(state)
+        path = self.folder / str(step)
+        check_names(path, wanted)
+        loaded = ocp.load_checkpointables(path.absolute(), abstract(wanted, NamedSharding(mesh, PartitionSpec())))
+        return join_state(state, loaded)
+
+    def close(self) -> None:
+        self._checkpointer.close()
+
+    def _failed(self, error: Exception) -> InputError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return InputError(
+            f"a checkpoint could not be written to {self.folder} ({reason}); earlier checkpoints are intact: "
+            "free some space and run the same command again"
+        )
+
+
+def split_state(state: Any) -> dict[str, dict[str, Any]]:
+    """A TrainState as the named arrays of `model`, `training` and, where kept, `ema`."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    parts = {"model": named_arrays(fields.pop("model"))}
+    if (ema := fields.pop("ema")) is not None:
+        parts["ema"] = named_arrays(ema)
+    return {**parts, "training": named_arrays(fields)}
+
+
+def join_state(state: Any, parts: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Reverses `split_state`; `state` gives the structure."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    apart = {name: fields.pop(name) for name in ("model", "ema")}
+    restored = with_named_arrays(fields, parts["training"], what="training state")
+    for name, tree in apart.items():
+        restored[name] = None if tree is None else with_named_arrays(tree, parts[name], what=name)
+    return type(state)(**restored)
+
+
+def abstract(parts: Mapping[str, Mapping[str, Any]], sharding: NamedSharding) -> dict[str, Any]:
+    """Shapes, types and placement of the arrays to load."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), dict(parts))
+
+
+def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises InputError unless the checkpoint at `path` holds exactly the arrays of the wanted parts, or says what differs."""
+    stored = ocp.checkpointables_metadata(path.absolute()).metadata
+    problems = []
+    for part, arrays in wanted.items():
+        given = {name: tuple(leaf.shape) for name, leaf in (stored.get(part) or {}).items()}
+        problems += compare_names({name: tuple(leaf.shape) for name, leaf in arrays.items()}, given)
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise InputError(f"checkpoint {path} is of another model than the config describes: {shown}")
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The step folder meant by a step folder, a checkpoints folder or a run's work directory (newest step).
+
+    Raises:
+        InputError: there is no complete checkpoint at `path`.
+    """
+    given = Path(path)
+    if not given.is_dir():
+        raise InputError(f"checkpoint {given} is not a folder; pass a run's work directory or one of its checkpoints")
+    if is_checkpoint(given):
+        return given
+    for folder in (given / FOLDER, given):
+        steps = [child for child in folder.iterdir() if child.name.isdigit() and is_checkpoint(child)] if folder.is_dir() else []
+        if steps:
+            return max(steps, key=lambda child: int(child.name))
+    raise InputError(f"{given} holds no complete checkpoint; pass a run's work directory or one of its checkpoints")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether Orbax committed a checkpoint at `path`."""
+    return path.name.isdigit() and bool(ocp.is_orbax_checkpoint(path.absolute()))
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """What a checkpoint says about itself.
+
+    Raises:
+        InputError: it was not written by spn_jax.
+    """
+    info = ocp.checkpointables_metadata(path.absolute()).custom_metadata
+    if not isinstance(info, dict) or "config" not in info:
+        raise InputError(f"checkpoint {path} was not written by spn_jax: it holds no config")
+    return info
+
+
+def teacher_channels(info: Mapping[str, Any]) -> dict[int, int]:
+    """{level: channels} of the teacher that a checkpoint's model was trained with."""
+    return {int(level): channels for level, channels in info["teacher"]["channels"].items()}
+
+
+def load_model(path: str | Path) -> LoadedModel:
+    """The model of a checkpoint, alone from its folder; the moving average where the run kept one.
+
+    Raises:
+        InputError: no complete checkpoint at `path`, or one of another version.
+    """
+    folder = find_checkpoint(path)
+    info = read_info(folder)
+    config = from_dict(info["config"], origin=str(folder))
+    graph, shapes = nnx.split(
+        nnx.eval_shape(
+            lambda: SPN(config.model, teacher_channels(info), rngs=nnx.Rngs(0), dtype=jnp.dtype(config.train.compute_dtype))
+        )
+    )
+    shapes = nnx.as_pure(shapes)
+    arrays = load_parameters(folder, named_arrays(shapes))
+    model = nnx.merge(graph, with_named_arrays(shapes, arrays, what=str(folder)))
+    return LoadedModel(config=config, model=model, step=int(folder.name), info=info)
+
+
+def load_parameters(folder: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Named parameters of prior learner and generator; the moving average where there is one."""
+    stored = ocp.checkpointables_metadata(folder.absolute()).metadata
+    part = "ema" if "ema" in stored else "model"
+    check_names(folder, {part: shapes})
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for name, leaf in shapes.items()}
+    return ocp.load_checkpointables(folder.absolute(), {part: wanted})[part]
