@@ -1,0 +1,268 @@
+"""Photos from a folder, a .flist or ArrayRecord files, and how one is brought to the size a network sees."""
+
+import bisect
+import functools
+import glob
+import hashlib
+import io
+import itertools
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from spn_jax.config import Config
+from spn_jax.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
+_FILTERS = {
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class PhotoSource(ABC):
+    """Photos in a fixed order, readable from several threads at once."""
+
+    names: Sequence[str]  # what a photo is called in error texts and in the fingerprint
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def load(self, i: int) -> np.ndarray:
+        """Photo `i` as uint8 (H, W, 3) RGB, upright.
+
+        Raises:
+            InputError: it cannot be read as an image; nothing takes its place.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over the name and the size in bytes of every photo, in order."""
+
+
+class PhotoFiles(PhotoSource):
+    """One image file a photo."""
+
+    def __init__(self, names: Sequence[str], files: Sequence[Path], setting: str):
+        self.names = names
+        self._files = files
+        self._setting = setting
+        self._sizes = byte_sizes(files, setting)
+
+    def load(self, i: int) -> np.ndarray:
+        return decode_photo(self._files[i], f"{self._setting}: photo {self._files[i]}")
+
+    def fingerprint(self) -> str:
+        return _digest(f"{name}\0{size}" for name, size in zip(self.names, self._sizes, strict=True))
+
+
+class PhotoRecords(PhotoSource):
+    """ArrayRecord files; each record holds the bytes of one encoded image."""
+
+    def __init__(self, files: Sequence[Path], setting: str):
+        # Imported here so that photos in plain files can be read without the package.
+        from array_record.python import array_record_data_source
+
+        self._setting = setting
+        self._sizes = byte_sizes(files, setting)
+        self._sources = [_open_records(array_record_data_source.ArrayRecordDataSource, f, setting) for f in files]
+        self._ends = list(itertools.accumulate(len(source) for source in self._sources))
+        self._files = files
+        if not self._ends[-1]:
+            raise InputError(f"{setting}: {files[0]} holds no record; write one encoded image a record")
+        self.names = [f"{f.name}[{r}]" for f, source in zip(files, self._sources, strict=True) for r in range(len(source))]
+
+    def load(self, i: int) -> np.ndarray:
+        shard = bisect.bisect_right(self._ends, i)
+        record = i - (self._ends[shard] - len(self._sources[shard]))
+        what = f"{self._setting}: record {record} of {self._files[shard]}"
+        try:
+            data = self._sources[shard][record]
+        except Exception as error:  # the reader's errors have no common type
+            raise InputError(f"{what} cannot be read ({error}); copy or write the file again") from error
+        return decode_photo(io.BytesIO(data), what)
+
+    def fingerprint(self) -> str:
+        counts = [len(source) for source in self._sources]
+        return _digest(f"{f.name}\0{size}\0{n}" for f, size, n in zip(self._files, self._sizes, counts, strict=True))
+
+
+def open_photos(path: str, setting: str) -> PhotoSource:
+    """Opens the photos at `path`; `setting` is the config key it came from, for error texts.
+
+    `path` is a folder (searched through, in the order of the relative paths; hidden files are left out), a .flist
+    (one path a line, absolute or relative to the list), or ArrayRecord: a file, a glob, or a folder of *.array_record*.
+
+    Raises:
+        InputError: nothing there, a folder without photos, a list with missing entries, a broken ArrayRecord file.
+    """
+    if "*" in path:
+        return PhotoRecords(_matching(path, setting), setting)
+    location = existing_path(path, setting)
+    if location.is_file():
+        if _is_record(location):
+            return PhotoRecords([location], setting)
+        return PhotoFiles(*read_list(location, setting, "*.array_record*"), setting)
+    files = find_images(location)
+    if files:
+        return PhotoFiles([f.relative_to(location).as_posix() for f in files], files, setting)
+    records = sorted(f for f in location.iterdir() if f.is_file() and _is_record(f))
+    if records:
+        return PhotoRecords(records, setting)
+    raise InputError(
+        f"{setting}: folder {location} holds no photo; looked there and below for {' '.join(IMAGE_SUFFIXES)} and for *.array_record* files"
+    )
+
+
+def existing_path(path: str, setting: str) -> Path:
+    """The file or folder at `path`, InputError if the setting is empty or nothing is there."""
+    if not path:
+        raise InputError(f"{setting} is not set; add {setting}=PATH to the command or set it in the config")
+    location = Path(path).expanduser()
+    if not location.exists():
+        raise InputError(f"{setting}: {location} does not exist; set {setting} to where the files are")
+    return location
+
+
+def _matching(pattern: str, setting: str) -> list[Path]:
+    files = sorted(Path(f) for f in glob.glob(os.path.expanduser(pattern)))
+    if not files:
+        raise InputError(f"{setting}: no file matches {pattern}; set {setting} to where the ArrayRecord files are")
+    return files
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All image files in `folder` and below, ordered by relative path; hidden files and folders are left out."""
+    found = []
+    # os.walk and not Path.rglob, since data folders are often put together from links.
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        found += [Path(parent, f) for f in files if not f.startswith(".") and f.lower().endswith(IMAGE_SUFFIXES)]
+    return sorted(found, key=lambda f: f.relative_to(folder).as_posix())
+
+
+def read_list(path: Path, setting: str, else_known: str) -> tuple[list[str], list[Path]]:
+    """Names and files of a .flist. A file below the list's folder is named by its path from there, so a moved data set keeps its names.
+
+    Raises:
+        InputError: `path` is no list (the text says what else would have been known), or nothing is in it.
+    """
+    if path.suffix.lower() != ".flist":
+        raise InputError(
+            f"{setting}: {path} is none of these: a folder, a .flist (text, one path a line), {else_known}; set {setting} to one"
+        )
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{setting}: {path} is not text in UTF-8; write one path a line") from error
+    files = [path.parent / line for line in lines if line]
+    if not files:
+        raise InputError(f"{setting}: {path} lists no file; write one path a line")
+    base = path.parent
+    return [(f.relative_to(base) if f.is_relative_to(base) else f).as_posix() for f in files], files
+
+
+def byte_sizes(files: Sequence[Path], setting: str) -> list[int]:
+    """Size of every file, InputError with the first few that do not exist and their number."""
+    sizes = [_byte_size(f) for f in files]
+    missing = [str(f) for f, size in zip(files, sizes, strict=True) if size is None]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(
+            f"{setting}: {len(missing)} of the {len(files)} files listed do not exist: {shown}; correct or remove these entries"
+        )
+    return [size for size in sizes if size is not None]
+
+
+def _byte_size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size if file.is_file() else None
+    except OSError:
+        return None
+
+
+def _is_record(path: Path) -> bool:
+    return ".array_record" in path.name
+
+
+def _open_records(kind: Callable[[list[str]], Any], file: Path, setting: str) -> Any:
+    try:
+        return kind([str(file)])
+    except Exception as error:  # the reader's errors have no common type
+        reason = str(error) or "damaged or cut off"
+        raise InputError(f"{setting}: {file} cannot be read as ArrayRecord ({reason}); copy or write it again") from error
+
+
+def _digest(entries: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(entry.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def decode_photo(file: Path | io.BytesIO, what: str) -> np.ndarray:
+    """Decodes an image to uint8 (H, W, 3) RGB: upright by its EXIF tag, transparency laid on white, 16 bits cut to 8.
+
+    Raises:
+        InputError: it is not an image, or a broken one; `what` names it.
+    """
+    image = decode_image(file, what)
+    if image.mode == "F":
+        raise InputError(f"{what} has floating-point pixels, whose range is not defined; save it with 8 or 16 bits a channel")
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow's own conversion would clip at 255.
+        grey = (np.clip(np.asarray(image, np.int64), 0, 65535) + 128) // 257
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    return np.array(lay_on(image, 255) if image.has_transparency_data else image.convert("RGB"))
+
+
+def decode_image(file: Path | io.BytesIO, what: str) -> Image.Image:
+    """Reads the whole of an image file, upright by its EXIF tag, in the file's own mode; InputError, naming `what`, if that fails."""
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # broken files raise OSError, SyntaxError, ValueError, struct.error, ... according to the format
+        reason = "the file is empty or of no known image format" if "cannot identify" in str(error) else error
+        raise InputError(f"{what} cannot be read as an image ({reason}); replace it or take it out of the data set") from error
+
+
+def lay_on(image: Image.Image, background: int) -> Image.Image:
+    """The image in RGB, its transparent parts filled with grey `background` (0..255)."""
+    canvas = Image.new("RGBA", image.size, (background, background, background, 255))
+    return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
+
+
+def prepare_photo(photo: np.ndarray, size: int, crop: str, resize_filter: str) -> np.ndarray:
+    """A photo, uint8 (H, W, 3), at (size, size, 3): `crop` "center" cuts the largest centred square first, "none" squeezes it."""
+    if crop == "center":
+        photo = _center_square(photo)
+    if photo.shape[:2] == (size, size):
+        return np.array(photo)
+    return np.array(Image.fromarray(photo).resize((size, size), _FILTERS[resize_filter]))
+
+
+def _center_square(photo: np.ndarray) -> np.ndarray:
+    height, width = photo.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return photo[top : top + side, left : left + side]
+
+
+def teacher_photo(photo: np.ndarray, config: Config) -> np.ndarray:
+    """What the teacher sees of a photo (H, W, 3): uint8 (2P, 2P, 3), resized to 2P (as released) or to P and enlarged (the paper)."""
+    data = config.data
+    prepare = functools.partial(prepare_photo, photo, crop=data.crop, resize_filter=data.resize_filter)
+    if config.teacher.photo == "original":
+        return prepare(2 * data.image_size)
+    return prepare_photo(prepare(data.image_size), 2 * data.image_size, "none", "bilinear")
