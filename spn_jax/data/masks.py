@@ -1,0 +1,206 @@
+"""Masks, 1 = hole, from a folder, a .flist, a zip, or drawn as random strokes; and the hole-share bins results are reported by."""
+
+import io
+import threading
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from spn_jax.data.images import IMAGE_SUFFIXES, byte_sizes, decode_image, existing_path, find_images, lay_on, read_list
+from spn_jax.errors import InputError
+
+BINS = 6  # of hole share: (0, 10 %], ..., (50, 60 %]
+MASKS_PER_BIN = 2000  # in the paper's set of irregular masks, whose order is the bins' order; the drawn set is laid out alike
+
+
+class MaskSource(ABC):
+    """Masks of one size in a fixed order, readable from several threads at once."""
+
+    names: Sequence[str]
+    ordered: bool  # laid out as the paper's set, so that the index tells the bin
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def load(self, i: int) -> np.ndarray:
+        """Mask `i` as uint8 (size, size, 1), 1 = hole.
+
+        Raises:
+            InputError: the file cannot be read, has no hole, or is not square.
+        """
+
+    def bin(self, i: int) -> int:
+        """The tenth of hole share of mask `i`, 0 for (0, 10 %]: told by the index in a set laid out as the paper's, else measured."""
+        return index_bin(i) if self.ordered else hole_bin(self.load(i))
+
+
+class MaskFiles(MaskSource):
+    """One image file a mask."""
+
+    def __init__(self, names: Sequence[str], files: Sequence[Path], size: int, invert: bool, setting: str):
+        byte_sizes(files, setting)  # says what is missing
+        self.names = names
+        self.ordered = _is_paper_set(names)
+        self._files, self._size, self._invert, self._setting = files, size, invert, setting
+
+    def load(self, i: int) -> np.ndarray:
+        return _read_mask(self._files[i], self._size, self._invert, f"{self._setting}: mask {self._files[i]}")
+
+
+class MaskZip(MaskSource):
+    """The image files in a zip archive."""
+
+    def __init__(self, path: Path, size: int, invert: bool, setting: str):
+        self._path, self._size, self._invert, self._setting = path, size, invert, setting
+        self._lock = threading.Lock()  # a ZipFile counts the readers of its one open file, unlocked
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise InputError(f"{setting}: {path} cannot be read as a zip archive ({error}); copy it again") from error
+        self.names = sorted(n for n in self._zip.namelist() if n.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(n))
+        self.ordered = _is_paper_set(self.names)
+        if not self.names:
+            raise InputError(f"{setting}: {path} holds no mask; looked in it for {' '.join(IMAGE_SUFFIXES)}")
+
+    def load(self, i: int) -> np.ndarray:
+        what = f"{self._setting}: mask {self.names[i]} in {self._path}"
+        try:
+            with self._lock:
+                data = self._zip.read(self.names[i])
+        except Exception as error:  # broken archives raise BadZipFile, zlib.error, EOFError, NotImplementedError, ...
+            raise InputError(f"{what} cannot be unpacked ({error}); copy the archive again") from error
+        return _read_mask(io.BytesIO(data), self._size, self._invert, what)
+
+
+class StrokeMasks(MaskSource):
+    """12,000 masks of brush strokes, drawn when asked for; six bins of 2,000 in the order of the paper's set."""
+
+    ordered = True
+
+    def __init__(self, size: int, seed: int):
+        self.names = [f"strokes-{i:05d}" for i in range(BINS * MASKS_PER_BIN)]
+        self._size, self._seed = size, seed
+
+    def load(self, i: int) -> np.ndarray:
+        return draw_strokes(i, self._size, self._seed)
+
+
+def open_masks(spec: str, size: int, invert: bool, seed: int, setting: str) -> MaskSource:
+    """Opens the masks at `spec`: a folder, a .flist, a .zip, or "strokes" for drawn ones (of `seed`, which nothing else uses).
+
+    Masks come at (size, size). `invert`: in the files black is the hole (drawn masks are as they are).
+    `setting` is the config key that `spec` came from, for error texts.
+
+    Raises:
+        InputError: nothing there, a folder or archive without masks, a list with missing entries.
+    """
+    if spec == "strokes":
+        return StrokeMasks(size, seed)
+    location = existing_path(spec, setting)
+    if location.is_dir():
+        files = find_images(location)
+        if not files:
+            raise InputError(f"{setting}: folder {location} holds no mask; looked there and below for {' '.join(IMAGE_SUFFIXES)}")
+        return MaskFiles([f.relative_to(location).as_posix() for f in files], files, size, invert, setting)
+    if location.suffix.lower() == ".zip":
+        return MaskZip(location, size, invert, setting)
+    names, files = read_list(location, setting, 'a .zip, the word "strokes"')
+    return MaskFiles(names, files, size, invert, setting)
+
+
+def _is_hidden(name: str) -> bool:
+    # Archives made on a Mac hold a second file, which is no image, beside every image.
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+
+
+def _is_paper_set(names: Sequence[str]) -> bool:
+    return [Path(name).stem for name in names] == [f"{i:05d}" for i in range(BINS * MASKS_PER_BIN)]
+
+
+def _read_mask(file: Path | io.BytesIO, size: int, invert: bool, what: str) -> np.ndarray:
+    hole = _is_white(decode_image(file, what), background=255 if invert else 0) != invert
+    height, width = hole.shape
+    if not hole.any():
+        colour, advice = ("black", "data.invert_masks=false") if invert else ("white", "data.invert_masks=true")
+        raise InputError(
+            f"{what} has no hole: no pixel is {colour}; take it out of the set, or set {advice} if holes have the other colour"
+        )
+    if height != width:
+        raise InputError(f"{what} is {width} x {height} pixels, the photos are {size} x {size}; make masks of the same aspect ratio")
+    if height != size:
+        hole = np.array(Image.fromarray(hole.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST))
+    return hole.astype(np.uint8)[..., None]
+
+
+def _is_white(image: Image.Image, background: int) -> np.ndarray:
+    """(h, w) bool: at or above half of the file's range. Transparent parts count as `background`."""
+    if image.mode.startswith("I"):
+        return np.asarray(image) >= 32768  # 16-bit grey
+    if image.mode == "F":
+        return np.asarray(image) >= 0.5
+    if image.has_transparency_data:
+        image = lay_on(image, background)
+    return np.asarray(image.convert("L")) >= 128
+
+
+def hole_ratio(mask: np.ndarray) -> float:
+    """Share of holes, 0 to 1, in a mask of zeros and ones of any shape."""
+    return int(np.count_nonzero(mask)) / mask.size
+
+
+def hole_bin(mask: np.ndarray) -> int:
+    """The tenth (lo, hi] that the mask's share of holes lies in: 0 for (0, 10 %]; 6 and more are beyond the paper's bins."""
+    return (10 * int(np.count_nonzero(mask)) - 1) // mask.size  # whole numbers, so that exactly 10 % is bin 0
+
+
+def index_bin(i: int) -> int:
+    """The bin of mask `i` in a set laid out as the paper's."""
+    return i // MASKS_PER_BIN
+
+
+def draw_strokes(i: int, size: int, seed: int) -> np.ndarray:
+    """Mask `i` of the drawn set of `seed`: uint8 (size, size, 1), 1 = hole, its share of holes in bin `index_bin(i)`.
+
+    Curved strokes of varying width are drawn piece by piece until the share reaches a value drawn from the bin. A piece that
+    would leave the bin at its top is taken back, and the mask is done if it is in the bin without it, as it nearly always is.
+    """
+    random = np.random.default_rng([seed, i])
+    below, full = (tenths * size * size // 10 for tenths in (index_bin(i), index_bin(i) + 1))
+    wanted = full - random.uniform(0, 0.99) * (full - below)
+    share = wanted / size**2
+    brush = random.uniform(0.02 + 0.03 * share, 0.05 + 0.06 * share) * size  # wider in masks with more holes, as in the paper's set
+    mask = np.zeros((size, size), np.uint8)
+    count = 0
+    while count < wanted:
+        for start, end, width in _stroke(random, size, brush):
+            before = mask.copy()
+            cv2.line(mask, start, end, 1, width)
+            grown = cv2.countNonZero(mask)
+            if grown > full:
+                mask = before
+                if count > below:
+                    return mask[..., None]
+                break
+            count = grown
+            if count >= wanted:
+                break
+    return mask[..., None]
+
+
+def _stroke(random: np.random.Generator, size: int, brush: float) -> list[tuple[tuple[int, int], tuple[int, int], int]]:
+    """Pieces (start, end, width) of one stroke: its direction drifts, its width swells and shrinks, `brush` is its mean width in pixels."""
+    pieces = int(random.integers(2, 24))
+    bend = random.normal(0, 0.12) + random.normal(0, 0.35, pieces)
+    direction = random.uniform(0, 2 * np.pi) + np.cumsum(bend)
+    step = size * random.uniform(0.03, 0.06)
+    path = random.uniform(0, size, 2) + step * np.cumsum(np.stack([np.cos(direction), np.sin(direction)], 1), 0)
+    swell = random.uniform(0.5, 1.4) * (1 + 0.35 * np.sin(random.uniform(0, 6.3) + random.uniform(0.2, 0.6) * np.arange(pieces)))
+    widths = np.clip(np.rint(brush * swell), 1, max(1, size // 8)).astype(int).tolist()
+    points = [(int(x), int(y)) for x, y in path.tolist()]
+    return list(zip(points, points[1:], widths, strict=False))
