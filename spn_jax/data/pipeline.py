@@ -1,0 +1,195 @@
+"""Batches for training and evaluation. What is in a batch depends on the seed and the step alone, so any step can be the first.
+
+Grain reads ahead with threads. Every random choice is a function of (seed, step, row), the order of the photos one of
+(seed, epoch): neither the number of threads, nor of processes, nor where a run started can change them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from spn_jax.config import Config
+from spn_jax.data.images import PhotoSource, prepare_photo, teacher_photo
+from spn_jax.data.masks import MaskSource
+from spn_jax.errors import InputError, find_input_error
+
+Batch = dict[str, Any]
+_ORDER, _CHOICES = 0, 1  # keep the two kinds of random numbers apart
+
+
+class FeatureCache(Protocol):
+    """What is needed of the teacher's cache."""
+
+    def features(self, photo: int, flipped: bool, /) -> Mapping[int, np.ndarray]:
+        """The teacher's maps, (h, w, c) by level, for photo number `photo`, as it is or mirrored."""
+
+
+def steps_per_epoch(config: Config, photos: PhotoSource) -> int:
+    """Full batches in one pass over the photos; InputError if they do not fill one."""
+    steps = len(photos) // config.train.batch_size
+    if not steps:
+        raise InputError(
+            f"train.batch_size={config.train.batch_size} is more than the {len(photos)} photos of data.train_photos; "
+            "choose a smaller batch or add photos"
+        )
+    return steps
+
+
+def training_batches(
+    config: Config,
+    photos: PhotoSource,
+    masks: MaskSource,
+    cache: FeatureCache | None,
+    *,
+    start_step: int,
+    steps: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    with_2x: bool = False,
+) -> Iterator[Batch]:
+    """Host batches of steps start_step, ..., steps - 1, where b = train.batch_size / process_count is this process's part.
+
+    Yields "image" uint8 (b, P, P, 3), "mask" uint8 (b, P, P, 1) of zeros and ones, "targets" {level: (b, h, w, c)} in the
+    cache's type if there is a cache, and "image_2x" uint8 (b, 2P, 2P, 3), the teacher's view, if `with_2x`.
+    An epoch visits every photo at most once (the last, partial batch is left out); the next one has another order.
+
+    Raises:
+        InputError: at once, if the batch does not divide over the processes or is larger than the set of photos; on the way,
+            if a file cannot be read.
+    """
+    local = _rows_of_process(config.train.batch_size, process_count, "train.batch_size")
+    rows = _TrainingRows(config, photos, masks, cache, steps_per_epoch(config, photos), with_2x)
+
+    def row(n: int) -> Batch:
+        step, place = divmod(n, local)
+        return rows.load(step, process_index * local + place)
+
+    return _read_ahead(config, row, local, start_step, steps)
+
+
+def evaluation_batches(
+    config: Config,
+    photos: PhotoSource,
+    masks: MaskSource,
+    pairs: Sequence[int] | np.ndarray,
+    batch_size: int,
+    *,
+    limit: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Host batches over all photos, or the first `limit`, each with mask number pairs[photo], in order and never mirrored.
+
+    Yields "image" uint8 (b, P, P, 3), "mask" uint8 (b, P, P, 1), "index" int32 (b,), the photo's number, and "valid" bool (b,):
+    the last batch is filled up with copies of the last photo, which are not valid. b = batch_size / process_count.
+
+    Raises:
+        InputError: at once, if `pairs` does not fit the photos and masks, or batch_size the processes; on the way, if a
+            file cannot be read.
+    """
+    _check_pairs(pairs, photos, masks)
+    local = _rows_of_process(batch_size, process_count, "eval.batch_size")
+    count = len(photos) if limit is None else min(limit, len(photos))
+
+    def row(n: int) -> Batch:
+        batch, place = divmod(n, local)
+        position = batch * batch_size + process_index * local + place
+        index = min(position, count - 1)
+        image, mask = _at_p(config, photos.load(index)), masks.load(int(pairs[index]))
+        return {"image": image, "mask": mask, "index": np.int32(index), "valid": np.bool_(position < count)}
+
+    return _read_ahead(config, row, local, 0, -(-count // batch_size))
+
+
+def _rows_of_process(batch_size: int, process_count: int, setting: str) -> int:
+    if batch_size % process_count:
+        raise InputError(f"{setting}={batch_size} does not divide over {process_count} processes; make it a multiple of {process_count}")
+    return batch_size // process_count
+
+
+def _check_pairs(pairs: Sequence[int] | np.ndarray, photos: PhotoSource, masks: MaskSource) -> None:
+    if len(pairs) != len(photos):
+        raise InputError(f"the list of pairs is for {len(pairs)} photos, but there are {len(photos)}; draw the pairs again")
+    if len(pairs) and not 0 <= min(pairs) <= max(pairs) < len(masks):
+        raise InputError(f"the list of pairs asks for masks {min(pairs)} to {max(pairs)}, but there are {len(masks)}; draw the pairs again")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _TrainingRows:
+    config: Config
+    photos: PhotoSource
+    masks: MaskSource
+    cache: FeatureCache | None
+    steps_per_epoch: int
+    with_2x: bool
+
+    def load(self, step: int, row: int) -> Batch:
+        """Row `row` of the global batch of `step`."""
+        data = self.config.data
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        order = _order(data.seed, epoch, len(self.photos))
+        i = int(order[step_in_epoch * self.config.train.batch_size + row])
+        random = np.random.default_rng([data.seed, _CHOICES, step, row])
+        mask = self.masks.load(int(random.integers(len(self.masks))))
+        flip_photo, flip_mask = _flips(random, data.flip)
+        return self._photo_and_features(i, flip_photo) | {"mask": _mirror(mask, flip_mask)}
+
+    def _photo_and_features(self, i: int, flipped: bool) -> Batch:
+        photo = self.photos.load(i)
+        row: Batch = {"image": _mirror(_at_p(self.config, photo), flipped)}
+        if self.with_2x:
+            row["image_2x"] = _mirror(teacher_photo(photo, self.config), flipped)
+        if self.cache is not None:
+            # Never a mirrored map: the teacher sees a mirrored photo differently.
+            row["targets"] = dict(self.cache.features(i, flipped))
+        return row
+
+
+@functools.lru_cache(maxsize=2)  # read-ahead may straddle two epochs
+def _order(seed: int, epoch: int, photos: int) -> np.ndarray:
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(photos)
+
+
+def _flips(random: np.random.Generator, flip: str) -> tuple[bool, bool]:
+    """Whether to mirror the photo, and whether the mask."""
+    photo, mask = (bool(coin) for coin in random.integers(2, size=2))
+    return {"none": (False, False), "together": (photo, photo), "independent": (photo, mask)}[flip]
+
+
+def _mirror(image: np.ndarray, flipped: bool) -> np.ndarray:
+    return image[:, ::-1] if flipped else image
+
+
+def _at_p(config: Config, photo: np.ndarray) -> np.ndarray:
+    return prepare_photo(photo, config.data.image_size, config.data.crop, config.data.resize_filter)
+
+
+def _read_ahead(config: Config, row: Callable[[int], Batch], rows: int, start: int, stop: int) -> Iterator[Batch]:
+    """Batches start, ..., stop - 1 of `rows` rows each, read ahead by threads."""
+    import grain  # here: its import takes a second that steps_per_epoch and the types should not cost
+
+    prefetch = config.data.prefetch
+    # No more threads than batches read ahead: each works on one batch, and Grain warns about idle ones.
+    options = grain.ReadOptions(num_threads=min(config.data.threads, prefetch), prefetch_buffer_size=prefetch)
+    batches = grain.MapDataset.range(stop * rows).map(row).batch(rows, batch_fn=_stack)
+    return _surface(iter(batches[start:stop].to_iter_dataset(options)))
+
+
+def _surface(batches: Any) -> Iterator[Batch]:
+    """Passes batches on; an InputError comes out bare, whatever wrapped it, and the reader threads end with the iterator."""
+    try:
+        yield from batches
+    except Exception as error:
+        wrong_input = find_input_error(error)
+        if wrong_input is None or wrong_input is error:
+            raise
+        raise wrong_input from wrong_input.__cause__
+    finally:
+        batches.close()
+
+
+def _stack(rows: Sequence[Batch]) -> Batch:
+    return {key: _stack([r[key] for r in rows]) if isinstance(rows[0][key], dict) else np.stack([r[key] for r in rows]) for key in rows[0]}
