@@ -13,8 +13,6 @@ from typing import Self
 import numpy as np
 from tensorboardX import SummaryWriter
 
-TIMING = ("steps_per_second",)  # fields that differ between two otherwise identical runs
-
 
 class MetricsLog:
     """metrics.jsonl (one JSON object a line, key "step" and path-like names) and TensorBoard events of a work directory.
@@ -68,11 +66,6 @@ def is_up_to(line: str, step: int) -> bool:
         return json.loads(line)["step"] <= step
     except ValueError:  # the line that was being written when the run was killed
         return False
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """All records of a metrics.jsonl."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 class Progress:
