@@ -249,6 +249,7 @@ def check_config(config: Config) -> None:
         **{f"model.{f.name}": getattr(model, f.name) for f in dataclasses.fields(model) if f.name != "prior_levels"},
         "data.image_size": data.image_size,
         "data.threads": data.threads,
+        "data.prefetch": data.prefetch,
         "teacher.batch_size": config.teacher.batch_size,
         "teacher.records_per_shard": config.teacher.records_per_shard,
         "schedule.length": schedule.length,
@@ -265,6 +266,10 @@ def check_config(config: Config) -> None:
     for key, value in positive.items():
         if value <= 0:
             raise InputError(f"{key}={value} must be greater than 0")
+    at_least_zero = {"data.seed": data.seed, "eval.seed": config.eval.seed, "train.seed": train.seed, "train.keep_best": train.keep_best}
+    for key, value in at_least_zero.items():
+        if value < 0:
+            raise InputError(f"{key}={value} must not be negative")
     if levels not in ((3,), (2, 3), (1, 2, 3)):
         raise InputError(f"model.prior_levels={levels} must be 3, or 2,3, or 1,2,3: scales are added from the coarsest")
     if train.batch_size % train.micro_batches:

@@ -24,7 +24,7 @@ from spn_jax import figures
 from spn_jax.checkpoint import Checkpoints, find_checkpoint, load_parameters
 from spn_jax.config import Config, changed_settings, describe, from_dict, load_config, to_dict
 from spn_jax.data.images import PhotoSource, open_photos
-from spn_jax.data.masks import MaskSource, open_masks
+from spn_jax.data.masks import MaskSource, open_test_masks, open_train_masks
 from spn_jax.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from spn_jax.data.teacher import TeacherCache
 from spn_jax.errors import InputError, run_command
@@ -58,9 +58,9 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
 
     # Data
     photos = open_photos(config.data.train_photos, "data.train_photos")
-    masks = open_masks(config.data.train_masks, config.data.image_size, config.data.invert_masks, config.data.seed, "data.train_masks")
+    masks = open_train_masks(config)
     cache = open_cache(config, photos, config_file)
-    held_out = open_held_out(config)
+    held_out = open_photos(config.data.test_photos, "data.test_photos"), open_test_masks(config)
     schedule = resolve_schedule(config, steps_per_epoch(config, photos))
 
     # Networks and state
@@ -196,11 +196,6 @@ def initialise_from(state: TrainState, path: str, mesh: Mesh) -> TrainState:
 def evaluated_model(graph: StepGraph, state: TrainState) -> SPN:
     """The model that evaluations and pictures use: the moving average where there is one."""
     return nnx.merge(graph.model, state.model if state.ema is None else state.ema)
-
-
-def open_held_out(config: Config) -> tuple[PhotoSource, MaskSource]:
-    masks = open_masks(config.data.test_masks, config.data.image_size, config.data.invert_masks, config.data.seed + 2**32, "data.test_masks")
-    return open_photos(config.data.test_photos, "data.test_photos"), masks
 
 
 def sample_grid(model: SPN, batches: Iterator[dict[str, Any]], mesh: Mesh, config: Config) -> np.ndarray:

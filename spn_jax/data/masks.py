@@ -11,11 +11,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from spn_jax.config import Config
 from spn_jax.data.images import IMAGE_SUFFIXES, byte_sizes, decode_image, existing_path, find_images, lay_on, read_list
 from spn_jax.errors import InputError
 
 BINS = 6  # of hole share: (0, 10 %], ..., (50, 60 %]
 MASKS_PER_BIN = 2000  # in the paper's set of irregular masks, whose order is the bins' order; the drawn set is laid out alike
+TEST_STROKES = 1 << 32  # added to the seed of drawn test masks, so that no run is evaluated on the masks it was trained on
 
 
 class MaskSource(ABC):
@@ -112,6 +114,18 @@ def open_masks(spec: str, size: int, invert: bool, seed: int, setting: str) -> M
         return MaskZip(location, size, invert, setting)
     names, files = read_list(location, setting, 'a .zip, the word "strokes"')
     return MaskFiles(names, files, size, invert, setting)
+
+
+def open_train_masks(config: Config) -> MaskSource:
+    """The masks that training photos get, at P; InputError as `open_masks`."""
+    data = config.data
+    return open_masks(data.train_masks, data.image_size, data.invert_masks, data.seed, "data.train_masks")
+
+
+def open_test_masks(config: Config) -> MaskSource:
+    """The masks of evaluations, at P; drawn ones are others than those of training. InputError as `open_masks`."""
+    data = config.data
+    return open_masks(data.test_masks, data.image_size, data.invert_masks, data.seed + TEST_STROKES, "data.test_masks")
 
 
 def _is_hidden(name: str) -> bool:
