@@ -79,7 +79,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def curves(lines: Sequence[Mapping[str, Any]], columns: int = 4) -> np.ndarray:
-    """A panel a metric over the steps, in the order in which metrics first appear; timing (`time/...`) is left out.
+    """A panel a metric over the steps, in the order in which metrics first appear; `steps_per_second` is left out.
 
     Args:
         lines: each {"step": n, "generator/reconstruction": x, ...}; values that are no finite number leave a gap.
@@ -87,7 +87,7 @@ def curves(lines: Sequence[Mapping[str, Any]], columns: int = 4) -> np.ndarray:
     Raises:
         ValueError: no line has a metric.
     """
-    names = list(dict.fromkeys(key for line in lines for key in line if key != "step" and not key.startswith("time/")))
+    names = list(dict.fromkeys(key for line in lines for key in line if key not in ("step", "steps_per_second")))
     names = [name for name in names if any(isinstance(line.get(name), int | float) for line in lines)]
     if not names:
         raise ValueError("there are no metrics to draw")

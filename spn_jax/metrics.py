@@ -84,14 +84,12 @@ def hole_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
     """
     hole = _integers(mask)
     rows = jnp.sum(jnp.abs(_integers(a) - _integers(b)) * hole, axis=(-2, -1)).astype(jnp.float32)
-    area = jnp.sum(hole, axis=(-3, -2, -1))
-    return jnp.sum(rows, axis=-1) / (3 * PEAK * jnp.maximum(area, 1))
+    return jnp.sum(rows, axis=-1) / (3 * PEAK * jnp.maximum(hole_area(mask), 1))
 
 
-def hole_ratio(mask: ArrayLike) -> Array:
-    """Share of the pixels of a mask (..., h, w, 1) that are hole, (...)."""
-    hole = _integers(mask)
-    return jnp.sum(hole, axis=(-3, -2, -1)) / (hole.shape[-3] * hole.shape[-2])
+def hole_area(mask: ArrayLike) -> Array:
+    """Pixels of a mask (..., h, w, 1) that are hole, int32 (...). A ratio in float32 could fall on the wrong side of 20 %."""
+    return jnp.sum(_integers(mask), axis=(-3, -2, -1))
 
 
 def _integers(values: ArrayLike) -> Array:

@@ -92,10 +92,10 @@ def test_composite_keeps_known_pixels_bit_for_bit() -> None:
     np.testing.assert_array_equal(result[~known], prediction[~known])
 
 
-def test_hole_ratio() -> None:
+def test_hole_area() -> None:
     mask = np.zeros((2, 10, 10, 1), np.uint8)
     mask[1, :3] = 1
-    np.testing.assert_allclose(metrics.hole_ratio(mask), [0, 0.3])
+    np.testing.assert_array_equal(metrics.hole_area(mask), [0, 30])
 
 
 def test_ssim_refuses_a_picture_smaller_than_its_window() -> None:
