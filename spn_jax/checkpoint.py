@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
@@ -190,7 +191,7 @@ def load_model(path: str | Path) -> LoadedModel:
     config = from_dict(info["config"], origin=str(folder))
     graph, shapes = nnx.split(
         nnx.eval_shape(
-            lambda: SPN(config.model, teacher_channels(info), rngs=nnx.Rngs(0), dtype=jnp.dtype(config.train.compute_dtype))
+            lambda: SPN(config.model, teacher_channels(info), rng=np.random.default_rng(0), dtype=jnp.dtype(config.train.compute_dtype))
         )
     )
     shapes = nnx.as_pure(shapes)

@@ -50,7 +50,7 @@ class DataConfig:
     image_size: int = 256  # P, the training resolution, divisible by the network's stride
     crop: Literal["none", "center"] = "none"  # center: cut the photo to a centred square first (CelebA)
     resize_filter: Literal["box", "bilinear", "bicubic", "lanczos"] = "bicubic"  # Pillow's, with antialiasing
-    flip: Literal["none", "together", "independent"] = "together"  # mirror photo and mask together (released) or each by itself (paper's text)
+    flip: Literal["none", "together", "independent"] = "together"  # photo and mask alike (released) or each by itself (paper)
     seed: int = 0  # order of the photos, choice of masks, mirroring
     threads: int = safe(4)  # reader threads; the data does not depend on their number
     prefetch: int = safe(4)  # batches read ahead

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from einops import rearrange
 from flax import nnx
@@ -93,10 +94,10 @@ def resolve_schedule(config: Config, steps_per_epoch: int) -> Schedule:
 
 def build_networks(config: Config, teacher_channels: Mapping[int, int]) -> tuple[SPN, Discriminator]:
     """SPN and discriminator with the initial parameters of config.train.seed."""
-    rngs = nnx.Rngs(config.train.seed)
+    rng = np.random.default_rng(config.train.seed)
     dtype = jnp.dtype(config.train.compute_dtype)
-    model = SPN(config.model, teacher_channels, rngs=rngs, dtype=dtype, remat=config.train.rematerialise)
-    return model, Discriminator(config.model.discriminator_width, rngs=rngs, dtype=dtype)
+    model = SPN(config.model, teacher_channels, rng=rng, dtype=dtype, remat=config.train.rematerialise)
+    return model, Discriminator(config.model.discriminator_width, rng=rng, dtype=dtype)
 
 
 def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: Discriminator) -> tuple[StepGraph, TrainState]:

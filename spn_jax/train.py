@@ -268,7 +268,8 @@ def summary(
     kind = jax.devices()[0].device_kind
     yield f"devices: {mesh.size} x {kind}, mesh data={mesh.size}, {jax.process_count()} process(es)"
     yield f"photos: {len(photos):,} for training, {len(held_out[0]):,} held out; masks: {len(masks):,} and {len(held_out[1]):,}"
-    yield f"steps: {steps:,} of {config.train.batch_size} photos, {config.train.micro_batches} micro-batch(es), {config.train.compute_dtype}"
+    train = config.train
+    yield f"steps: {steps:,} of {train.batch_size} photos in {train.micro_batches} part(s), computed in {train.compute_dtype}"
 
 
 @contextlib.contextmanager
@@ -298,7 +299,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, for a run of several processes")
     parser.add_argument("--processes", type=int, help="number of processes")
     parser.add_argument("--process", type=int, help="number of this process, from 0")
-    parser.add_argument("--cluster", action="store_true", help="several processes; find the three values above from SLURM, MPI or a TPU pod")
+    parser.add_argument("--cluster", action="store_true", help="several processes that SLURM, MPI or a TPU pod tells about each other")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the config file")
     return parser.parse_args(arguments)
 

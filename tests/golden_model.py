@@ -12,7 +12,6 @@ from jax.typing import DTypeLike
 from spn_jax.config import ModelConfig
 from spn_jax.convert import discriminator_from_released, model_from_released
 from spn_jax.models.discriminator import Discriminator
-from spn_jax.models.layers import unit_vector
 from spn_jax.models.spn import SPN
 from spn_jax.parameters import with_named_arrays
 
@@ -56,8 +55,8 @@ def load(module: nnx.Module, arrays: dict[str, np.ndarray], dtype: DTypeLike) ->
 
 def golden_networks(dtype: DTypeLike) -> tuple[SPN, Discriminator]:
     config = ModelConfig()
-    model = nnx.eval_shape(lambda: SPN(config, TEACHER_CHANNELS, rngs=nnx.Rngs(0), dtype=dtype))
-    discriminator = nnx.eval_shape(lambda: Discriminator(config.discriminator_width, rngs=nnx.Rngs(0), dtype=dtype))
+    model = nnx.eval_shape(lambda: SPN(config, TEACHER_CHANNELS, rng=np.random.default_rng(0), dtype=dtype))
+    discriminator = nnx.eval_shape(lambda: Discriminator(config.discriminator_width, rng=np.random.default_rng(0), dtype=dtype))
     load(model, model_from_released(released_generator(), config), dtype)
     load(discriminator, discriminator_from_released(released_discriminator()), dtype)
     return model, discriminator

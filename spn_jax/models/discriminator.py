@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
@@ -19,11 +20,11 @@ class Judgement(NamedTuple):
 class Discriminator(nnx.Module):
     """Judges patches of an image as real (sigmoid towards 1) or completed (towards 0)."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(self, width: int, *, rng: np.random.Generator, dtype: DTypeLike):
         widths, strides = (3, width, 2 * width, 4 * width, 8 * width, 1), (2, 2, 2, 1, 1)
         self.convs = nnx.List(
             [
-                SpectralConv(i, o, 4, stride=stride, padding=1, rngs=rngs, dtype=dtype)
+                SpectralConv(i, o, 4, stride=stride, padding=1, rng=rng, dtype=dtype)
                 for i, o, stride in zip(widths[:-1], widths[1:], strides, strict=True)
             ]
         )

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
@@ -49,17 +50,17 @@ class SPADEResidualBlock(nnx.Module):
 class Generator(nnx.Module):
     """Masked photo, mask and prior pyramid -> completed image in [0, 1]."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike, remat: bool):
+    def __init__(self, config: ModelConfig, *, rng: np.random.Generator, dtype: DTypeLike, remat: bool):
         width = config.width
         self.remat, self.prior_levels = remat, config.prior_levels
 
         def conv(features_in: int, features_out: int, size: int, **options) -> Conv:
-            return Conv(features_in, features_out, size, rngs=rngs, dtype=dtype, **options)
+            return Conv(features_in, features_out, size, rng=rng, dtype=dtype, **options)
 
         def norm(features: int, level: int) -> nnx.Module:
             if level not in config.prior_levels:
                 return PlainNorm()
-            return SPADE(features, prior_width(config, level), config.spade_hidden, rngs=rngs, dtype=dtype)
+            return SPADE(features, prior_width(config, level), config.spade_hidden, rng=rng, dtype=dtype)
 
         def middle_block(features: int) -> SPADEResidualBlock:
             dilated = conv(features, features, 3, padding=2, dilation=2, reflect=True)

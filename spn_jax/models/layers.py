@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import nnx
 from jax import Array, lax
@@ -23,10 +24,12 @@ def leaky_relu(x: Array) -> Array:
     return jax.nn.leaky_relu(x, 0.2)
 
 
-def torch_uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
-    """PyTorch's default initialisation of weights and biases alike: uniform in +-1/sqrt(fan_in)."""
-    bound = fan_in**-0.5
-    return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
+def torch_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Array:
+    """PyTorch's default initialisation of weights and biases alike: uniform in +-1/sqrt(fan_in).
+
+    Drawn by NumPy: the same numbers on every backend, and no random program to compile for each of a hundred shapes.
+    """
+    return jnp.asarray((2 * rng.random(shape, np.float32) - 1) * np.float32(fan_in**-0.5))
 
 
 def resize_mask(mask: Array, height: int) -> Array:
@@ -86,7 +89,7 @@ class Conv(nnx.Module):
         features_out: int,
         size: int,
         *,
-        rngs: nnx.Rngs,
+        rng: np.random.Generator,
         dtype: DTypeLike,
         stride: int = 1,
         padding: int = 0,
@@ -94,8 +97,8 @@ class Conv(nnx.Module):
         reflect: bool = False,
     ):
         fan_in = size * size * features_in
-        self.kernel = nnx.Param(torch_uniform(rngs, (size, size, features_in, features_out), fan_in))
-        self.bias = nnx.Param(torch_uniform(rngs, (features_out,), fan_in))
+        self.kernel = nnx.Param(torch_uniform(rng, (size, size, features_in, features_out), fan_in))
+        self.bias = nnx.Param(torch_uniform(rng, (features_out,), fan_in))
         self.dtype, self.stride, self.padding, self.dilation, self.reflect = dtype, stride, padding, dilation, reflect
 
     def __call__(self, x: Array) -> Array:
@@ -109,9 +112,9 @@ class Conv(nnx.Module):
 class ResidualBlock(nnx.Module):
     """x + [k3 r1, ReLU, k3 r1](x); where the width changes the shortcut is a k3 r1 convolution."""
 
-    def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(self, features_in: int, features_out: int, *, rng: np.random.Generator, dtype: DTypeLike):
         def conv(width_in: int) -> Conv:
-            return Conv(width_in, features_out, 3, padding=1, reflect=True, rngs=rngs, dtype=dtype)
+            return Conv(width_in, features_out, 3, padding=1, reflect=True, rng=rng, dtype=dtype)
 
         self.conv_in = conv(features_in)
         self.conv_out = conv(features_out)
@@ -176,10 +179,10 @@ def region_scale(centred: Array, region: Array) -> Array:
 class SPADE(nnx.Module):
     """Spatially-adaptive normalisation (Eq. 8; Park et al., CVPR 2019): instance norm, then gamma and beta from a prior."""
 
-    def __init__(self, features: int, prior_features: int, hidden: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        self.shared = Conv(prior_features, hidden, 3, padding=1, rngs=rngs, dtype=dtype)
-        self.gamma = Conv(hidden, features, 3, padding=1, rngs=rngs, dtype=dtype)
-        self.beta = Conv(hidden, features, 3, padding=1, rngs=rngs, dtype=dtype)
+    def __init__(self, features: int, prior_features: int, hidden: int, *, rng: np.random.Generator, dtype: DTypeLike):
+        self.shared = Conv(prior_features, hidden, 3, padding=1, rng=rng, dtype=dtype)
+        self.gamma = Conv(hidden, features, 3, padding=1, rng=rng, dtype=dtype)
+        self.beta = Conv(hidden, features, 3, padding=1, rng=rng, dtype=dtype)
 
     def __call__(self, x: Array, prior: Array) -> Array:
         """x (b, h, w, c), prior (b, h, w, p) -> (b, h, w, c)."""
@@ -207,11 +210,13 @@ class SpectralConv(nnx.Module):
     at every call, evaluation included, hence this class.
     """
 
-    def __init__(self, features_in: int, features_out: int, size: int, *, rngs: nnx.Rngs, dtype: DTypeLike, stride: int, padding: int):
+    def __init__(
+        self, features_in: int, features_out: int, size: int, *, rng: np.random.Generator, dtype: DTypeLike, stride: int, padding: int
+    ):
         fan_in = size * size * features_in
-        self.kernel = nnx.Param(torch_uniform(rngs, (size, size, features_in, features_out), fan_in))
-        self.u = SpectralVector(unit_vector(jax.random.normal(rngs.params(), (features_out,))))
-        self.v = SpectralVector(unit_vector(jax.random.normal(rngs.params(), (fan_in,))))
+        self.kernel = nnx.Param(torch_uniform(rng, (size, size, features_in, features_out), fan_in))
+        self.u = SpectralVector(jnp.asarray(random_direction(rng, features_out)))
+        self.v = SpectralVector(jnp.asarray(random_direction(rng, fan_in)))
         self.dtype, self.stride, self.padding = dtype, stride, padding
 
     def matrix(self) -> Array:
@@ -230,6 +235,12 @@ class SpectralConv(nnx.Module):
         sigma = jnp.dot(u, jnp.matmul(self.matrix(), v, precision="highest"), precision="highest")
         kernel = jnp.asarray(self.kernel[...] / sigma, self.dtype)
         return convolve(jnp.asarray(x, self.dtype), kernel, stride=self.stride, padding=self.padding)
+
+
+def random_direction(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A normalised Gaussian vector (size,), float32."""
+    vector = rng.standard_normal(size, np.float32)
+    return vector / np.linalg.norm(vector)
 
 
 def unit_vector(x: Array) -> Array:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
@@ -19,10 +20,10 @@ Pyramid = dict[int, Array]  # level l -> map at P / 2^(l-1)
 class DenseBlock(nnx.Module):
     """Residual dense block: `layers` convolutions, each on all maps before it, a 1x1 fusion and a residual."""
 
-    def __init__(self, features: int, growth: int, layers: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(self, features: int, growth: int, layers: int, *, rng: np.random.Generator, dtype: DTypeLike):
         widths = [features + i * growth for i in range(layers + 1)]
-        self.layers = nnx.List([Conv(width, growth, 3, padding=1, rngs=rngs, dtype=dtype) for width in widths[:-1]])
-        self.fusion = Conv(widths[-1], features, 1, rngs=rngs, dtype=dtype)
+        self.layers = nnx.List([Conv(width, growth, 3, padding=1, rng=rng, dtype=dtype) for width in widths[:-1]])
+        self.fusion = Conv(widths[-1], features, 1, rng=rng, dtype=dtype)
 
     def __call__(self, x: Array) -> Array:
         """(b, h, w, c) -> (b, h, w, c)."""
@@ -35,9 +36,9 @@ class DenseBlock(nnx.Module):
 class PriorUpsampling(nnx.Module):
     """One step up the pyramid (Eq. 3): convolution and pixel shuffle, concatenation with the encoder's map, residual block."""
 
-    def __init__(self, features_in: int, skip: int, features: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        self.conv = Conv(features_in, 4 * features, 3, padding=1, rngs=rngs, dtype=dtype)
-        self.block = ResidualBlock(skip + features, features, rngs=rngs, dtype=dtype)
+    def __init__(self, features_in: int, skip: int, features: int, *, rng: np.random.Generator, dtype: DTypeLike):
+        self.conv = Conv(features_in, 4 * features, 3, padding=1, rng=rng, dtype=dtype)
+        self.block = ResidualBlock(skip + features, features, rng=rng, dtype=dtype)
 
     def __call__(self, x: Array, skip: Array) -> Array:
         """x (b, h, w, c), skip (b, 2 h, 2 w, s) -> (b, 2 h, 2 w, features)."""
@@ -58,29 +59,31 @@ class PriorLearner(nnx.Module):
             distillation head (the paper's "without distillation" has none at all).
     """
 
-    def __init__(self, config: ModelConfig, teacher_channels: Mapping[int, int], *, rngs: nnx.Rngs, dtype: DTypeLike, remat: bool):
+    def __init__(
+        self, config: ModelConfig, teacher_channels: Mapping[int, int], *, rng: np.random.Generator, dtype: DTypeLike, remat: bool
+    ):
         width, trunk = config.width, prior_width(config, COARSEST)
         self.remat = remat
-        self.stem = Conv(4, width, 7, padding=3, reflect=True, rngs=rngs, dtype=dtype)
+        self.stem = Conv(4, width, 7, padding=3, reflect=True, rng=rng, dtype=dtype)
         widths = [width, 2 * width, 4 * width, 4 * width]
         pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.downsampling = nnx.List([Conv(i, o, 4, stride=2, padding=1, rngs=rngs, dtype=dtype) for i, o in pairs])
-        self.trunk_in = Conv(trunk, trunk, 3, padding=1, rngs=rngs, dtype=dtype)
+        self.downsampling = nnx.List([Conv(i, o, 4, stride=2, padding=1, rng=rng, dtype=dtype) for i, o in pairs])
+        self.trunk_in = Conv(trunk, trunk, 3, padding=1, rng=rng, dtype=dtype)
         self.dense_blocks = nnx.List(
-            [DenseBlock(trunk, config.growth, config.dense_layers, rngs=rngs, dtype=dtype) for _ in range(config.dense_blocks)]
+            [DenseBlock(trunk, config.growth, config.dense_layers, rng=rng, dtype=dtype) for _ in range(config.dense_blocks)]
         )
-        self.trunk_fusion = Conv(config.dense_blocks * trunk, trunk, 1, rngs=rngs, dtype=dtype)
-        self.trunk_out = Conv(trunk, trunk, 3, padding=1, rngs=rngs, dtype=dtype)
-        self.prior_blocks = nnx.List([ResidualBlock(trunk, trunk, rngs=rngs, dtype=dtype) for _ in range(config.prior_blocks)])
+        self.trunk_fusion = Conv(config.dense_blocks * trunk, trunk, 1, rng=rng, dtype=dtype)
+        self.trunk_out = Conv(trunk, trunk, 3, padding=1, rng=rng, dtype=dtype)
+        self.prior_blocks = nnx.List([ResidualBlock(trunk, trunk, rng=rng, dtype=dtype) for _ in range(config.prior_blocks)])
 
         self.levels = tuple(sorted(config.prior_levels, reverse=True))  # coarsest first
         finer = self.levels[1:]
         self.upsampling = nnx.List(
-            [PriorUpsampling(prior_width(config, l + 1), widths[l], prior_width(config, l), rngs=rngs, dtype=dtype) for l in finer]
+            [PriorUpsampling(prior_width(config, n + 1), widths[n], prior_width(config, n), rng=rng, dtype=dtype) for n in finer]
         )
-        self.distilled_levels = tuple(l for l in self.levels if l in teacher_channels)
+        self.distilled_levels = tuple(level for level in self.levels if level in teacher_channels)
         self.distillation_heads = nnx.List(
-            [Conv(prior_width(config, l), teacher_channels[l], 1, rngs=rngs, dtype=dtype) for l in self.distilled_levels]
+            [Conv(prior_width(config, n), teacher_channels[n], 1, rng=rng, dtype=dtype) for n in self.distilled_levels]
         )
 
     def encode(self, masked: Array, mask: Array) -> tuple[Array, dict[int, Array]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
@@ -34,7 +35,7 @@ class SPN(nnx.Module):
     Args:
         config: sizes.
         teacher_channels: {l: channels} of the teacher's maps that the heads predict, from the cache's manifest.
-        rngs: initial parameters.
+        rng: draws the initial parameters.
         dtype: compute type; parameters are float32.
         remat: recompute the repeated blocks in the backward pass.
     """
@@ -46,12 +47,12 @@ class SPN(nnx.Module):
         config: ModelConfig,
         teacher_channels: Mapping[int, int],
         *,
-        rngs: nnx.Rngs,
+        rng: np.random.Generator,
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
     ):
-        self.prior_learner = PriorLearner(config, teacher_channels, rngs=rngs, dtype=dtype, remat=remat)
-        self.generator = Generator(config, rngs=rngs, dtype=dtype, remat=remat)
+        self.prior_learner = PriorLearner(config, teacher_channels, rng=rng, dtype=dtype, remat=remat)
+        self.generator = Generator(config, rng=rng, dtype=dtype, remat=remat)
 
     def __call__(self, image: Array, mask: Array, noise: Array | None = None) -> SPNOutput:
         """Completes photos.
