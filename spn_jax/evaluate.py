@@ -297,7 +297,9 @@ class Gallery:
     def write_grid(self) -> None:
         """Writes grid.png if a grid was asked for."""
         if self._folder is not None and self._rows:
-            tables.write_atomically(self._folder / "grid.png", figures.png(figures.image_grid(self._rows)))
+            size = len(self._rows["truth"][0])
+            grid = figures.image_grid(self._rows, cell=-(-128 // size) * size)  # small photos are enlarged to be seen
+            tables.write_atomically(self._folder / "grid.png", figures.png(grid))
 
 
 def composite_names(names: Sequence[str]) -> list[str]:

@@ -79,7 +79,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def curves(lines: Sequence[Mapping[str, Any]], columns: int = 4) -> np.ndarray:
-    """A panel a metric over the steps, in the order in which metrics first appear; `steps_per_second` is left out.
+    """A panel a metric over the steps, in the order in which metrics first appear; timing (`time/...`) is left out.
+
+    Metrics that differ in their middle part alone, as eval/psnr and eval/20-40/psnr do, share a panel.
 
     Args:
         lines: each {"step": n, "generator/reconstruction": x, ...}; values that are no finite number leave a gap.
@@ -87,21 +89,36 @@ def curves(lines: Sequence[Mapping[str, Any]], columns: int = 4) -> np.ndarray:
     Raises:
         ValueError: no line has a metric.
     """
-    names = list(dict.fromkeys(key for line in lines for key in line if key not in ("step", "steps_per_second")))
-    names = [name for name in names if any(isinstance(line.get(name), int | float) for line in lines)]
-    if not names:
+    panels = _panels(lines)
+    if not panels:
         raise ValueError("there are no metrics to draw")
-    columns = min(columns, len(names))
-    figure = _figure(columns, -(-len(names) // columns))
-    for i, name in enumerate(names):
-        values = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
-        axes = figure.add_subplot(-(-len(names) // columns), columns, i + 1)
-        axes.plot([v[0] for v in values], [v[1] for v in values], color="#0072B2", linewidth=1, marker="." if len(values) < 30 else None)
-        axes.set_title(name, fontsize=9)
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = _figure(columns, rows)
+    for i, (title, names) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        for name in names:
+            points = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
+            marker = "." if len(points) < 30 else None
+            axes.plot(*zip(*points, strict=True), label="/".join(name.split("/")[1:-1]) or "all", linewidth=1, marker=marker)
+        if len(names) > 1:
+            axes.legend(fontsize=6)
+        axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
         axes.set_xlabel("step", fontsize=7)
     return _render(figure)
+
+
+def _panels(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """{title: metrics} of every panel that has a number to show."""
+    names = dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, int | float))
+    panels: dict[str, list[str]] = {}
+    for name in names:
+        first, *_, last = name.split("/") if "/" in name else (name, "")
+        if name != "step" and first != "time":
+            panels.setdefault(f"{first}/{last}".rstrip("/"), []).append(name)
+    return panels
 
 
 def png(picture: np.ndarray) -> bytes:

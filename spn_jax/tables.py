@@ -18,7 +18,8 @@ import numpy as np
 
 Records = Mapping[str, np.ndarray]
 
-SCORES = {"psnr": 2, "ssim": 4, "mae": 4, "hole_mae": 4}  # score: digits printed
+SCORES = ("psnr", "ssim", "mae", "hole_mae")
+PRINTED = {"psnr": 2, "ssim": 4, "mae": 4}  # score: digits in the text table; files have all scores and digits
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,10 @@ def text_table(methods: Mapping[str, Records]) -> str:
     first = next(iter(rows.values()))
     if any([(r.bin, r.images) for r in other] != [(r.bin, r.images) for r in first] for other in rows.values()):
         raise ValueError("methods side by side must be scored on the same pairs")
-    scores = list(first[0].means)
+    scores = [score for score in PRINTED if score in first[0].means]
     header = ["hole", "images", *(f"{score} {name}" for score in scores for name in rows)]
     body = [
-        [row.bin, str(row.images), *(f"{rows[name][i].means[score]:.{SCORES[score]}f}" for score in scores for name in rows)]
+        [row.bin, str(row.images), *(f"{rows[name][i].means[score]:.{PRINTED[score]}f}" for score in scores for name in rows)]
         for i, row in enumerate(first)
     ]
     return "\n".join([*_aligned(header, body), *_notes(rows)]) + "\n"

@@ -241,7 +241,7 @@ def test_run_writes_tables_and_pictures(run_folder: Path, capsys: pytest.Capture
         "results.md", "results.tsv", "results.json", "composites", "grid.png", "loss_curves.png",
     }  # fmt: skip
     with Image.open(out / "grid.png") as grid:
-        assert grid.height == 4 + 4 * (SIZE + 4)
+        assert grid.height == 4 + 4 * (128 + 4)
 
 
 def test_run_without_output_writes_nothing(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

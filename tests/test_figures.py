@@ -67,9 +67,9 @@ def test_metrics_without_the_line_a_killed_run_left_unfinished(tmp_path) -> None
 
 
 def test_curves_have_a_panel_a_metric() -> None:
-    lines: list[dict] = [{"step": s, "generator/total": 1 / s, "eval/psnr": None, "steps_per_second": 3.0} for s in range(1, 9)]
+    lines: list[dict] = [{"step": s, "generator/total": 1 / s, "eval/psnr": None, "time/steps_per_second": 3.0} for s in range(1, 9)]
     one = figures.curves(lines)
-    two = figures.curves([*lines, {"step": 9, "eval/psnr": 20.0, "generator/total": float("nan")}])
+    two = figures.curves([*lines, {"step": 9, "eval/psnr": 20.0, "eval/20-40/psnr": 18.0, "generator/total": float("nan")}])
     assert one.dtype == np.uint8 and one.min() < 100
     assert two.shape[1] == 2 * one.shape[1] and two.shape[0] == one.shape[0]
 
