@@ -7,8 +7,12 @@ released program's. Settings made with `safe(...)` may change when a run is resu
 
 import dataclasses
 import difflib
+import itertools
 import json
+import math
+import os
 import runpy
+import traceback
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -150,16 +154,31 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Reads `get_config()` of the Python file `path`, applies `section.key=value` overrides and checks the result.
 
     Raises:
-        InputError: no such file, no `get_config` in it, an unknown key, a value of the wrong type or range.
+        InputError: no such file, an error in it, no `get_config`, an unknown key, a value of the wrong type or range.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"config {path} is not a file; pass one of configs/*.py with --config")
-    get_config = runpy.run_path(str(path)).get("get_config")
-    config = get_config() if callable(get_config) else None
+    config = _run_config(path)
     if not isinstance(config, Config):
         raise InputError(f"config {path} must define get_config() that returns a spn_jax.config.Config")
-    return apply_overrides(config, overrides)
+    # Values get their settings' own types: 40 for a length is 40.0, a list of drops becomes a tuple.
+    return apply_overrides(_from_values(dataclasses.asdict(config), f"config {path}"), overrides)
+
+
+def _run_config(path: Path) -> Any:
+    """What get_config() of the file returns, None if there is none; an error in the file as one sentence with its line."""
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        return get_config() if callable(get_config) else None
+    except InputError:
+        raise
+    except Exception as error:
+        inside = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else next(reversed(inside), None)
+        where = f"line {line}: " if line else ""
+        reason = error.msg if isinstance(error, SyntaxError) else (str(error).splitlines() or [""])[0]
+        raise InputError(f"config {path} cannot be read: {where}{type(error).__name__}: {reason}; correct the file") from error
 
 
 def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
@@ -212,8 +231,10 @@ def _convert(value: Any, kind: Any) -> Any:
             return None
         return _convert(value, next(a for a in arguments if a is not type(None)))
     if origin is tuple:
-        parts = [p for p in value.strip("()[]").split(",") if p.strip()] if isinstance(value, str) else value
-        return tuple(_convert(p.strip() if isinstance(p, str) else p, arguments[0]) for p in parts)
+        parts = [p.strip() for p in value.strip("()[]").split(",") if p.strip()] if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise ValueError
+        return tuple(_convert(part, arguments[0]) for part in parts)
     if kind is bool:
         words = {"true": True, "false": False, "1": True, "0": False}
         if isinstance(value, bool):
@@ -222,8 +243,10 @@ def _convert(value: Any, kind: Any) -> Any:
             return words[value.lower()]
         raise ValueError
     if kind is str:
-        return str(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        if isinstance(value, str | os.PathLike):
+            return str(value)
+        raise ValueError
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not math.isfinite(float(value)):
         raise ValueError
     if kind is int and isinstance(value, float) and not value.is_integer():
         raise ValueError
@@ -241,43 +264,73 @@ def _describe(kind: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
 
 
+# Of the settings that may be none, the value where there is one.
+_POSITIVE = (
+    *(f"model.{field.name}" for field in dataclasses.fields(ModelConfig) if field.name != "prior_levels"),
+    "data.threads",
+    "data.prefetch",
+    "teacher.batch_size",
+    "teacher.records_per_shard",
+    "schedule.length",
+    "schedule.drop_factor",
+    "schedule.prior_loss_until",
+    "schedule.base_batch_size",
+    "optimizer.learning_rate",
+    "optimizer.epsilon",
+    "train.batch_size",
+    "train.micro_batches",
+    "train.log_every",
+    "train.image_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "eval.batch_size",
+    "eval.photos",
+)
+_NOT_NEGATIVE = (
+    "data.seed",
+    "teacher.seed",
+    "train.seed",
+    "eval.seed",
+    "train.keep_best",
+    "loss.reconstruction",
+    "loss.prior",
+    "loss.adversarial_weight",
+    "loss.prior_mask_weight",
+    "loss.reconstruction_mask_weight",
+)
+_BELOW_ONE = ("optimizer.beta1", "optimizer.beta2")
+STRIDE, SMALLEST = 4, 32  # of photos: SPN halves twice; with fewer pixels the discriminator's last map is empty
+
+
 def check_config(config: Config) -> None:
     """Raises InputError for the first setting that no run could work with."""
-    model, data, schedule, train = config.model, config.data, config.schedule, config.train
-    levels = model.prior_levels
-    positive = {
-        **{f"model.{f.name}": getattr(model, f.name) for f in dataclasses.fields(model) if f.name != "prior_levels"},
-        "data.image_size": data.image_size,
-        "data.threads": data.threads,
-        "data.prefetch": data.prefetch,
-        "teacher.batch_size": config.teacher.batch_size,
-        "teacher.records_per_shard": config.teacher.records_per_shard,
-        "schedule.length": schedule.length,
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "train.batch_size": train.batch_size,
-        "train.micro_batches": train.micro_batches,
-        "train.log_every": train.log_every,
-        "train.image_every": train.image_every,
-        "train.eval_every": train.eval_every,
-        "train.checkpoint_every": train.checkpoint_every,
-        "train.keep_last": train.keep_last,
-        "eval.batch_size": config.eval.batch_size,
-    }
-    for key, value in positive.items():
-        if value <= 0:
-            raise InputError(f"{key}={value} must be greater than 0")
-    at_least_zero = {"data.seed": data.seed, "eval.seed": config.eval.seed, "train.seed": train.seed, "train.keep_best": train.keep_best}
-    for key, value in at_least_zero.items():
-        if value < 0:
-            raise InputError(f"{key}={value} must not be negative")
+    values = {key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key, _, _ in _fields()}
+    for key in _POSITIVE:
+        if values[key] is not None and values[key] <= 0:
+            raise InputError(f"{key}={values[key]} must be greater than 0")
+    for key in _NOT_NEGATIVE:
+        if values[key] < 0:
+            raise InputError(f"{key}={values[key]} must not be negative")
+    for key in _BELOW_ONE:
+        if not 0 <= values[key] < 1:
+            raise InputError(f"{key}={values[key]} must be at least 0 and less than 1")
+    _check_together(config)
+
+
+def _check_together(config: Config) -> None:
+    """The rules that are about more than the sign of one number."""
+    levels, size, train, drops = config.model.prior_levels, config.data.image_size, config.train, config.schedule.learning_rate_drops
     if levels not in ((3,), (2, 3), (1, 2, 3)):
         raise InputError(f"model.prior_levels={levels} must be 3, or 2,3, or 1,2,3: scales are added from the coarsest")
+    if size % STRIDE or size < SMALLEST:
+        raise InputError(f"data.image_size={size} must be divisible by {STRIDE} and at least {SMALLEST}")
     if train.batch_size % train.micro_batches:
         raise InputError(f"train.batch_size={train.batch_size} is not divisible by train.micro_batches={train.micro_batches}")
     if train.ema_decay is not None and not 0 < train.ema_decay < 1:
         raise InputError(f"train.ema_decay={train.ema_decay} must lie between 0 and 1, or be none")
-    if any(b <= a for a, b in zip(schedule.learning_rate_drops, schedule.learning_rate_drops[1:], strict=False)):
-        raise InputError(f"schedule.learning_rate_drops={schedule.learning_rate_drops} must increase")
+    if any(later <= earlier for earlier, later in itertools.pairwise((0.0, *drops))):
+        raise InputError(f"schedule.learning_rate_drops={drops} must increase, from more than 0")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -287,22 +340,30 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any], origin: str) -> Config:
     """Reverses `to_dict`. Settings that this version does not know, or lacks, are listed in an InputError naming `origin`."""
-    flat = {f"{s}.{k}": v for s, section in values.items() for k, v in section.items()}
-    known = {key: kind for key, kind, _ in _fields()}
-    unknown, missing = sorted(flat.keys() - known.keys()), sorted(known.keys() - flat.keys())
+    config = _from_values(values, origin)
+    check_config(config)
+    return config
+
+
+def _from_values(values: dict[str, Any], origin: str) -> Config:
+    """The config with these values, each in its setting's type. InputError, naming `origin`, for settings or types that do not fit."""
+    kinds = {key: kind for key, kind, _ in _fields()}
+    flat = {f"{section}.{name}": v for section, given in values.items() if isinstance(given, dict) for name, v in given.items()}
+    unknown, missing = sorted(flat.keys() - kinds.keys()), sorted(kinds.keys() - flat.keys())
     if unknown or missing:
         raise InputError(
             f"the settings in {origin} are of another version of spn_jax: "
             f"unknown here {unknown or 'none'}, missing there {missing or 'none'}"
         )
-    sections: dict[str, Any] = {}
-    for section in dataclasses.fields(Config):
-        kinds = typing.get_type_hints(section.type)
-        given = values[section.name]
-        sections[section.name] = typing.cast(Any, section.type)(**{k: _convert(v, kinds[k]) for k, v in given.items()})
-    config = Config(**sections)
-    check_config(config)
-    return config
+    typed: dict[str, dict[str, Any]] = {section.name: {} for section in dataclasses.fields(Config)}
+    for key, kind in kinds.items():
+        section, name = key.split(".")
+        try:
+            typed[section][name] = _convert(flat[key], kind)
+        except ValueError:
+            raise InputError(f"in {origin}, {key}={flat[key]!r} is not {_describe(kind)}") from None
+    sections = {section.name: typing.cast(Any, section.type)(**typed[section.name]) for section in dataclasses.fields(Config)}
+    return Config(**sections)
 
 
 def changed_settings(old: Config, new: Config) -> list[str]:

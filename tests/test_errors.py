@@ -1,0 +1,97 @@
+"""How a command reports wrong input, and that its own faults keep their traceback."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from spn_jax.errors import InputError, find_input_error, run_command
+
+
+def exit_status(main: Callable[[Sequence[str]], int | None]) -> int | str | None:
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    return stop.value.code
+
+
+def test_arguments_are_those_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["program", "--config", "x"])
+    seen: list[str] = []
+    assert exit_status(lambda arguments: seen.extend(arguments)) == 0
+    assert seen == ["--config", "x"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(None, 0), (0, 0), (3, 3)])
+def test_status_of_main_is_the_exit_status(status: int | None, code: int) -> None:
+    assert exit_status(lambda arguments: status) == code
+
+
+def test_wrong_input_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(arguments: Sequence[str]) -> None:
+        print("progress")
+        raise InputError("folder x is empty; put photos there")
+
+    assert exit_status(main) == 2
+    printed = capsys.readouterr()
+    assert printed.err == "error: folder x is empty; put photos there\n"
+    assert printed.out == "progress\n"
+
+
+def test_wrong_input_is_found_behind_other_exceptions(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(arguments: Sequence[str]) -> None:
+        try:
+            raise InputError("photo x is broken; remove it")
+        except InputError as error:
+            raise RuntimeError("worker thread failed") from error
+
+    assert exit_status(main) == 2
+    assert capsys.readouterr().err == "error: photo x is broken; remove it\n"
+
+
+def test_interrupt_ends_quietly(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(arguments: Sequence[str]) -> None:
+        raise KeyboardInterrupt
+
+    assert exit_status(main) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_other_exceptions_pass() -> None:
+    def main(arguments: Sequence[str]) -> None:
+        raise ZeroDivisionError("a fault of the program")
+
+    with pytest.raises(ZeroDivisionError, match="a fault of the program"):
+        run_command(main)
+
+
+def test_as_a_program() -> None:
+    program = """
+import sys
+from spn_jax.errors import InputError, run_command
+
+def main(arguments):
+    raise {"input": InputError("no photos"), "fault": TypeError("a fault")}[arguments[0]]
+
+run_command(main)
+"""
+    wrong, fault = (subprocess.run([sys.executable, "-c", program, kind], capture_output=True, text=True) for kind in ("input", "fault"))
+    assert (wrong.returncode, wrong.stderr) == (2, "error: no photos\n")
+    assert fault.returncode == 1
+    assert "Traceback" in fault.stderr and "TypeError: a fault" in fault.stderr
+
+
+def raised_from(error: Exception, cause: Exception | None, context: Exception | None = None) -> Exception:
+    error.__cause__, error.__context__ = cause, context
+    return error
+
+
+def test_search_follows_causes_and_contexts_and_ends() -> None:
+    wanted = InputError("wanted")
+    assert find_input_error(wanted) is wanted
+    assert find_input_error(raised_from(ValueError(), raised_from(KeyError(), None, context=wanted))) is wanted
+    assert find_input_error(ValueError("no InputError anywhere")) is None
+    assert find_input_error(None) is None
+    circle = ValueError()
+    circle.__context__ = raised_from(KeyError(), circle)
+    assert find_input_error(circle) is None
