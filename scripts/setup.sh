@@ -26,7 +26,8 @@ driver_version() { # of the NVIDIA driver, nothing where there is none
     if [ -r /proc/driver/nvidia/version ]; then
         grep -oE '[0-9]{3,}\.[0-9]+' /proc/driver/nvidia/version | head -n 1
     elif command -v nvidia-smi >/dev/null; then
-        nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1
+        # Without a driver it prints a sentence where the number would be.
+        nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | grep -oE '^[0-9]{3,}\.[0-9]+' | head -n 1
     fi
 }
 
