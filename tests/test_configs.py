@@ -1,0 +1,166 @@
+"""Every experiment of configs/ loads, says on its first page what it is, and has the paper's settings; the README names real ones."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from spn_jax.config import Config, ModelConfig, check_config, load_config, to_dict
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "configs").glob("*.py"))
+FULL_SIZE = ("celeba", "places2", "paris_streetview")
+names = pytest.mark.parametrize("name", [path.stem for path in FILES])
+full_size = pytest.mark.parametrize("name", FULL_SIZE)
+
+
+def load(name: str) -> Config:
+    return load_config(ROOT / "configs" / f"{name}.py")
+
+
+def docstring(name: str) -> str:
+    text = (ROOT / "configs" / f"{name}.py").read_text()
+    found = re.match(r'"""(.+?)"""', text, re.DOTALL)
+    assert found, f"configs/{name}.py does not begin with a docstring"
+    return found[1]
+
+
+def test_the_experiments_are_there() -> None:
+    assert {*FULL_SIZE, "demo", "tiny"} <= {path.stem for path in FILES}
+
+
+@names
+def test_config_loads_and_passes_its_checks(name: str) -> None:
+    check_config(load(name))
+
+
+@names
+def test_docstring_is_the_page_of_the_experiment(name: str) -> None:
+    title, blank, *page = docstring(name).split("\n")
+    assert len(title) > 20 and title.endswith((".", ":", ").")) and blank == ""
+    text = "\n".join(page)
+    for program in "teacher_export", "spn_jax.train":
+        assert f"    python -m {program} --config configs/{name}.py" in text
+    # tiny exists for the tests: its results are worth nothing, and it says so.
+    for heading in ("Hardware:", "Cost:") if name == "tiny" else ("Hardware:", "Cost:", "Expected"):
+        assert re.search(rf"(^|\. ){heading}", text, re.MULTILINE), f"configs/{name}.py says nothing about {heading}"
+
+
+@names
+def test_cache_and_work_folder_belong_to_the_experiment(name: str) -> None:
+    """Two experiments never write to the same folder."""
+    others = {path.stem: load(path.stem).teacher.cache for path in FILES if path.stem != name}
+    assert load(name).teacher.cache not in others.values()
+
+
+PAPER = {
+    "data.image_size": 256,
+    "data.resize_filter": "bicubic",
+    "data.flip": "together",
+    "data.train_masks": "data/irregular_masks.zip",
+    "data.test_masks": "data/irregular_masks.zip",
+    "teacher.name": "tresnet_l",
+    "teacher.photo": "original",
+    "loss.reconstruction": 10,
+    "loss.prior": 1,
+    "loss.adversarial_weight": 1,
+    "loss.prior_mask_weight": 3,
+    "loss.reconstruction_mask_weight": 2,
+    "loss.adversarial": "non_saturating",
+    "optimizer.learning_rate": 1e-4,
+    "optimizer.beta1": 0,
+    "optimizer.beta2": 0.9,
+    "optimizer.epsilon": 1e-8,
+    "schedule.unit": "epochs",
+    "schedule.drop_factor": 0.1,
+    "schedule.base_batch_size": None,
+    "train.batch_size": 8,
+    "train.micro_batches": 1,
+    "train.compute_dtype": "float32",
+    "train.ema_decay": None,
+    "eval.photos": None,
+    "eval.quantise": "truncate",
+}
+OF_ITS_OWN = {
+    "celeba": {
+        "data.crop": "center",
+        "schedule.length": 40,
+        "schedule.learning_rate_drops": [30],
+        "schedule.prior_loss_until": None,
+    },
+    "places2": {
+        "data.crop": "none",
+        "schedule.length": 40,
+        "schedule.learning_rate_drops": [30],
+        "schedule.prior_loss_until": None,
+    },
+    "paris_streetview": {
+        "data.crop": "none",
+        "schedule.length": 75,
+        "schedule.learning_rate_drops": [50],
+        "schedule.prior_loss_until": 60,
+    },
+}
+
+
+@full_size
+def test_full_size_experiments_have_the_papers_settings(name: str) -> None:
+    config = load(name)
+    settings = {f"{section}.{key}": value for section, values in to_dict(config).items() for key, value in values.items()}
+    expected = PAPER | OF_ITS_OWN[name]
+    assert {key: settings[key] for key in expected} == expected
+    assert config.model == ModelConfig()
+
+
+def test_full_size_model_is_the_papers() -> None:
+    assert to_dict(Config())["model"] == {
+        "width": 64,
+        "dense_blocks": 16,
+        "dense_layers": 6,
+        "growth": 32,
+        "prior_blocks": 4,
+        "prior_levels": [1, 2, 3],
+        "middle_blocks": 8,
+        "spade_hidden": 128,
+        "discriminator_width": 64,
+    }
+
+
+@full_size
+def test_steps_of_an_epoch_are_those_of_the_stated_photos(name: str) -> None:
+    """The page's cost follows from its data and its batch."""
+    text = docstring(name)
+    number = re.search(r"train\.flist \(([\d,.]+)( million)? photos\)", text)
+    cost = re.search(r"Cost: (\d+) epochs of ([\d,]+) steps", text)
+    assert number and cost
+    photos = int(float(number[1].replace(",", "")) * (1_000_000 if number[2] else 1))
+    config = load(name)
+    assert int(cost[2].replace(",", "")) == photos // config.train.batch_size
+    assert int(cost[1]) == config.schedule.length
+
+
+# --- the README ---
+
+
+def test_settings_named_in_the_readme_exist() -> None:
+    sections = to_dict(Config())
+    text = (ROOT / "README.md").read_text()
+    mentioned = set(re.findall(rf"\b({'|'.join(sections)})\.([a-z_0-9]+)\b(?!\.|/|\()", text))
+    unknown = sorted(f"{section}.{key}" for section, key in mentioned if key not in sections[section] and key not in ("py", "txt", "flist"))
+    assert len(mentioned) > 15
+    assert not unknown
+
+
+def test_files_named_in_the_readme_exist() -> None:
+    tree = (ROOT / "README.md").read_text().partition("## Files")[2].partition("```")[2].partition("```")[0]
+    folder, missing, listed = ROOT, [], set()
+    for line in tree.strip().splitlines():
+        indent, name = len(line) - len(line.lstrip()), line.split()[0]
+        parents = {0: ROOT, 2: ROOT / "spn_jax", 4: folder}
+        path = parents[indent] / name
+        folder = path if path.is_dir() else folder
+        missing += [] if path.exists() else [name]
+        listed.add(path)
+    modules = {path for path in (ROOT / "spn_jax").rglob("*.py") if path.name != "__init__.py"}
+    assert not missing
+    assert not modules - listed, "the README's tree leaves modules out"
