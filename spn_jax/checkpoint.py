@@ -5,10 +5,12 @@ Inside a step: `model` (parameters of prior learner and generator), `ema` (their
 kind of model, the code's version and the teacher's channels as JSON. Prediction reads `model` or `ema` alone.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -51,16 +53,6 @@ class Checkpoints:
             self.folder.absolute(), preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
         )
 
-    @property
-    def latest(self) -> int | None:
-        """Step of the newest complete checkpoint."""
-        newest = self._checkpointer.latest
-        return None if newest is None else newest.step
-
-    def info(self, step: int) -> dict[str, Any]:
-        """What the checkpoint of `step` says about itself."""
-        return read_info(self.folder / str(step))
-
     def save(self, step: int, state: Any, info: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
         """Writes a TrainState in the background; the arrays may be overwritten as soon as this returns.
 
@@ -81,27 +73,50 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(error) from error
 
-    def restore(self, step: int, state: Any, mesh: Mesh) -> Any:
-        """The saved TrainState of `step`, replicated over `mesh`; `state` gives structure, shapes and types.
-
-        Raises:
-            InputError: the checkpoint holds a model of another size; lists every difference.
-        """
-        wanted = split_state(state)
-        path = self.folder / str(step)
-        check_names(path, wanted)
-        loaded = ocp.load_checkpointables(path.absolute(), abstract(wanted, NamedSharding(mesh, PartitionSpec())))
-        return join_state(state, loaded)
-
     def close(self) -> None:
-        self._checkpointer.close()
+        """Waits for what is being written. A save that fails is reported by `save` and `wait`, not here, where it would hide the cause."""
+        with contextlib.suppress(Exception):
+            self._checkpointer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
     def _failed(self, error: Exception) -> InputError:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return InputError(
-            f"a checkpoint could not be written to {self.folder} ({reason}); earlier checkpoints are intact: "
+            f"a checkpoint could not be written to {self.folder} ({first_line(error)}); earlier checkpoints are intact: "
             "free some space and run the same command again"
         )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text; TensorStore's have many."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def restore(path: Path, state: Any, mesh: Mesh) -> Any:
+    """The TrainState saved in step folder `path`, replicated over `mesh`; `state` gives structure, shapes and types.
+
+    Raises:
+        InputError: the checkpoint is damaged, or holds a model of another size; lists every difference.
+    """
+    wanted = split_state(state)
+    check_names(path, wanted)
+    return join_state(state, load_arrays(path, abstract(wanted, NamedSharding(mesh, PartitionSpec()))))
+
+
+def load_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a checkpoint that `wanted` describes; InputError if a file of them is missing or broken."""
+    try:
+        return ocp.load_checkpointables(path.absolute(), dict(wanted))
+    except (OSError, ValueError, KeyError) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"checkpoint {path} is damaged ({first_line(error)}); delete this folder and use an earlier one")
 
 
 def split_state(state: Any) -> dict[str, dict[str, Any]]:
@@ -130,7 +145,7 @@ def abstract(parts: Mapping[str, Mapping[str, Any]], sharding: NamedSharding) ->
 
 def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises InputError unless the checkpoint at `path` holds exactly the arrays of the wanted parts, or says what differs."""
-    stored = ocp.checkpointables_metadata(path.absolute()).metadata
+    stored = stored_metadata(path).metadata
     problems = []
     for part, arrays in wanted.items():
         given = {name: tuple(leaf.shape) for name, leaf in (stored.get(part) or {}).items()}
@@ -138,6 +153,18 @@ def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise InputError(f"checkpoint {path} is of another model than the config describes: {shown}")
+
+
+def stored_metadata(path: Path) -> Any:
+    """Orbax's description of a checkpoint: `.metadata` {part: {name: shape and type}}, `.custom_metadata` what we added.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        return ocp.checkpointables_metadata(path.absolute())
+    except (OSError, ValueError, KeyError) as error:
+        raise damaged(path, error) from error
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -151,11 +178,16 @@ def find_checkpoint(path: str | Path) -> Path:
         raise InputError(f"checkpoint {given} is not a folder; pass a run's work directory or one of its checkpoints")
     if is_checkpoint(given):
         return given
-    for folder in (given / FOLDER, given):
-        steps = [child for child in folder.iterdir() if child.name.isdigit() and is_checkpoint(child)] if folder.is_dir() else []
-        if steps:
-            return max(steps, key=lambda child: int(child.name))
-    raise InputError(f"{given} holds no complete checkpoint; pass a run's work directory or one of its checkpoints")
+    newest = newest_checkpoint(given) or newest_checkpoint(given / FOLDER)
+    if newest is None:
+        raise InputError(f"{given} holds no complete checkpoint; pass a run's work directory or one of its checkpoints")
+    return newest
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The complete step folder of the highest step in `folder`; None if there is none."""
+    steps = [child for child in folder.iterdir() if is_checkpoint(child)] if folder.is_dir() else []
+    return max(steps, key=lambda child: int(child.name), default=None)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -169,7 +201,7 @@ def read_info(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it was not written by spn_jax.
     """
-    info = ocp.checkpointables_metadata(path.absolute()).custom_metadata
+    info = stored_metadata(path).custom_metadata
     if not isinstance(info, dict) or "config" not in info:
         raise InputError(f"checkpoint {path} was not written by spn_jax: it holds no config")
     return info
@@ -202,9 +234,8 @@ def load_model(path: str | Path) -> LoadedModel:
 
 def load_parameters(folder: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """Named parameters of prior learner and generator; the moving average where there is one."""
-    stored = ocp.checkpointables_metadata(folder.absolute()).metadata
-    part = "ema" if "ema" in stored else "model"
+    part = "ema" if "ema" in stored_metadata(folder).metadata else "model"
     check_names(folder, {part: shapes})
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for name, leaf in shapes.items()}
-    return ocp.load_checkpointables(folder.absolute(), {part: wanted})[part]
+    return load_arrays(folder, {part: wanted})[part]

@@ -5,6 +5,7 @@ The same command continues a run that was stopped or killed, exactly: everything
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import math
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
 from flax import nnx
@@ -20,21 +22,22 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import spn_jax
-from spn_jax import figures
-from spn_jax.checkpoint import Checkpoints, find_checkpoint, load_parameters
-from spn_jax.config import Config, changed_settings, describe, from_dict, load_config, to_dict
+from spn_jax.checkpoint import FOLDER, Checkpoints, find_checkpoint, load_parameters, newest_checkpoint, read_info, restore
+from spn_jax.config import Config, TrainConfig, changed_settings, describe, from_dict, load_config, to_dict
 from spn_jax.data.images import PhotoSource, open_photos
 from spn_jax.data.masks import MaskSource, open_test_masks, open_train_masks
 from spn_jax.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from spn_jax.data.teacher import TeacherCache
 from spn_jax.errors import InputError, run_command
-from spn_jax.evaluate import evaluate_model, scored_batches, summarise
-from spn_jax.log import MetricsLog, Progress
+from spn_jax.evaluate import evaluate_model, sample_grid, summarise
+from spn_jax.log import MetricsLog, Progress, has_evaluation, quiet_libraries
 from spn_jax.models.spn import SPN
 from spn_jax.pairs import draw_pairs
 from spn_jax.parameters import named_arrays, with_named_arrays
 from spn_jax.sharding import check_divisible, make_mesh, replicate, shard_batch
 from spn_jax.step import Frozen, Metrics, StepGraph, TrainState, build_networks, compile_train_step, create_state, resolve_schedule
+
+Say = Callable[[str], None]
 
 
 def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py", init: str | None = None) -> TrainState:
@@ -47,106 +50,109 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
         init: checkpoint whose parameters a new run starts from; a run that has checkpoints of its own continues those.
 
     Raises:
-        InputError: wrong settings, data or checkpoint; a loss that is not finite; a checkpoint that cannot be written.
+        InputError: wrong settings, data or checkpoint; a loss that is not finite; a file that cannot be written.
     """
     # Devices
     mesh = make_mesh()
     check_divisible(config.train.batch_size, mesh.size, "train.batch_size", config.train.micro_batches)
     check_divisible(config.eval.batch_size, mesh.size, "eval.batch_size")
     is_main = jax.process_index() == 0
-    say: Callable[[str], None] = functools.partial(print, flush=True) if is_main else lambda text: None
+    say: Say = functools.partial(print, flush=True) if is_main else lambda text: None
 
-    # Data
-    photos = open_photos(config.data.train_photos, "data.train_photos")
-    masks = open_train_masks(config)
-    cache = open_cache(config, photos, config_file)
-    held_out = open_photos(config.data.test_photos, "data.test_photos"), open_test_masks(config)
-    schedule = resolve_schedule(config, steps_per_epoch(config, photos))
+    # Data, and the times of the schedule in steps
+    data = open_data(config, config_file)
+    schedule = resolve_schedule(config, steps_per_epoch(config, data.photos))
 
     # Networks and state
-    networks = build_networks(config, cache.channels if cache else {})
-    graph, state = create_state(config, schedule, *networks)
+    channels = data.cache.channels if data.cache else {}
+    graph, state = create_state(config, schedule, *build_networks(config, channels))
     state = replicate(state, mesh)
-    info = checkpoint_info(config, cache)
-    if is_main:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "parameters.txt").write_text(parameter_overview.get_parameter_overview(named_arrays(state.model)) + "\n")
-        (workdir / "config.txt").write_text("\n".join(describe(config)) + "\n")
-    for line in summary(config, graph, state, mesh, photos, masks, held_out, schedule.length):
+    for line in summary(config, state, mesh, data, schedule.length):
         say(line)
 
-    # Where to start
-    checkpoints = Checkpoints(workdir, config.train.keep_last, config.train.keep_best)
-    start = checkpoints.latest
-    if start is not None:
-        check_same_run(checkpoints.info(start), info, config, workdir)
-        state = checkpoints.restore(start, state, mesh)
-        say(f"continues at step {start}" + (f"; --init {init} was for the first start and is not read again" if init else ""))
+    # Where to start: from this run's newest checkpoint, from the parameters of another run, or anew
+    info = checkpoint_info(config, data.cache)
+    newest = newest_checkpoint(workdir / FOLDER)
+    evaluate_first = False
+    if newest is not None:
+        stored = read_info(newest)
+        check_same_run(stored, info, config, workdir)
+        state = restore(newest, state, mesh)
+        evaluate_first = stored.get("interrupted", False) and not has_evaluation(workdir, int(state.step))
+        say(f"continues at step {newest.name}" + (f"; --init {init} was for the first start and is not read again" if init else ""))
     elif init is not None:
         state = initialise_from(state, init, mesh)
         say(f"starts from the parameters of {find_checkpoint(init)}")
-    start = start or 0
+    start = int(state.step)
+    if start >= schedule.length and not evaluate_first:
+        say(f"finished: {workdir} has all {schedule.length} steps; raise schedule.length to train on")
+        return state
 
-    # The loop: the log of a step is written while the next one runs
-    batches = training_batches(
-        config,
-        photos,
-        masks,
-        cache,
-        start_step=start,
-        steps=schedule.length,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    step_function, frozen = compile_train_step(mesh), Frozen()
+    # What is open while the loop runs
     with contextlib.ExitStack() as stack:
-        stack.callback(checkpoints.close)
-        stack.enter_context(contextlib.closing(batches))
-        stack.enter_context(matmul_precision(config))
-        stopped = stack.enter_context(stop_on_sigterm())
+        if is_main:
+            write_descriptions(workdir, config, state)
         log = stack.enter_context(MetricsLog(workdir, start)) if is_main else None
-        progress, pending = Progress(start, schedule.length), None
+        checkpoints = stack.enter_context(Checkpoints(workdir, config.train.keep_last, config.train.keep_best))
+        stopped = stack.enter_context(stop_on_sigterm())
+        batches = stack.enter_context(contextlib.closing(read_batches(config, data, start, schedule.length)))
+        stack.enter_context(matmul_precision(config))
+        train_step, frozen = compile_train_step(mesh), Frozen()
+        progress = Progress(start, schedule.length)
+        reports = StepReports(config.train.log_every, log, progress, say)
+        held_out = HeldOut(config, mesh, data, log, say)
 
-        def report() -> None:
-            if pending is not None:
-                report_step(*pending, config, log, progress, say)
+        if evaluate_first:  # SIGTERM came before the evaluation of the step that the run continues at
+            held_out.look(start, due_after(start, schedule.length, config.train), evaluated_model(graph, state))
 
+        # The loop: a step is reported while the next one runs, so that the device never waits
         for step in range(start + 1, schedule.length + 1):
-            state, metrics = step_function(graph, state, frozen, shard_batch(next(batches), mesh))
-            report()
-            pending = (step, metrics)
+            state, metrics = train_step(graph, state, frozen, shard_batch(next(batches), mesh))
+            reports.add(step, metrics)
             if step == start + 1:
                 jax.block_until_ready(metrics)
                 progress.restart(step)
 
-            is_last = step == schedule.length
-            stopping = stopped(step)
-            evaluating = is_last or step % config.train.eval_every == 0
-            drawing = is_last or step % config.train.image_every == 0
-            if not (evaluating or drawing or stopping or step % config.train.checkpoint_every == 0):
+            due, stopping = due_after(step, schedule.length, config.train), stopped(step)
+            if not (due.evaluation or due.picture or due.checkpoint or stopping):
                 continue
 
-            # Evaluation, pictures, checkpoint
-            report()
-            pending, scores = None, None
+            # Every line about the steps up to here is on the disk before their checkpoint is. Who sends SIGTERM does not wait
+            # for an evaluation: the next start makes up for it.
+            reports.flush()
             with progress.paused():
-                if drawing:
-                    grid = sample_grid(evaluated_model(graph, state), eval_batches(config, held_out, limit=8), mesh, config)
-                    if log:
-                        log.write_image(step, "eval/samples", grid)
-                if evaluating and not stopping:
-                    records = evaluate_model(evaluated_model(graph, state), eval_batches(config, held_out), mesh, config)
-                    scores = summarise(records)
-                    say(f"step {step}/{schedule.length}  " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
-                    if log:
-                        log.write(step, scores)
-                if evaluating or stopping or step % config.train.checkpoint_every == 0:
-                    checkpoints.save(step, state, {**info, "step": step}, scores)
+                scores = None if stopping else held_out.look(step, due, evaluated_model(graph, state))
+                if due.checkpoint or stopping:
+                    check_finite(step, state)
+                    checkpoints.save(step, state, {**info, "step": step, "interrupted": stopping}, scores)
             if stopping:
                 say(f"stopped by SIGTERM after step {step}; the same command continues there")
                 break
         checkpoints.wait()
     return state
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Photos and masks of training and of evaluation, and the teacher's features of the former (None: no prior loss)."""
+
+    photos: PhotoSource
+    masks: MaskSource
+    cache: TeacherCache | None
+    test_photos: PhotoSource
+    test_masks: MaskSource
+
+
+def open_data(config: Config, config_file: str) -> Data:
+    """Opens all data of a run; InputError if something is missing or does not fit."""
+    photos = open_photos(config.data.train_photos, "data.train_photos")
+    return Data(
+        photos=photos,
+        masks=open_train_masks(config),
+        cache=open_cache(config, photos, config_file),
+        test_photos=open_photos(config.data.test_photos, "data.test_photos"),
+        test_masks=open_test_masks(config),
+    )
 
 
 def open_cache(config: Config, photos: PhotoSource, config_file: str) -> TeacherCache | None:
@@ -187,10 +193,10 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
 def initialise_from(state: TrainState, path: str, mesh: Mesh) -> TrainState:
     """The state of a new run whose prior learner and generator start from a checkpoint's parameters."""
     folder = find_checkpoint(path)
-    arrays = load_parameters(folder, named_arrays(state.model))
+    arrays = {name: np.asarray(array) for name, array in load_parameters(folder, named_arrays(state.model)).items()}
     model = replicate(with_named_arrays(state.model, arrays, what=str(folder)), mesh)
-    ema = None if state.ema is None else jax.tree.map(lambda x: x.copy(), model)
-    return TrainState(**{**vars(state), "model": model, "ema": ema})
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, model)  # the step overwrites both, so they must not share memory
+    return dataclasses.replace(state, model=model, ema=ema)
 
 
 def evaluated_model(graph: StepGraph, state: TrainState) -> SPN:
@@ -198,65 +204,146 @@ def evaluated_model(graph: StepGraph, state: TrainState) -> SPN:
     return nnx.merge(graph.model, state.model if state.ema is None else state.ema)
 
 
-def sample_grid(model: SPN, batches: Iterator[dict[str, Any]], mesh: Mesh, config: Config) -> np.ndarray:
-    """A picture (h, w, 3) of the first batch: input, the coarsest prior's clusters, completed photo, truth."""
-    part = next(scored_batches(model, batches, mesh, config, pictures=True))
-    rows = {
-        "input": [figures.masked_input(*pair) for pair in zip(part["image"], part["mask"], strict=True)],
-        "prior": [figures.cluster_map(prior) for prior in part["prior"]],
-        "result": list(part["completed"]),
-        "truth": list(part["image"]),
-    }
-    return figures.image_grid(rows)
-
-
-def eval_batches(config: Config, held_out: tuple[PhotoSource, MaskSource], limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """Batches of the held-out photos, each with the mask that config.eval.seed gives it."""
-    photos, masks = held_out
-    pairs = draw_pairs(len(photos), len(masks), config.eval.seed)
-    return evaluation_batches(
+def read_batches(config: Config, data: Data, start: int, steps: int) -> Any:
+    """This process's part of the batches of steps start, ..., steps - 1."""
+    return training_batches(
         config,
-        photos,
-        masks,
-        pairs,
-        config.eval.batch_size,
-        limit=config.eval.photos if limit is None else limit,
+        data.photos,
+        data.masks,
+        data.cache,
+        start_step=start,
+        steps=steps,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
 
 
-def report_step(
-    step: int, metrics: Metrics, config: Config, log: MetricsLog | None, progress: Progress, say: Callable[[str], None]
-) -> None:
-    """Checks one step's losses and, every log_every steps, writes them to the log and the terminal.
+@dataclasses.dataclass(frozen=True)
+class Due:
+    """What there is to do after a step."""
 
-    Raises:
-        InputError: a loss is not finite.
-    """
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    evaluation: bool
+    picture: bool
+    checkpoint: bool
+
+
+def due_after(step: int, steps: int, train: TrainConfig) -> Due:
+    """Every so often, as the settings say, and all of it after the last of `steps` steps; every evaluation has its checkpoint."""
+
+    def is_time(every: int) -> bool:
+        return step == steps or step % every == 0
+
+    evaluation = is_time(train.eval_every)
+    return Due(evaluation=evaluation, picture=is_time(train.image_every), checkpoint=evaluation or is_time(train.checkpoint_every))
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """The photos that the run is evaluated on, and where the scores go."""
+
+    config: Config
+    mesh: Mesh
+    data: Data
+    log: MetricsLog | None  # None in all processes but the first
+    say: Say
+
+    def look(self, step: int, due: Due, model: SPN) -> dict[str, float] | None:
+        """Draws the picture and makes the evaluation that are due after `step`; returns the scores of the latter."""
+        if due.picture:
+            grid = sample_grid(model, self.batches(PICTURES), self.mesh, self.config)
+            if self.log:
+                self.log.write_image(step, "eval/samples", grid)
+        if not due.evaluation:
+            return None
+        scores = summarise(evaluate_model(model, self.batches(self.config.eval.photos), self.mesh, self.config))
+        self.say(f"step {step}  evaluation  " + "  ".join(f"{name} {scores[name]:.4g}" for name in SCORES_SHOWN))
+        if self.log:
+            self.log.write(step, scores)
+        return scores
+
+    def batches(self, limit: int | None) -> Iterator[dict[str, Any]]:
+        """The first `limit` photos, each with the mask that config.eval.seed gives it."""
+        photos, masks = self.data.test_photos, self.data.test_masks
+        return evaluation_batches(
+            self.config,
+            photos,
+            masks,
+            draw_pairs(len(photos), len(masks), self.config.eval.seed),
+            self.config.eval.batch_size,
+            limit=limit,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+
+PICTURES = 8  # photos in the grids that training draws
+SCORES_SHOWN = ("eval/psnr", "eval/ssim", "eval/mae")
+
+
+class StepReports:
+    """Checks and logs the metrics of each step once the next one has been started."""
+
+    def __init__(self, log_every: int, log: MetricsLog | None, progress: Progress, say: Say):
+        self._log_every, self._log, self._progress, self._say = log_every, log, progress, say
+        self._pending: tuple[int, Metrics] | None = None
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of a step that has just been started and reports those of the step before; InputError as `flush`."""
+        self.flush()
+        self._pending = step, metrics
+
+    def flush(self) -> None:
+        """Reports what was added last, waiting for its step.
+
+        Raises:
+            InputError: a loss is not finite.
+        """
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        stop_unless_finite(step, [name for name, value in values.items() if not math.isfinite(value)])
+        if step % self._log_every == 0:
+            if self._log:
+                rate = self._progress.rate(step)
+                self._log.write(step, values | ({"time/steps_per_second": rate} if rate else {}))
+            self._say(self._progress.line(step, values))
+
+
+def stop_unless_finite(step: int, broken: Sequence[str]) -> None:
+    """Raises InputError if there are names of broken values."""
     if broken:
         raise InputError(
             f"at step {step} these values are not finite: {', '.join(broken)}; the last checkpoint is from before. "
             "Lower optimizer.learning_rate, or use train.compute_dtype=float32, and start the command again"
         )
-    if step % config.train.log_every == 0:
-        if log:
-            log.write(step, {**values, "time/steps_per_second": progress.rate(step)})
-        say(progress.line(step, values))
 
 
-def summary(
-    config: Config,
-    graph: StepGraph,
-    state: TrainState,
-    mesh: Mesh,
-    photos: PhotoSource,
-    masks: MaskSource,
-    held_out: tuple[PhotoSource, MaskSource],
-    steps: int,
-) -> Iterator[str]:
+def check_finite(step: int, state: TrainState) -> None:
+    """Raises InputError for a state that must not be saved: a finite loss can have a gradient that is not."""
+    finite = all_finite({"prior learner and generator": state.model, "discriminator": state.discriminator})
+    stop_unless_finite(step, [f"parameters of the {name}" for name, value in finite.items() if not value])
+
+
+@jax.jit
+def all_finite(trees: dict[str, Any]) -> dict[str, jax.Array]:
+    """For each tree whether all of its numbers are finite."""
+    return {name: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all() for name, tree in trees.items()}
+
+
+def write_descriptions(workdir: Path, config: Config, state: TrainState) -> None:
+    """Writes the resolved settings and the table of parameters, for people to read."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "parameters.txt").write_text(parameter_overview.get_parameter_overview(named_arrays(state.model)) + "\n")
+        (workdir / "config.txt").write_text("\n".join(describe(config)) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"--workdir {workdir} cannot be written ({error.strerror or error}); choose another folder or free space"
+        ) from error
+
+
+def summary(config: Config, state: TrainState, mesh: Mesh, data: Data, steps: int) -> Iterator[str]:
     """The lines a run begins with: parameters by part, devices, sizes of the data."""
     for network, tree in ("", state.model), ("discriminator.", state.discriminator):
         counts: dict[str, int] = {}
@@ -267,7 +354,8 @@ def summary(
         yield f"{'total ' + (network.rstrip('.') or 'prior learner and generator'):42}{sum(counts.values()):>14,} parameters"
     kind = jax.devices()[0].device_kind
     yield f"devices: {mesh.size} x {kind}, mesh data={mesh.size}, {jax.process_count()} process(es)"
-    yield f"photos: {len(photos):,} for training, {len(held_out[0]):,} held out; masks: {len(masks):,} and {len(held_out[1]):,}"
+    yield f"photos: {len(data.photos):,} for training, {len(data.test_photos):,} held out"
+    yield f"masks: {len(data.masks):,} for training, {len(data.test_masks):,} held out"
     train = config.train
     yield f"steps: {steps:,} of {train.batch_size} photos in {train.micro_batches} part(s), computed in {train.compute_dtype}"
 
@@ -306,6 +394,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
+    quiet_libraries()
     options = parse_arguments(arguments)
     config = load_config(options.config, options.overrides)
     if options.coordinator or options.cluster:
