@@ -13,11 +13,11 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(
             width=4,
-            dense_blocks=2,
+            dense_blocks=1,
             dense_layers=2,
             growth=4,
             prior_blocks=1,
-            middle_blocks=2,
+            middle_blocks=1,
             spade_hidden=8,
             discriminator_width=4,
         ),

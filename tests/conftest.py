@@ -3,9 +3,12 @@
 import os
 from collections.abc import Generator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+
+if TYPE_CHECKING:
+    from runs import Inputs
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -17,6 +20,8 @@ def pytest_configure(config: pytest.Config) -> None:
     cache = Path(__file__).resolve().parent.parent / ".cache" / "jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    # Most of a test is compilation of a program that runs for milliseconds: no optimisation makes that a third shorter.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -51,3 +56,21 @@ def _fail_if_skipped(report: Report) -> Report:
         report.outcome = "failed"
         report.longrepr = f"CI=true allows no skipped test except those marked gpu; this one said: {reason}"
     return report
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> "Inputs":
+    """Photos and a teacher's cache for runs of the trainer."""
+    import runs  # here, because it imports jax, which has to see the variables set above
+
+    return runs.make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="session")
+def reference(inputs: "Inputs", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work directory of an uninterrupted run of the command line that kept the checkpoint of every step. Not to be changed."""
+    import runs
+
+    workdir = tmp_path_factory.mktemp("reference") / "run"
+    runs.run(inputs.arguments(workdir, "train.keep_last=100"))
+    return workdir

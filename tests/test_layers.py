@@ -1,0 +1,167 @@
+"""Layers against their definitions, written out here the slow way, and against PyTorch where it has the layer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from spn_jax.models import layers
+from spn_jax.models.layers import Conv, RegionNorm, ResidualBlock, SpectralConv
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def to_torch(x: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.moveaxis(np.asarray(x), -1, 1).copy())
+
+
+def from_torch(x: torch.Tensor) -> np.ndarray:
+    return np.moveaxis(x.detach().numpy(), 1, -1)
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        (7, {"padding": 3, "reflect": True}),
+        (3, {"padding": 2, "dilation": 2, "reflect": True}),
+        (3, {"padding": 1}),
+        (4, {"stride": 2, "padding": 1}),
+        (1, {}),
+    ],
+)
+def test_convolution_is_pytorchs(size: int, options: dict) -> None:
+    x, conv = random(2, 12, 8, 5), Conv(5, 6, size, rng=rng(), dtype=jnp.float32, **options)
+    kernel = torch.from_numpy(np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1).copy())
+    arguments = {name: options.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))}
+    mode = "reflect" if options.get("reflect") else "zeros"
+    twin = torch.nn.Conv2d(5, 6, size, padding_mode=mode, **arguments)
+    twin.weight.data, twin.bias.data = kernel, torch.from_numpy(np.array(conv.bias[...]))
+    np.testing.assert_allclose(conv(x), from_torch(twin(to_torch(x))), atol=1e-5)
+
+
+def test_reflected_convolution_has_a_plain_form_elsewhere_and_right_gradients_here() -> None:
+    x, kernel = random(1, 8, 8, 2), random(3, 3, 2, 4)
+
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        return jnp.sum(layers.convolve(padded, kernel) ** 2)
+
+    def ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.sum(layers.convolve_reflected(x, kernel, padding=1) ** 2)
+
+    for got, wanted in zip(jax.jit(jax.grad(ours, (0, 1)))(x, kernel), jax.grad(plain, (0, 1))(x, kernel), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-3)
+    text = jax.jit(ours).trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.convolution") == 1
+    assert "pad = [[0, 0], [0, 0]]" in text
+
+
+def test_initial_parameters_are_uniform_within_pytorchs_bound() -> None:
+    conv = Conv(16, 64, 3, rng=rng(), dtype=jnp.float32)
+    bound = (9 * 16) ** -0.5
+    for array in (conv.kernel[...], conv.bias[...]):
+        assert float(jnp.abs(array).max()) <= bound
+        assert float(jnp.std(array)) == pytest.approx(bound / 3**0.5, rel=0.2)
+
+
+def test_pixel_shuffle_and_enlargement_are_pytorchs() -> None:
+    x = random(2, 3, 5, 8)
+    np.testing.assert_array_equal(layers.pixel_shuffle(x), from_torch(torch.nn.functional.pixel_shuffle(to_torch(x), 2)))
+    np.testing.assert_array_equal(layers.enlarge(x), from_torch(torch.nn.functional.interpolate(to_torch(x), scale_factor=2)))
+
+
+def test_mask_is_reduced_by_nearest_neighbour() -> None:
+    mask = random(1, 8, 8, 1)
+    wanted = from_torch(torch.nn.functional.interpolate(to_torch(mask), size=(2, 2)))
+    np.testing.assert_array_equal(layers.resize_mask(mask, 2), wanted)
+
+
+def test_instance_norm_is_pytorchs_and_keeps_float32_statistics_for_bfloat16() -> None:
+    x = random(2, 6, 6, 3) + 100
+    np.testing.assert_allclose(layers.instance_norm(x), from_torch(torch.nn.functional.instance_norm(to_torch(x))), atol=1e-4)
+    low = layers.instance_norm(x.astype(jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16
+    exact = layers.instance_norm(np.asarray(x.astype(jnp.bfloat16), np.float32))
+    np.testing.assert_allclose(np.asarray(low, np.float32), exact, atol=0.02)
+
+
+def region_norm_by_definition(x: np.ndarray, mask: np.ndarray, norm: RegionNorm) -> np.ndarray:
+    """Fill the other region with the mean, normalise the whole, scale, add, one affine map a region."""
+    parts = 0
+    for region in (mask, 1 - mask):
+        area = np.maximum(region.sum((1, 2), keepdims=True), 1)
+        mean = (x * region).sum((1, 2), keepdims=True) / area
+        whole = x * region + (1 - region) * mean
+        normed = (whole - whole.mean((1, 2), keepdims=True)) / np.sqrt(whole.var((1, 2), keepdims=True) + 1e-5)
+        parts = parts + normed * np.sqrt(area / (x.shape[1] * x.shape[2]))
+    hole, known = (parts * mask, norm.hole_gamma, norm.hole_beta), (parts * (1 - mask), norm.known_gamma, norm.known_beta)
+    return sum(part * (1 + np.asarray(gamma[...])) + np.asarray(beta[...]) for part, gamma, beta in (hole, known))
+
+
+@pytest.mark.parametrize("hole", ["some", "empty", "full"])
+def test_region_norm_follows_its_definition(hole: str) -> None:
+    x = random(2, 8, 8, 3).astype(np.float64)
+    mask = {"some": random(2, 16, 16, 1) > 0.3, "empty": np.zeros((2, 16, 16, 1)), "full": np.ones((2, 16, 16, 1))}[hole].astype(np.float64)
+    norm = RegionNorm(3)
+    for i, parameter in enumerate((norm.hole_gamma, norm.hole_beta, norm.known_gamma, norm.known_beta)):
+        parameter[...] = jnp.asarray(random(3, seed=i + 1))
+    wanted = region_norm_by_definition(x, mask[:, ::2, ::2], norm)
+    np.testing.assert_allclose(norm(jnp.asarray(x, jnp.float32), jnp.asarray(mask, jnp.float32)), wanted, atol=2e-5)
+
+
+def test_residual_block_has_a_convolved_shortcut_only_where_the_width_changes() -> None:
+    assert ResidualBlock(4, 4, rng=rng(), dtype=jnp.float32).shortcut is None
+    block = ResidualBlock(4, 6, rng=rng(), dtype=jnp.float32)
+    x = random(1, 8, 8, 4)
+    wanted = block.shortcut(x) + block.conv_out(jax.nn.relu(block.conv_in(x)))
+    np.testing.assert_allclose(block(x), wanted)
+
+
+def spectral_twin(conv: SpectralConv) -> torch.nn.Module:
+    """PyTorch's classic spectral norm on the same kernel, u and v."""
+    twin = torch.nn.Conv2d(5, 6, 4, 2, 1, bias=False)
+    twin.weight.data = torch.from_numpy(np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1).copy())
+    twin = torch.nn.utils.spectral_norm(twin)
+    twin.weight_u.copy_(torch.from_numpy(np.array(conv.u[...])))
+    twin.weight_v.copy_(torch.from_numpy(np.array(conv.v[...])))
+    return twin
+
+
+def test_spectral_norm_is_pytorchs_in_training_and_in_evaluation() -> None:
+    conv = SpectralConv(5, 6, 4, rng=rng(), dtype=jnp.float32, stride=2, padding=1)
+    twin, x = spectral_twin(conv), random(2, 8, 8, 5)
+    for _ in range(3):  # training: one power iteration a call
+        conv.power_iteration()
+        np.testing.assert_allclose(conv(x), from_torch(twin(to_torch(x))), atol=1e-5)
+    np.testing.assert_allclose(conv.u[...], twin.weight_u, atol=1e-6)
+    np.testing.assert_allclose(conv.v[...], twin.weight_v, atol=1e-6)
+    np.testing.assert_allclose(conv(x), from_torch(twin.eval()(to_torch(x))), atol=1e-5)
+
+
+def test_spectral_norms_gradient_flows_through_numerator_and_sigma() -> None:
+    conv = SpectralConv(5, 6, 4, rng=rng(), dtype=jnp.float32, stride=2, padding=1)
+    twin, x = spectral_twin(conv).eval(), random(2, 8, 8, 5)
+    twin(to_torch(x)).square().sum().backward()
+    gradient = jax.grad(lambda conv: jnp.sum(conv(x) ** 2))(conv).kernel[...]
+    np.testing.assert_allclose(gradient, twin.weight_orig.grad.numpy().transpose(2, 3, 1, 0), rtol=1e-4, atol=1e-4)
+
+
+def test_power_iteration_finds_the_largest_singular_value_and_calls_change_nothing() -> None:
+    conv = SpectralConv(3, 8, 4, rng=rng(), dtype=jnp.float32, stride=1, padding=1)
+    kernel = np.asarray(conv.kernel[...])
+    for _ in range(100):
+        conv.power_iteration()
+    u = np.asarray(conv.u[...])
+    conv(random(1, 8, 8, 3))
+    np.testing.assert_array_equal(conv.u[...], u)
+    np.testing.assert_array_equal(conv.kernel[...], kernel)
+    largest = np.linalg.svd(np.asarray(conv.matrix()), compute_uv=False)[0]
+    sigma = u @ (np.asarray(conv.matrix()) @ np.asarray(conv.v[...]))
+    assert sigma == pytest.approx(largest, rel=1e-4)

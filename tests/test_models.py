@@ -1,0 +1,188 @@
+"""The networks as wholes: sizes by table, shapes, and what may and may not influence what."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny import CHANNELS, tiny
+
+from spn_jax.config import ModelConfig
+from spn_jax.models.discriminator import Discriminator
+from spn_jax.models.spn import SPN, SPNOutput
+from spn_jax.parameters import named_arrays
+
+FULL_CHANNELS = {1: 76, 2: 76, 3: 152}
+
+
+def parameter_count(module: nnx.Module) -> int:
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+def abstract_spn(config: ModelConfig, channels: dict[int, int] = FULL_CHANNELS) -> SPN:
+    return nnx.eval_shape(lambda: SPN(config, channels, rng=np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({}, 50_702_643),  # the paper's Table 4: 8 middle blocks
+        ({"middle_blocks": 4}, 38_898_995),
+        ({"middle_blocks": 12}, 62_506_291),
+    ],
+)
+def test_generator_and_prior_learner_have_the_papers_number_of_parameters(changes: dict, count: int) -> None:
+    assert parameter_count(abstract_spn(dataclasses.replace(ModelConfig(), **changes))) == count
+
+
+def test_distillation_heads_have_53808_parameters() -> None:
+    model = abstract_spn(ModelConfig())
+    assert parameter_count(model.prior_learner.distillation_heads) == 53_808
+    assert parameter_count(abstract_spn(ModelConfig(), {})) == 50_702_643 - 53_808
+
+
+def test_discriminator_has_the_papers_number_of_parameters() -> None:
+    discriminator = nnx.eval_shape(lambda: Discriminator(64, rng=np.random.default_rng(0), dtype=jnp.float32))
+    assert parameter_count(discriminator) == 2_763_776
+
+
+@pytest.fixture(scope="module")
+def model() -> SPN:
+    return SPN(tiny().model, CHANNELS, rng=np.random.default_rng(0))
+
+
+@jax.jit
+def complete(model: SPN, image: jax.Array, mask: jax.Array) -> SPNOutput:
+    return model(image, mask)
+
+
+def photos(height: int = 32, width: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    image = random.random((2, height, width, 3), np.float32)
+    return image, (random.random((2, height, width, 1)) < 0.4).astype(np.float32)
+
+
+def test_output_has_a_sample_axis_and_a_pyramid_by_level(model: SPN) -> None:
+    output = complete(model, *photos())
+    width = tiny().model.width
+    assert output.image.shape == (2, 1, 32, 32, 3)
+    assert {level: prior.shape for level, prior in output.prior.items()} == {
+        1: (2, 1, 32, 32, width),
+        2: (2, 1, 16, 16, 2 * width),
+        3: (2, 1, 8, 8, 4 * width),
+    }
+    assert {level: maps.shape[-1] for level, maps in output.distilled.items()} == CHANNELS
+    assert output.posterior is None
+    assert float(output.image.min()) >= 0 and float(output.image.max()) <= 1
+
+
+def test_photo_under_the_mask_cannot_influence_anything(model: SPN) -> None:
+    image, mask = photos()
+    elsewhere = np.where(mask == 1, photos(seed=1)[0], image)
+    for ours, theirs in zip(*(jax.tree.leaves(complete(model, x, mask)) for x in (image, elsewhere)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_known_pixels_do_influence_the_hole(model: SPN) -> None:
+    image, mask = photos()
+    changed = complete(model, np.where(mask == 0, 1 - image, image), mask).image
+    assert float(jnp.abs((changed - complete(model, image, mask).image) * mask[:, None]).max()) > 1e-3
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_empty_and_full_masks_give_finite_images(model: SPN, share: int) -> None:
+    image, mask = photos()
+    assert np.isfinite(complete(model, image, np.full_like(mask, share)).image).all()
+
+
+def test_any_size_divisible_by_the_stride_works(model: SPN) -> None:
+    assert complete(model, *photos(20, 36)).image.shape == (2, 1, 20, 36, 3)
+
+
+def test_a_photo_alone_gives_what_it_gives_in_a_batch(model: SPN) -> None:
+    image, mask = photos()
+    together, alone = complete(model, image, mask).image, complete(model, image[1:], mask[1:]).image
+    np.testing.assert_allclose(together[1:], alone, atol=1e-5)
+
+
+def test_wrong_inputs_are_refused_in_words(model: SPN) -> None:
+    image, mask = photos()
+    with pytest.raises(ValueError, match="multiples of 4"):
+        model(image[:, :30], mask[:, :30])
+    with pytest.raises(ValueError, match=r"must have shapes \(b, h, w, 3\) and \(b, h, w, 1\)"):
+        model(image, mask[:, :16])
+    with pytest.raises(ValueError, match="deterministic"):
+        model(image, mask, np.zeros((2, 1, 1, 1, 4), np.float32))
+
+
+@pytest.mark.parametrize("levels", [(3,), (2, 3)])
+def test_fewer_prior_scales_leave_the_others_without_priors_heads_and_spade(levels: tuple[int, ...]) -> None:
+    config = dataclasses.replace(tiny().model, prior_levels=levels)
+    output = complete(SPN(config, CHANNELS, rng=np.random.default_rng(0)), *photos())
+    assert set(output.prior) == set(output.distilled) == set(levels)
+    names = named_arrays(nnx.as_pure(nnx.state(abstract_spn(config))))
+    assert any(name.startswith("generator.decoder.0.norm_in") for name in names) == (2 in levels)
+    assert not any(name.startswith("generator.decoder.1.norm_in") for name in names)
+
+
+def test_every_parameter_gets_a_gradient_but_biases_that_a_norm_cancels(model: SPN) -> None:
+    image, mask = photos()
+
+    @jax.jit
+    def gradients(model: SPN) -> SPN:
+        def loss(model: SPN) -> jax.Array:
+            output = model(image, mask)
+            return jnp.mean(output.image**2) + sum(jnp.mean(maps**2) for maps in output.distilled.values())
+
+        return jax.grad(loss)(model)
+
+    sizes = {name: float(jnp.abs(g).max()) for name, g in named_arrays(nnx.as_pure(nnx.state(gradients(model)))).items()}
+    largest = max(sizes.values())
+    cancelled = {
+        *(f"generator.encoder.{i}.conv.bias" for i in range(3)),
+        *(f"generator.middle.{i}.{conv}.bias" for i in range(tiny().model.middle_blocks) for conv in ("conv_in", "conv_out")),
+        *(f"generator.decoder.0.{conv}.bias" for conv in ("conv_in", "conv_out", "conv_shortcut")),
+        "generator.decoder.1.conv_in.bias",
+    }
+    assert {name for name, size in sizes.items() if size < 1e-6 * largest} == cancelled
+
+
+def test_bfloat16_computes_in_bfloat16_and_returns_float32_images_near_float32s() -> None:
+    image, mask = photos()
+    exact, low = (SPN(tiny().model, CHANNELS, rng=np.random.default_rng(0), dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16))
+    assert {x.dtype for x in jax.tree.leaves(nnx.state(low))} == {jnp.dtype("float32")}
+    output = complete(low, image, mask)
+    assert output.image.dtype == jnp.float32
+    assert output.prior[3].dtype == jnp.bfloat16
+    np.testing.assert_allclose(output.image, complete(exact, image, mask).image, atol=0.03)
+
+
+def test_discriminator_gives_five_maps_and_patch_scores() -> None:
+    discriminator = Discriminator(4, rng=np.random.default_rng(0), dtype=jnp.float32)
+    judgement = discriminator(photos(64, 64)[0])
+    assert [features.shape for features in judgement.features] == [
+        (2, 32, 32, 4),
+        (2, 16, 16, 8),
+        (2, 8, 8, 16),
+        (2, 7, 7, 32),
+        (2, 6, 6, 1),
+    ]
+    np.testing.assert_array_equal(judgement.logits, judgement.features[-1])
+
+
+def test_tree_mode_of_nnx_gives_the_same_numbers(model: SPN) -> None:
+    """The mode that Flax is moving to has no shared references; the model must not need them."""
+    program = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from test_models import *\n"
+        "model = SPN(tiny().model, CHANNELS, rng=np.random.default_rng(0))\n"
+        "print(repr(float(complete(model, *photos()).image.sum())))\n"
+    )
+    environment = {**os.environ, "NNX_GRAPH_MODE": "false"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(float(complete(model, *photos()).image.sum()), rel=1e-6)
