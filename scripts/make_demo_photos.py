@@ -32,17 +32,17 @@ class Scene:
 
 
 SCENES = (
-    Scene("astronaut", ("astronaut.png",), "train", (160, 256)),
-    Scene("motorcycle", ("motorcycle_left.png", "motorcycle_right.png"), "train", (160, 256)),
+    Scene("motorcycle", ("motorcycle_left.png", "motorcycle_right.png"), "train", (128, 160, 256)),
     Scene("hubble_deep_field", ("hubble_deep_field.jpg",), "train", (256, 400)),
     Scene("camera", ("camera.png",), "train", (160, 256)),
     Scene("coins", ("coins.png",), "train", (160, 256)),
     Scene("brick", ("brick.png",), "train", (256,)),
     Scene("grass", ("grass.png",), "train", (256,)),
     Scene("gravel", ("gravel.png",), "train", (256,)),
+    Scene("rocket", ("rocket.jpg",), "train", (160, 256)),
+    Scene("astronaut", ("astronaut.png",), "test"),
     Scene("chelsea", ("chelsea.png",), "test"),
     Scene("coffee", ("coffee.png",), "test"),
-    Scene("rocket", ("rocket.jpg",), "test"),
 )
 
 
