@@ -75,7 +75,8 @@ class TensorBoard:
     def __init__(self, folder: Path, restored_step: int):
         self._summary, self._events, writer = tensorboard_modules()
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = writer.EventsWriter(str(folder / "events"))
+        # The name's own part tells seconds: a process started again within one would write over the file of the one before.
+        self._writer = writer.EventsWriter(str(folder / "events"), filename_suffix=f".{time.time_ns()}")
         # Tells readers to forget what an earlier, killed process wrote from this step on.
         self._write(restored_step + 1, session_log=self._events.SessionLog(status=self._events.SessionLog.START))
 
