@@ -25,6 +25,7 @@ from spn_jax.models.spn import SPN
 from spn_jax.parameters import compare_names, named_arrays, with_named_arrays
 
 FOLDER = "checkpoints"
+METADATA = "_CHECKPOINT_METADATA"  # Orbax's name
 BEST_METRIC = "eval/psnr"
 
 
@@ -148,7 +149,9 @@ def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
     stored = stored_metadata(path).metadata
     problems = []
     for part, arrays in wanted.items():
-        given = {name: tuple(leaf.shape) for name, leaf in (stored.get(part) or {}).items()}
+        if not stored.get(part):  # Orbax keeps to itself why
+            raise damaged(path, ValueError(f"{part!r} cannot be read"))
+        given = {name: tuple(leaf.shape) for name, leaf in stored[part].items()}
         problems += compare_names({name: tuple(leaf.shape) for name, leaf in arrays.items()}, given)
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
@@ -191,8 +194,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether Orbax committed a checkpoint at `path`."""
-    return path.name.isdigit() and bool(ocp.is_orbax_checkpoint(path.absolute()))
+    """Whether Orbax committed a checkpoint at `path`. Its own test also holds for the empty folder that a killed deletion leaves."""
+    return path.name.isdigit() and (path / METADATA).is_file()
 
 
 def read_info(path: Path) -> dict[str, Any]:

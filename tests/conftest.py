@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 if TYPE_CHECKING:
-    from runs import Inputs
+    from trainer import Inputs
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -61,16 +61,16 @@ def _fail_if_skipped(report: Report) -> Report:
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> "Inputs":
     """Photos and a teacher's cache for runs of the trainer."""
-    import runs  # here, because it imports jax, which has to see the variables set above
+    import trainer  # here, because it imports jax, which has to see the variables set above
 
-    return runs.make_inputs(tmp_path_factory.mktemp("inputs"))
+    return trainer.make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="session")
 def reference(inputs: "Inputs", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Work directory of an uninterrupted run of the command line that kept the checkpoint of every step. Not to be changed."""
-    import runs
+    import trainer
 
     workdir = tmp_path_factory.mktemp("reference") / "run"
-    runs.run(inputs.arguments(workdir, "train.keep_last=100"))
+    trainer.run(inputs.arguments(workdir, "train.keep_last=100"))
     return workdir

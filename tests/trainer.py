@@ -1,0 +1,164 @@
+"""What tests of the trainer share: random photos, a cache of random features, and the real command line in a process of its own."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+from PIL import Image
+
+from spn_jax.checkpoint import FOLDER, newest_checkpoint
+from spn_jax.config import load_config
+from spn_jax.data.images import open_photos
+from spn_jax.data.teacher import DTYPES, CacheWriter, Level, Manifest, orientations, preparation
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG_FILE = "configs/tiny.py"
+STEPS = 6  # of configs/tiny.py
+# A checkpoint after every step, so that tests can start at any of them.
+SETTINGS = ("train.ema_decay=0.5", "train.checkpoint_every=1", "train.eval_every=4")
+PHOTOS = 12
+LEVELS = tuple(
+    Level(level=level, name=f"layer{level}", channels=channels, height=size, width=size)
+    for level, channels, size in ((1, 5, 16), (2, 3, 16), (3, 7, 8))
+)
+
+
+def make_photos(folder: Path, count: int, seed: int) -> Path:
+    """A folder of `count` small photos of noise."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 256, (40, 36, 3), np.uint8)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def make_cache(folder: Path, photos: Path, seed: int = 0, broken_photo: int | None = None, **changes: Any) -> Path:
+    """A teacher's cache of random numbers for `photos`; of `broken_photo` every number is NaN. `changes` go into the manifest."""
+    source = open_photos(str(photos), "data.train_photos")
+    config = load_config(ROOT / CONFIG_FILE, [])
+    plan = Manifest(
+        teacher="tresnet_l",
+        weights_origin=f"random(seed={seed})",
+        weights_sha256=f"weights {seed}",
+        photos_sha256=source.fingerprint(),
+        photo_count=len(source),
+        orientations=orientations(config),
+        image_size=config.data.image_size,
+        preparation=preparation(config),
+        dtype="bfloat16",
+        photos_per_shard=8,
+        levels=LEVELS,
+    )
+    rng = np.random.default_rng(seed)
+    with CacheWriter(str(folder), dataclasses.replace(plan, **changes)) as writer:
+        for shard in writer.unfinished:
+            with writer.shard(shard) as write:
+                for photo in writer.plan.shard_photos(shard):
+                    scale = np.nan if photo == broken_photo else 1
+                    for _ in range(writer.plan.orientations):
+                        write(
+                            {
+                                v.level: (scale * rng.standard_normal((v.height, v.width, v.channels))).astype(DTYPES["bfloat16"])
+                                for v in LEVELS
+                            }
+                        )
+        writer.finish()
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The folders a run reads."""
+
+    train: Path
+    test: Path
+    cache: Path
+
+    def arguments(self, workdir: Path, *more: str) -> list[str]:
+        """Command line of a run on these inputs; what comes last counts."""
+        paths = [f"data.train_photos={self.train}", f"data.test_photos={self.test}", f"teacher.cache={self.cache}"]
+        return ["--config", CONFIG_FILE, "--workdir", str(workdir), *SETTINGS, *paths, *more]
+
+
+def make_inputs(folder: Path) -> Inputs:
+    train = make_photos(folder / "train", PHOTOS, seed=0)
+    return Inputs(train=train, test=make_photos(folder / "test", 6, seed=1), cache=make_cache(folder / "cache", train))
+
+
+def start(
+    arguments: Sequence[str],
+    *,
+    devices: int = 1,
+    program: Sequence[str] = ("-m", "spn_jax.train"),
+    cwd: Path = ROOT,
+    preexec: Callable[[], None] | None = None,
+) -> subprocess.Popen[str]:
+    """Starts a command in a process of its own, on some devices that the CPU plays."""
+    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"  # half the time of compilation
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *program, *arguments]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=preexec
+    )
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
+    """What a process writes to stdout and stderr until it ends with the expected status."""
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == status, f"exit status {process.returncode}\n{output}\n{errors}"
+    return output, errors
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> str:
+    """Reads a process's output up to a line that contains `text`; returns that line."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"{text!r} never came\n{process.communicate()[1]}")
+
+
+def run(arguments: Sequence[str], status: int = 0, **options: Any) -> tuple[str, str]:
+    """Runs a command to its end: (stdout, stderr)."""
+    return finish(start(arguments, **options), status)
+
+
+def metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without the fields that tell times."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if not name.startswith("time/")} for line in lines]
+
+
+def saved_arrays(checkpoint: Path) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint by part and name."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    parts = ocp.checkpointables_metadata(checkpoint.absolute()).metadata
+    wanted = {
+        part: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for name, leaf in parts[part].items()}
+        for part in ("model", "ema", "training")
+        if part in parts
+    }
+    loaded = ocp.load_checkpointables(checkpoint.absolute(), wanted)
+    return {f"{part}/{name}": np.asarray(array) for part, arrays in loaded.items() for name, array in arrays.items()}
+
+
+def last_arrays(workdir: Path) -> dict[str, np.ndarray]:
+    newest = newest_checkpoint(workdir / FOLDER)
+    assert newest is not None
+    return saved_arrays(newest)
+
+
+def assert_same_run(workdir: Path, reference: Path) -> None:
+    """Equal to the last bit: the log, and all that the last checkpoint holds."""
+    assert metrics(workdir) == metrics(reference)
+    ours, theirs = last_arrays(workdir), last_arrays(reference)
+    assert ours.keys() == theirs.keys()
+    assert not [name for name in theirs if ours[name].tobytes() != theirs[name].tobytes()]
