@@ -102,9 +102,9 @@ def build_networks(config: Config, teacher_channels: Mapping[int, int]) -> tuple
 
 def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: Discriminator) -> tuple[StepGraph, TrainState]:
     """The static graph and the state before the first step."""
-    model_graph, parameters = nnx.split(model)
-    discriminator_graph, kernels, spectral = nnx.split(discriminator, nnx.Param, SpectralVector)
-    parameters, kernels, spectral = (nnx.as_pure(state) for state in (parameters, kernels, spectral))
+    model_graph, *states = nnx.split(model)
+    discriminator_graph, *discriminator_states = nnx.split(discriminator, nnx.Param, SpectralVector)
+    parameters, kernels, spectral = (nnx.as_pure(state) for state in (*states, *discriminator_states))
     graph = StepGraph(
         model=model_graph,
         discriminator=discriminator_graph,
@@ -174,7 +174,7 @@ def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Ba
     else:  # the same sums over parts of the batch; the generator runs twice, because the discriminator's update needs all parts
         parts = split_batch(batch, graphdef.micro_batches)
 
-        def judge_part(part: Batch):
+        def judge_part(part: Batch) -> tuple[nnx.State, Metrics]:
             fake = generate(graphdef, state, part)[0].image
             return discriminator_gradients(graphdef, state, for_real, for_fake, part, fake)
 
@@ -183,7 +183,7 @@ def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Ba
         for_generator = power_iteration(graphdef, discriminator, for_fake)
         critic = (discriminator, for_generator)
 
-        def learn_part(part: Batch):
+        def learn_part(part: Batch) -> tuple[nnx.State, Metrics]:
             return generator_gradients(graphdef, state, critic, frozen, part, *generate(graphdef, state, part))
 
         learned = mean_over_parts(learn_part, parts)

@@ -2,18 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import parity_fill
 from flax import nnx
 from jax.typing import DTypeLike
 
 from spn_jax.config import ModelConfig
-from spn_jax.convert import discriminator_from_released, model_from_released
+from spn_jax.convert import LEAVES, discriminator_from_released, model_from_released, model_modules
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.spn import SPN
 from spn_jax.parameters import with_named_arrays
+from tests import parity_fill
 
 GOLDEN = Path(__file__).parent / "golden"
 TEACHER_CHANNELS = {1: 76, 2: 76, 3: 152}
@@ -70,3 +71,30 @@ def relative_error(ours: np.ndarray, golden: np.ndarray) -> float:
     """Largest difference in units of the golden array's largest value."""
     assert ours.shape == golden.shape, (ours.shape, golden.shape)
     return float(np.abs(np.asarray(ours, np.float64) - golden).max() / np.abs(golden).max())
+
+
+def released_names() -> dict[str, str]:
+    """{our parameter name: released name} of prior learner and generator."""
+    return {f"{ours}.{a}": f"{theirs}.{b}" for ours, theirs in model_modules(ModelConfig()) for a, b in LEAVES.items()}
+
+
+def golden_batch(targets: dict[int, np.ndarray], dtype: DTypeLike) -> dict[str, Any]:
+    """The training case's batch with the teacher's features."""
+    image, mask = (nhwc(values("train_det_a", 2, 64, 64), dtype) for values in (parity_fill.image, parity_fill.mask))
+    return {"image": image, "mask": mask, "targets": {level: f.astype(dtype) for level, f in targets.items()}}
+
+
+def golden_targets(folder: Path, double: bool) -> dict[int, np.ndarray]:
+    """The teacher's features {level: (2, h, w, c)} of the training case, from a file in the layout of the ASL release."""
+    import torch  # here: forward parity needs none
+
+    from teacher_export.teachers import load_teacher
+
+    layout = json.loads((GOLDEN / "teacher_state_dict.json").read_text())
+    torch.save({"model": {name: torch.from_numpy(parity_fill.weight(name, shape)) for name, shape in layout}}, folder / "asl.pth")
+    teacher = load_teacher("tresnet_l", str(folder / "asl.pth"), 0, "cpu")
+    photo = torch.from_numpy(nhwc(parity_fill.image("train_det_a/2x", 2, 128, 128)))
+    if double:
+        teacher.model.double()
+        photo = photo.double()
+    return {level: features.numpy() for level, features in teacher(photo).items()}

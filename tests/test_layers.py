@@ -120,6 +120,7 @@ def test_residual_block_has_a_convolved_shortcut_only_where_the_width_changes() 
     assert ResidualBlock(4, 4, rng=rng(), dtype=jnp.float32).shortcut is None
     block = ResidualBlock(4, 6, rng=rng(), dtype=jnp.float32)
     x = random(1, 8, 8, 4)
+    assert block.shortcut is not None
     wanted = block.shortcut(x) + block.conv_out(jax.nn.relu(block.conv_in(x)))
     np.testing.assert_allclose(block(x), wanted)
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny import CHANNELS, tiny
 
 from spn_jax.config import ModelConfig
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.spn import SPN, SPNOutput
 from spn_jax.parameters import named_arrays
+from tests.tiny import CHANNELS, tiny
 
 FULL_CHANNELS = {1: 76, 2: 76, 3: 152}
 
@@ -178,8 +178,7 @@ def test_discriminator_gives_five_maps_and_patch_scores() -> None:
 def test_tree_mode_of_nnx_gives_the_same_numbers(model: SPN) -> None:
     """The mode that Flax is moving to has no shared references; the model must not need them."""
     program = (
-        "import sys; sys.path.insert(0, 'tests')\n"
-        "from test_models import *\n"
+        "from tests.test_models import *\n"
         "model = SPN(tiny().model, CHANNELS, rng=np.random.default_rng(0))\n"
         "print(repr(float(complete(model, *photos()).image.sum())))\n"
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from spn_jax.config import Config, load_config
 from spn_jax.sharding import make_mesh, replicate
-from spn_jax.step import Frozen, Metrics, StepGraph, TrainState, build_networks, compile_train_step, create_state, resolve_schedule
+from spn_jax.step import Frozen, StepGraph, TrainState, build_networks, compile_train_step, create_state, resolve_schedule
 
 CONFIG_FILE = Path(__file__).parent.parent / "configs" / "tiny.py"
 CHANNELS = {1: 5, 2: 6, 3: 7}
@@ -43,7 +43,7 @@ def compiled_step() -> Callable[..., Any]:
     return compile_train_step(make_mesh(1))
 
 
-def run_steps(config: Config, steps: int, frozen: Frozen | None = None, batch: Any = None) -> tuple[TrainState, list[Metrics]]:
+def run_steps(config: Config, steps: int, frozen: Frozen | None = None, batch: Any = None) -> tuple[TrainState, list[dict[str, float]]]:
     """The state and metrics after some steps on different batches, or always the same one."""
     graph, state = new_state(config)
     step, history = compiled_step(), []

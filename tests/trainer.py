@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +99,12 @@ def start(
     devices: int = 1,
     program: Sequence[str] = ("-m", "spn_jax.train"),
     cwd: Path = ROOT,
-    preexec: Callable[[], None] | None = None,
 ) -> subprocess.Popen[str]:
     """Starts a command in a process of its own, on some devices that the CPU plays."""
     flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"  # half the time of compilation
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *program, *arguments]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=preexec
-    )
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:

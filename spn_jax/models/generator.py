@@ -1,5 +1,8 @@
 """Fully context-aware image generator (paper section 3.2): encoder with region norm, SPADE blocks, decoder."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,19 +33,18 @@ class SPADEResidualBlock(nnx.Module):
     Where the width changes the shortcut is [SPADE, conv] without activation, otherwise the input itself.
     """
 
-    def __init__(
-        self,
-        norms: tuple[nnx.Module, nnx.Module, nnx.Module | None],
-        convs: tuple[Conv, Conv, Conv | None],
-        activation: Activation,
-    ):
-        self.norm_in, self.norm_out, self.norm_shortcut = norms
-        self.conv_in, self.conv_out, self.conv_shortcut = convs
+    def __init__(self, norms: Sequence[SPADE | PlainNorm], convs: Sequence[Conv], activation: Activation):
+        self.norm_in, self.norm_out = norms[:2]
+        self.conv_in, self.conv_out = convs[:2]
+        self.norm_shortcut = norms[2] if len(norms) > 2 else None
+        self.conv_shortcut = convs[2] if len(convs) > 2 else None
         self.activation = activation
 
     def __call__(self, x: Array, prior: Array | None) -> Array:
         """x (b, h, w, in), prior (b, h, w, p) or None at a level without one -> (b, h, w, out)."""
-        shortcut = x if self.conv_shortcut is None else self.conv_shortcut(self.norm_shortcut(x, prior))
+        shortcut = x
+        if self.conv_shortcut is not None and self.norm_shortcut is not None:
+            shortcut = self.conv_shortcut(self.norm_shortcut(x, prior))
         h = self.conv_in(self.activation(self.norm_in(x, prior)))
         return shortcut + self.conv_out(self.activation(self.norm_out(h, prior)))
 
@@ -54,10 +56,10 @@ class Generator(nnx.Module):
         width = config.width
         self.remat, self.prior_levels = remat, config.prior_levels
 
-        def conv(features_in: int, features_out: int, size: int, **options) -> Conv:
+        def conv(features_in: int, features_out: int, size: int, **options: Any) -> Conv:
             return Conv(features_in, features_out, size, rng=rng, dtype=dtype, **options)
 
-        def norm(features: int, level: int) -> nnx.Module:
+        def norm(features: int, level: int) -> SPADE | PlainNorm:
             if level not in config.prior_levels:
                 return PlainNorm()
             return SPADE(features, prior_width(config, level), config.spade_hidden, rng=rng, dtype=dtype)
@@ -65,13 +67,13 @@ class Generator(nnx.Module):
         def middle_block(features: int) -> SPADEResidualBlock:
             dilated = conv(features, features, 3, padding=2, dilation=2, reflect=True)
             last = conv(features, features, 3, padding=1, reflect=True)
-            norms = norm(features, COARSEST), norm(features, COARSEST), None
-            return SPADEResidualBlock(norms, (dilated, last, None), jax.nn.relu)
+            norms = [norm(features, COARSEST) for _ in range(2)]
+            return SPADEResidualBlock(norms, (dilated, last), jax.nn.relu)
 
         def decoder_block(level: int) -> SPADEResidualBlock:
             wide, narrow = width * 2**level, width * 2 ** (level - 1)
             norms = norm(wide, level), norm(narrow, level), norm(wide, level)
-            convs = tuple(conv(i, narrow, 3, padding=1) for i in (wide, narrow, wide))
+            convs = [conv(i, narrow, 3, padding=1) for i in (wide, narrow, wide)]
             return SPADEResidualBlock(norms, convs, leaky_relu)
 
         self.encoder = nnx.List(

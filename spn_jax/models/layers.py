@@ -184,8 +184,9 @@ class SPADE(nnx.Module):
         self.gamma = Conv(hidden, features, 3, padding=1, rng=rng, dtype=dtype)
         self.beta = Conv(hidden, features, 3, padding=1, rng=rng, dtype=dtype)
 
-    def __call__(self, x: Array, prior: Array) -> Array:
+    def __call__(self, x: Array, prior: Array | None) -> Array:
         """x (b, h, w, c), prior (b, h, w, p) -> (b, h, w, c)."""
+        assert prior is not None, "a level with SPADE has a prior"
         shared = jax.nn.relu(self.shared(prior))
         return instance_norm(x) * (1 + self.gamma(shared)) + self.beta(shared)
 
@@ -193,8 +194,8 @@ class SPADE(nnx.Module):
 class PlainNorm(nnx.Module):
     """Stands where a scale without prior has no SPADE: instance norm alone (the paper's ablation of prior scales)."""
 
-    def __call__(self, x: Array, prior: None) -> Array:
-        """(b, h, w, c) -> (b, h, w, c)."""
+    def __call__(self, x: Array, prior: Array | None) -> Array:
+        """(b, h, w, c) -> (b, h, w, c); `prior` is not looked at."""
         return instance_norm(x)
 
 

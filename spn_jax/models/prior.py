@@ -118,7 +118,7 @@ class PriorLearner(nnx.Module):
         return {level: head(priors[level]) for level, head in heads}
 
 
-def call_block(block: nnx.Module, *inputs: Array, remat: bool) -> Array:
+def call_block(block: nnx.Module, *inputs: Array | None, remat: bool) -> Array:
     """block(*inputs); with `remat` its activations are recomputed in the backward pass instead of kept."""
     if not remat:
         return block(*inputs)  # type: ignore[operator]
