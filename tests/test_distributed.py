@@ -1,0 +1,111 @@
+"""Several devices and several processes compute what one device does, and take over each other's checkpoints."""
+
+import shutil
+import signal
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trainer
+from trainer import Inputs, finish, last_arrays, metrics, start, wait_for
+
+from spn_jax.checkpoint import FOLDER, newest_checkpoint
+
+
+def assert_close(workdir: Path, reference: Path, steps: int) -> None:
+    """The first lines of both logs: equal to 1e-5 at step 0, the first, to 1e-3 at those after it."""
+    ours, theirs = ([line for line in metrics(folder) if line["step"] <= steps] for folder in (workdir, reference))
+    assert [line.keys() for line in ours] == [line.keys() for line in theirs]
+    assert ours
+    for our, their in zip(ours, theirs, strict=True):
+        assert our == pytest.approx(their, rel=1e-5 if their["step"] == 1 else 1e-3), their["step"]
+
+
+def resumed_at(step: int, reference: Path, workdir: Path) -> Path:
+    """A work directory whose newest checkpoint is the reference run's of `step`."""
+    shutil.copytree(reference, workdir, ignore=lambda folder, names: [n for n in names if n.isdigit() and int(n) > step])
+    return workdir
+
+
+def test_four_devices_compute_what_one_does(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    output, _ = trainer.run(inputs.arguments(tmp_path / "run", "schedule.length=3"), devices=4)
+    assert "devices: 4 x cpu, mesh data=4, 1 process(es)" in output
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 3]
+    lines = [line for line in metrics(tmp_path / "run") if "eval/psnr" not in line]
+    for ours, theirs in zip(lines, metrics(reference), strict=False):
+        assert ours == pytest.approx(theirs, rel=1e-5 if ours["step"] == 1 else 1e-3)
+
+
+def test_four_devices_take_over_from_one(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    workdir = resumed_at(4, reference, tmp_path / "run")
+    output, _ = trainer.run(inputs.arguments(workdir), devices=4)
+    assert "devices: 4 x cpu" in output and "continues at step 4" in output
+    assert_close(workdir, reference, trainer.STEPS)
+
+
+def start_two(arguments: list[str]) -> list[subprocess.Popen[str]]:
+    """Two processes of one run, that talk over this machine's network."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [start([*arguments, "--coordinator", address, "--processes", "2", "--process", str(i)]) for i in range(2)]
+
+
+def finish_both(processes: list[subprocess.Popen[str]], status: int = 0) -> list[tuple[str, str]]:
+    """Their (stdout, stderr), read side by side, since a process whose output nobody reads may wait for ever."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda process: finish(process, status), processes))
+
+
+def test_two_processes_train_and_one_takes_over(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    (first, _), (second, _) = finish_both(start_two(inputs.arguments(workdir, "schedule.length=4")))
+    assert "mesh data=2, 2 process(es)" in first and "step 4  evaluation" in first
+    assert "step" not in second  # the first alone reports
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    assert_close(workdir, reference, 4)
+
+    output, _ = trainer.run(inputs.arguments(workdir))
+    assert "continues at step 4" in output
+    assert_close(workdir, reference, trainer.STEPS)
+    ours, theirs = last_arrays(workdir), last_arrays(reference)
+    assert ours.keys() == theirs.keys()
+    kernel = "model/generator.output.kernel"
+    np.testing.assert_allclose(ours[kernel], theirs[kernel], atol=1e-5)
+
+
+def test_sigterm_to_one_of_two_processes_stops_both(inputs: Inputs, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    arguments = inputs.arguments(workdir, "schedule.length=1000", "train.eval_every=1000")
+    processes = start_two(arguments)
+    wait_for(processes[0], "step 2/")
+    processes[1].send_signal(signal.SIGTERM)
+    (output, _), _ = finish_both(processes)
+    newest = newest_checkpoint(workdir / FOLDER)
+    assert newest is not None
+    assert f"stopped by SIGTERM after step {newest.name}; the same command continues there" in output
+    assert [line["step"] for line in metrics(workdir)] == list(range(1, int(newest.name) + 1))
+
+
+@pytest.mark.long
+def test_two_processes_start_from_another_run_and_continue(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    (first, _), _ = finish_both(start_two(inputs.arguments(workdir, "schedule.length=1", "--init", str(reference))))
+    assert "starts from the parameters of" in first
+    ours, theirs = last_arrays(workdir), last_arrays(reference)
+    difference = np.abs(ours["model/generator.output.kernel"] - theirs["ema/generator.output.kernel"])
+    assert 0 < difference.max() < 1.1e-4  # one step of Adam
+
+    (first, _), _ = finish_both(start_two(inputs.arguments(workdir, "schedule.length=2", "--init", str(reference))))
+    assert f"continues at step 1; --init {reference} was for the first start" in first
+    assert [line["step"] for line in metrics(workdir) if "eval/psnr" not in line] == [1, 2]
+
+
+def test_batch_that_does_not_divide_over_processes(inputs: Inputs, tmp_path: Path) -> None:
+    processes = start_two(inputs.arguments(tmp_path / "run", "train.batch_size=3"))
+    for _, errors in finish_both(processes, status=2):
+        assert "error: train.batch_size=3 does not divide over 2 devices; the nearest that does is 2 or 4" in errors
+    assert not (tmp_path / "run").exists()
