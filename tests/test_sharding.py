@@ -1,5 +1,7 @@
 """Placement on devices, and the sentence for a batch that does not divide."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ def test_mesh_has_the_one_axis_over_the_devices_asked_for() -> None:
 
 
 def test_arrays_keep_their_values_and_types() -> None:
-    batch = {"image": np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3), "targets": {1: np.ones((4, 2), np.float32)}}
+    batch: dict[str, Any] = {"image": np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3), "targets": {1: np.ones((4, 2), np.float32)}}
     for placed in shard_batch(batch, make_mesh(1)), replicate(batch, make_mesh(1)):
         assert placed["image"].dtype == np.uint8
         np.testing.assert_array_equal(placed["image"], batch["image"])
