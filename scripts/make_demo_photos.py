@@ -34,15 +34,13 @@ class Scene:
 SCENES = (
     Scene("motorcycle", ("motorcycle_left.png", "motorcycle_right.png"), "train", (128, 160, 256)),
     Scene("hubble_deep_field", ("hubble_deep_field.jpg",), "train", (256, 400)),
-    Scene("camera", ("camera.png",), "train", (160, 256)),
-    Scene("coins", ("coins.png",), "train", (160, 256)),
-    Scene("brick", ("brick.png",), "train", (256,)),
+    Scene("rocket", ("rocket.jpg",), "train", (128, 160, 256)),
+    Scene("coffee", ("coffee.png",), "train", (128, 160, 256)),
+    Scene("camera", ("camera.png",), "train", (256,)),
+    Scene("coins", ("coins.png",), "train", (256,)),
     Scene("grass", ("grass.png",), "train", (256,)),
-    Scene("gravel", ("gravel.png",), "train", (256,)),
-    Scene("rocket", ("rocket.jpg",), "train", (160, 256)),
     Scene("astronaut", ("astronaut.png",), "test"),
     Scene("chelsea", ("chelsea.png",), "test"),
-    Scene("coffee", ("coffee.png",), "test"),
 )
 
 

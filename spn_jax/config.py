@@ -1,8 +1,8 @@
 """Typed settings of an experiment: what they are called, what they mean, how a command line overrides them.
 
 A config file is Python and defines `get_config() -> Config`. Overrides have the form `section.key=value`.
-Every setting has one comment line; the defaults are the paper's or, where SPEC-level facts differ, the
-released program's. Settings made with `safe(...)` may change when a run is resumed; any other change stops it.
+Every setting has one comment line; the defaults are the paper's or, where the two differ, mostly the
+released program's (the README has the table). Settings made with `safe(...)` may change when a run is resumed; any other change stops it.
 """
 
 import dataclasses
@@ -67,10 +67,10 @@ class TeacherConfig:
     name: str = "tresnet_l"  # network
     cache: str = ""  # folder of exported features, written by teacher_export, read by the trainer
     photo: Literal["original", "upsampled"] = "original"  # teacher sees the photo resized to 2P (released) or the P photo enlarged (paper)
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the features on disk
-    records_per_shard: int = 256  # photos' records in one file of the cache
+    dtype: Literal["float32", "bfloat16"] = safe("bfloat16")  # of the features on disk; this and the next three are the export's
+    records_per_shard: int = safe(256)  # photos' records in one file of the cache
     batch_size: int = safe(8)  # photos a forward pass in the export
-    seed: int = 0  # of `--weights random`
+    seed: int = safe(0)  # of `--weights random`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -339,10 +339,19 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any], origin: str) -> Config:
-    """Reverses `to_dict`. Settings that this version does not know, or lacks, are listed in an InputError naming `origin`."""
-    config = _from_values(values, origin)
+    """Reverses `to_dict`, for settings that a checkpoint stored.
+
+    A setting that is newer than the checkpoint takes its default, which therefore must mean what was done before there was
+    the setting. Settings that this version does not know are listed in an InputError naming `origin`.
+    """
+    newer = to_dict(Config())
+    config = _from_values({name: {**section, **values.get(name, {})} for name, section in newer.items()} | _unknown(values, newer), origin)
     check_config(config)
     return config
+
+
+def _unknown(values: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    return {name: section for name, section in values.items() if name not in known}
 
 
 def _from_values(values: dict[str, Any], origin: str) -> Config:

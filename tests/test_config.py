@@ -273,13 +273,17 @@ def test_round_trip_through_json(overrides: list[str]) -> None:
 def test_settings_of_another_version_are_all_listed() -> None:
     values = to_dict(Config())
     values["train"]["warmup"] = values["loss"]["style"] = 1
-    del values["data"]["crop"], values["eval"]
     with pytest.raises(InputError) as error:
         from_dict(values, origin="runs/old/100")
     assert str(error.value) == (
-        "the settings in runs/old/100 are of another version of spn_jax: unknown here ['loss.style', 'train.warmup'], "
-        "missing there ['data.crop', 'eval.batch_size', 'eval.photos', 'eval.quantise', 'eval.seed']"
+        "the settings in runs/old/100 are of another version of spn_jax: unknown here ['loss.style', 'train.warmup'], missing there none"
     )
+
+
+def test_settings_newer_than_a_checkpoint_take_their_defaults() -> None:
+    values = to_dict(apply_overrides(Config(), ["data.crop=center", "train.batch_size=4"]))
+    del values["data"]["crop"], values["eval"]
+    assert from_dict(values, origin="runs/old/100") == apply_overrides(Config(), ["train.batch_size=4"])
 
 
 def test_stored_settings_are_checked() -> None:
@@ -296,6 +300,7 @@ SAFE = [  # these change neither the parameters nor the data of a run that is co
     *("data.threads=1", "data.prefetch=1", "teacher.batch_size=1", "schedule.length=1", "train.log_every=1", "train.image_every=1"),
     *("train.eval_every=1", "train.checkpoint_every=1", "train.keep_last=1", "train.keep_best=0", "eval.batch_size=1"),
     *("eval.photos=1", "eval.quantise=round", "eval.seed=1"),
+    *("teacher.dtype=float32", "teacher.records_per_shard=1", "teacher.seed=1"),  # of the export; the cache itself may not change
 ]
 
 
@@ -329,7 +334,6 @@ OTHER: dict[str, Any] = {  # values for the settings that cannot be doubled
     "teacher.name": "hrnet",
     "teacher.cache": "a",
     "teacher.photo": "upsampled",
-    "teacher.dtype": "float32",
     "loss.adversarial": "saturating",
     "optimizer.beta1": 0.5,
     "optimizer.beta2": 0.5,

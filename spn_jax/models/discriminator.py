@@ -1,4 +1,4 @@
-"""Patch discriminator with spectral norm (SPEC of the deterministic model: five k4 convolutions, the score a map)."""
+"""Patch discriminator of the deterministic model: five 4x4 convolutions with spectral norm; the score is a map."""
 
 from typing import NamedTuple
 
