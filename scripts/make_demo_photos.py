@@ -18,7 +18,7 @@ from PIL import Image
 
 from spn_jax.errors import InputError, run_command
 
-TEST_EDGE = 128  # pixels of the source photo
+TEST_EDGE = 100  # pixels of the source photo
 
 
 @dataclasses.dataclass(frozen=True)
