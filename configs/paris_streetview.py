@@ -6,7 +6,8 @@
 
 Data: data/paris_streetview/train.flist (14,900 photos), data/paris_streetview/test.flist (100), and the irregular mask set
 (12,000 files) as data/irregular_masks.zip. Photos are resized directly.
-Hardware: the paper's batch of 4 a GPU on 2 GPUs, about one day on two V100; one GPU with 40 GB or more takes the whole batch of 8.
+Hardware: the paper's batch of 4 a GPU on 2 GPUs, about one day on two V100; one GPU may take the whole batch of 8 (its
+memory is not measured yet; train.micro_batches and train.rematerialise lower it).
 Cost: 75 epochs of 1,862 steps; learning rate x 0.1 after 50 epochs, prior loss off in the last 15 (released notes).
 The cache of features takes 180 GB in bfloat16 (both orientations).
 Expected (paper, Table 1; 20-40 % / 40-60 % / All): PSNR 29.76 / 24.67 / 29.69, SSIM 0.916 / 0.795 / 0.886,

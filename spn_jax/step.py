@@ -165,7 +165,7 @@ def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Ba
     for_fake = power_iteration(graphdef, state.discriminator, for_real)
 
     if graphdef.micro_batches == 1:
-        output, pull_back = generate(graphdef, state, batch)
+        output, pull_back = jax.vjp(lambda parameters: generate(graphdef, parameters, batch), state.model)
         judged = discriminator_gradients(graphdef, state, for_real, for_fake, batch, output.image)
         discriminator, discriminator_optimizer = update(graphdef, state, "discriminator", judged[0])
         for_generator = power_iteration(graphdef, discriminator, for_fake)
@@ -175,7 +175,7 @@ def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Ba
         parts = split_batch(batch, graphdef.micro_batches)
 
         def judge_part(part: Batch) -> tuple[nnx.State, Metrics]:
-            fake = generate(graphdef, state, part)[0].image
+            fake = generate(graphdef, state.model, part).image
             return discriminator_gradients(graphdef, state, for_real, for_fake, part, fake)
 
         judged = mean_over_parts(judge_part, parts)
@@ -184,7 +184,8 @@ def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Ba
         critic = (discriminator, for_generator)
 
         def learn_part(part: Batch) -> tuple[nnx.State, Metrics]:
-            return generator_gradients(graphdef, state, critic, frozen, part, *generate(graphdef, state, part))
+            output, pull_back = jax.vjp(lambda parameters: generate(graphdef, parameters, part), state.model)
+            return generator_gradients(graphdef, state, critic, frozen, part, output, pull_back)
 
         learned = mean_over_parts(learn_part, parts)
 
@@ -201,13 +202,9 @@ def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Ba
     return new_state, {**learned[1], **judged[1], "learning_rate": learning_rate(graphdef.schedule, state.step)}
 
 
-def generate(graphdef: StepGraph, state: TrainState, batch: Batch) -> tuple[SPNOutput, Callable]:
-    """Forward pass of prior learner and generator, and the function that pulls output gradients back to the parameters."""
-
-    def forward(parameters: nnx.State) -> SPNOutput:
-        return nnx.merge(graphdef.model, parameters)(batch["image"], batch["mask"])
-
-    return jax.vjp(forward, state.model)
+def generate(graphdef: StepGraph, parameters: nnx.State, batch: Batch) -> SPNOutput:
+    """Prior learner and generator with given parameters on a batch of floats."""
+    return nnx.merge(graphdef.model, parameters)(batch["image"], batch["mask"])
 
 
 def judge(graphdef: StepGraph, kernels: nnx.State, spectral: nnx.State, images: Array) -> Judgement:

@@ -78,7 +78,6 @@ PAPER = {
     "train.micro_batches": 1,
     "train.compute_dtype": "float32",
     "train.ema_decay": None,
-    "eval.photos": None,
     "eval.quantise": "truncate",
 }
 OF_ITS_OWN = {

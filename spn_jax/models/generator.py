@@ -54,7 +54,7 @@ class Generator(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rng: np.random.Generator, dtype: DTypeLike, remat: bool):
         width = config.width
-        self.remat, self.prior_levels = remat, config.prior_levels
+        self.remat = remat
 
         def conv(features_in: int, features_out: int, size: int, **options: Any) -> Conv:
             return Conv(features_in, features_out, size, rng=rng, dtype=dtype, **options)
