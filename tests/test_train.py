@@ -101,24 +101,25 @@ def test_killed_while_saving_and_restarted_equals_uninterrupted(inputs: Inputs, 
 
 @pytest.mark.long
 def test_ten_kills_and_restarts_equal_uninterrupted(inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["schedule.length=30", "train.checkpoint_every=2", "train.eval_every=6"]
+    more = ["schedule.length=60", "train.checkpoint_every=2", "train.eval_every=6"]
     trainer.run(inputs.arguments(tmp_path / "whole", *more))
     chance = random.Random(time.time_ns())
     workdir, report = tmp_path / "run", []
     for kill in range(10):
         process = trainer.start(inputs.arguments(workdir, *more))
         how = ("saving", "after a step", "any moment")[kill % 3]
+        reached = steps(workdir)[-1] if (workdir / FOLDER).is_dir() and steps(workdir) else 0
         if how == "any moment":
             time.sleep(chance.uniform(1, 12))
         else:
-            trainer.wait_for(process, "measuring speed")  # the first step of this process
+            trainer.wait_for(process, f"step {min(reached + chance.randint(4, 10), 58)}/")
         if how == "after a step":
-            time.sleep(chance.uniform(0, 1.5))
+            time.sleep(chance.uniform(0, 0.5))
         if how == "saving":
             kill_while_saving(process, workdir, chance.uniform(0, 0.1))
         process.kill()
         process.communicate()
-        report.append(f"{how}: status {process.returncode}, checkpoints {steps(workdir) if (workdir / FOLDER).is_dir() else []}")
+        report.append(f"{how}: status {process.returncode}, checkpoints {sorted(p.name for p in (workdir / FOLDER).glob('*'))}")
     trainer.run(inputs.arguments(workdir, *more))
     with capsys.disabled():
         print("\n" + "\n".join(report))
