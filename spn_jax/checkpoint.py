@@ -7,7 +7,7 @@ kind of model, the code's version and the teacher's channels as JSON. Prediction
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -73,6 +73,12 @@ class Checkpoints:
             self._checkpointer.wait()
         except Exception as error:
             raise self._failed(error) from error
+
+    @property
+    def best(self) -> Path | None:
+        """The kept checkpoint with the best score; None if none was scored."""
+        scored = [(c.metrics[BEST_METRIC], c.step) for c in self._checkpointer.checkpoints if c.metrics]
+        return self.folder / str(max(scored)[1]) if scored else None
 
     def close(self) -> None:
         """Waits for what is being written. A save that fails is reported by `save` and `wait`, not here, where it would hide the cause."""
@@ -144,14 +150,14 @@ def abstract(parts: Mapping[str, Mapping[str, Any]], sharding: NamedSharding) ->
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), dict(parts))
 
 
-def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]], ignored: Callable[[str], bool] = lambda name: False) -> None:
     """Raises InputError unless the checkpoint at `path` holds exactly the arrays of the wanted parts, or says what differs."""
     stored = stored_metadata(path).metadata
     problems = []
     for part, arrays in wanted.items():
         if not stored.get(part):  # Orbax keeps to itself why
             raise damaged(path, ValueError(f"{part!r} cannot be read"))
-        given = {name: tuple(leaf.shape) for name, leaf in stored[part].items()}
+        given = {name: tuple(leaf.shape) for name, leaf in stored[part].items() if not ignored(name)}
         problems += compare_names({name: tuple(leaf.shape) for name, leaf in arrays.items()}, given)
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
@@ -235,10 +241,27 @@ def load_model(path: str | Path) -> LoadedModel:
     return LoadedModel(config=config, model=model, step=int(folder.name), info=info)
 
 
-def load_parameters(folder: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """Named parameters of prior learner and generator; the moving average where there is one."""
-    part = "ema" if "ema" in stored_metadata(folder).metadata else "model"
-    check_names(folder, {part: shapes})
+def load_parameters(folder: Path, shapes: Mapping[str, Any], optional: str | None = None) -> dict[str, Any]:
+    """Named parameters of prior learner and generator; the moving average where there is one.
+
+    Args:
+        shapes: what is wanted, by name.
+        optional: parameters whose names begin so are left out where the checkpoint has none or one of another shape.
+
+    Raises:
+        InputError: the checkpoint is of another model; lists every difference.
+    """
+    stored = stored_metadata(folder).metadata
+    part = "ema" if "ema" in stored else "model"
+    there = {name: tuple(leaf.shape) for name, leaf in (stored.get(part) or {}).items()}
+
+    def is_free(name: str) -> bool:
+        return optional is not None and name.startswith(optional)
+
+    chosen = {name: leaf for name, leaf in shapes.items() if not is_free(name) or there.get(name) == tuple(leaf.shape)}
+    check_names(folder, {part: chosen}, ignored=lambda name: is_free(name) and name not in chosen)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for name, leaf in shapes.items()}
-    return load_arrays(folder, {part: wanted})[part]
+    # All that is stored, because Orbax reads a part whole.
+    wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for name, leaf in stored[part].items()}
+    loaded = load_arrays(folder, {part: wanted})[part]
+    return {name: loaded[name] for name in chosen}

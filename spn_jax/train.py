@@ -7,11 +7,16 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import math
+import os
 import signal
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +27,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import spn_jax
-from spn_jax.checkpoint import FOLDER, Checkpoints, find_checkpoint, load_parameters, newest_checkpoint, read_info, restore
+from spn_jax.checkpoint import BEST_METRIC, FOLDER, Checkpoints, find_checkpoint, load_parameters, newest_checkpoint, read_info, restore
 from spn_jax.config import Config, TrainConfig, changed_settings, describe, from_dict, load_config, to_dict
 from spn_jax.data.images import PhotoSource, open_photos
 from spn_jax.data.masks import MaskSource, open_test_masks, open_train_masks
 from spn_jax.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from spn_jax.data.teacher import TeacherCache
-from spn_jax.errors import InputError, run_command
+from spn_jax.errors import InputError, find_input_error, run_command
 from spn_jax.evaluate import evaluate_model, sample_grid, summarise
+from spn_jax.files import lock_folder
 from spn_jax.log import MetricsLog, Progress, has_evaluation, quiet_libraries
 from spn_jax.models.spn import SPN
 from spn_jax.pairs import draw_pairs
@@ -71,7 +77,7 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
         say(line)
 
     # Where to start: from this run's newest checkpoint, from the parameters of another run, or anew
-    info = checkpoint_info(config, data.cache)
+    info = checkpoint_info(config, data)
     newest = newest_checkpoint(workdir / FOLDER)
     evaluate_first = False
     if newest is not None:
@@ -81,8 +87,7 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
         evaluate_first = stored.get("interrupted", False) and not has_evaluation(workdir, int(state.step))
         say(f"continues at step {newest.name}" + (f"; --init {init} was for the first start and is not read again" if init else ""))
     elif init is not None:
-        state = initialise_from(state, init, mesh)
-        say(f"starts from the parameters of {find_checkpoint(init)}")
+        state = initialise_from(state, init, mesh, say)
     start = int(state.step)
     if start >= schedule.length and not evaluate_first:
         say(f"finished: {workdir} has all {schedule.length} steps; raise schedule.length to train on")
@@ -91,19 +96,21 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
     # What is open while the loop runs
     with contextlib.ExitStack() as stack:
         if is_main:
+            stack.enter_context(only_run_in(workdir))
             write_descriptions(workdir, config, state)
         log = stack.enter_context(MetricsLog(workdir, start)) if is_main else None
         checkpoints = stack.enter_context(Checkpoints(workdir, config.train.keep_last, config.train.keep_best))
-        stopped = stack.enter_context(stop_on_sigterm())
+        stopped = stack.enter_context(Stop())
         batches = stack.enter_context(contextlib.closing(read_batches(config, data, start, schedule.length)))
         stack.enter_context(matmul_precision(config))
         train_step, frozen = compile_train_step(mesh), Frozen()
         progress = Progress(start, schedule.length)
         reports = StepReports(config.train.log_every, log, progress, say)
-        held_out = HeldOut(config, mesh, data, log, say)
+        held_out = HeldOut(config, mesh, data, log, say, stopped)
 
         if evaluate_first:  # SIGTERM came before the evaluation of the step that the run continues at
             held_out.look(start, due_after(start, schedule.length, config.train), evaluated_model(graph, state))
+            say(f"the checkpoint of step {start} was saved before this evaluation, so it cannot be kept as the best one")
 
         # The loop: a step is reported while the next one runs, so that the device never waits
         for step in range(start + 1, schedule.length + 1):
@@ -118,10 +125,11 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
                 continue
 
             # Every line about the steps up to here is on the disk before their checkpoint is. Who sends SIGTERM does not wait
-            # for an evaluation: the next start makes up for it.
+            # for an evaluation: it is given up, and the next start makes up for it.
             reports.flush()
             with progress.paused():
                 scores = None if stopping else held_out.look(step, due, evaluated_model(graph, state))
+                stopping = stopping or stopped.during_evaluation()
                 if due.checkpoint or stopping:
                     check_finite(step, state)
                     checkpoints.save(step, state, {**info, "step": step, "interrupted": stopping}, scores)
@@ -129,6 +137,8 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
                 say(f"stopped by SIGTERM after step {step}; the same command continues there")
                 break
         checkpoints.wait()
+        if checkpoints.best:
+            say(f"best checkpoint by {BEST_METRIC}: {checkpoints.best}")
     return state
 
 
@@ -164,8 +174,9 @@ def open_cache(config: Config, photos: PhotoSource, config_file: str) -> Teacher
     return cache
 
 
-def checkpoint_info(config: Config, cache: TeacherCache | None) -> dict[str, Any]:
+def checkpoint_info(config: Config, data: Data) -> dict[str, Any]:
     """What every checkpoint of the run says about itself."""
+    cache = data.cache
     return {
         "model": "spn",
         "version": spn_jax.__version__,
@@ -175,7 +186,13 @@ def checkpoint_info(config: Config, cache: TeacherCache | None) -> dict[str, Any
             "origin": cache.manifest.weights_origin if cache else None,
             "identity": cache.identity() if cache else None,
         },
+        "data": {"photos": digest(data.photos.names), "masks": digest(data.masks.names)},
     }
+
+
+def digest(names: Sequence[str]) -> str:
+    """How many names there are and the start of their SHA-256."""
+    return f"{len(names):,} ({hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]})"
 
 
 def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: Config, workdir: Path) -> None:
@@ -183,6 +200,8 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
     lines = changed_settings(from_dict(stored["config"], origin=str(workdir)), config)
     if stored["teacher"] != info["teacher"]:
         lines.append(f"teacher's cache: {stored['teacher']} -> {info['teacher']}")
+    before, now = stored.get("data", info["data"]), info["data"]
+    lines += [f"training {kind}: {before[kind]} -> {now[kind]}" for kind in now if before[kind] != now[kind]]
     if lines:
         raise InputError(
             f"{workdir} holds a run with other settings ({'; '.join(lines)}); "
@@ -190,13 +209,23 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
         )
 
 
-def initialise_from(state: TrainState, path: str, mesh: Mesh) -> TrainState:
-    """The state of a new run whose prior learner and generator start from a checkpoint's parameters."""
+def initialise_from(state: TrainState, path: str, mesh: Mesh, say: Say) -> TrainState:
+    """The state of a new run whose prior learner and generator start from a checkpoint's parameters.
+
+    Distillation heads belong to a teacher: those that do not fit this run's keep their new values, and `say` is told.
+    """
     folder = find_checkpoint(path)
-    arrays = {name: np.asarray(array) for name, array in load_parameters(folder, named_arrays(state.model)).items()}
-    model = replicate(with_named_arrays(state.model, arrays, what=str(folder)), mesh)
+    wanted = named_arrays(state.model)
+    arrays = {name: np.asarray(array) for name, array in load_parameters(folder, wanted, optional=HEADS).items()}
+    model = replicate(with_named_arrays(state.model, {**wanted, **arrays}, what=str(folder)), mesh)
+    say(f"starts from the parameters of {folder}")
+    if anew := [name for name in wanted if name not in arrays]:
+        say(f"these belong to another teacher there and start anew: {', '.join(anew)}")
     ema = None if state.ema is None else jax.tree.map(jnp.copy, model)  # the step overwrites both, so they must not share memory
     return dataclasses.replace(state, model=model, ema=ema)
+
+
+HEADS = "prior_learner.distillation_heads."
 
 
 def evaluated_model(graph: StepGraph, state: TrainState) -> SPN:
@@ -237,6 +266,10 @@ def due_after(step: int, steps: int, train: TrainConfig) -> Due:
     return Due(evaluation=evaluation, picture=is_time(train.image_every), checkpoint=evaluation or is_time(train.checkpoint_every))
 
 
+class EvaluationGivenUp(Exception):
+    """SIGTERM came during an evaluation."""
+
+
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
     """The photos that the run is evaluated on, and where the scores go."""
@@ -246,20 +279,35 @@ class HeldOut:
     data: Data
     log: MetricsLog | None  # None in all processes but the first
     say: Say
+    stopped: "Stop"
 
     def look(self, step: int, due: Due, model: SPN) -> dict[str, float] | None:
-        """Draws the picture and makes the evaluation that are due after `step`; returns the scores of the latter."""
+        """Draws the picture and makes the evaluation that are due after `step`; returns the scores of the latter.
+
+        SIGTERM ends the evaluation early; then there are no scores.
+        """
         if due.picture:
             grid = sample_grid(model, self.batches(PICTURES), self.mesh, self.config)
             if self.log:
                 self.log.write_image(step, "eval/samples", grid)
         if not due.evaluation:
             return None
-        scores = summarise(evaluate_model(model, self.batches(self.config.eval.photos), self.mesh, self.config))
+        try:
+            records = evaluate_model(model, self.until_stopped(self.batches(self.config.eval.photos)), self.mesh, self.config)
+        except EvaluationGivenUp:
+            return None
+        scores = summarise(records)
         self.say(f"step {step}  evaluation  " + "  ".join(f"{name} {scores[name]:.4g}" for name in SCORES_SHOWN))
         if self.log:
             self.log.write(step, scores)
         return scores
+
+    def until_stopped(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The batches; EvaluationGivenUp once SIGTERM came."""
+        for batch in batches:
+            if self.stopped.during_evaluation():
+                raise EvaluationGivenUp
+            yield batch
 
     def batches(self, limit: int | None) -> Iterator[dict[str, Any]]:
         """The first `limit` photos, each with the mask that config.eval.seed gives it."""
@@ -331,16 +379,32 @@ def all_finite(trees: dict[str, Any]) -> dict[str, jax.Array]:
     return {name: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all() for name, tree in trees.items()}
 
 
+@contextlib.contextmanager
+def only_run_in(workdir: Path) -> Iterator[None]:
+    """Makes the work directory and locks it until the process ends; InputError if it cannot be made or another run is in it."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(workdir, os.O_RDONLY)
+    except OSError as error:
+        raise unwritable(workdir, error) from error
+    try:
+        lock_folder(handle, f"another run is writing to --workdir {workdir}; wait for it or stop it")
+        yield
+    finally:
+        os.close(handle)
+
+
+def unwritable(workdir: Path, error: OSError) -> InputError:
+    return InputError(f"--workdir {workdir} cannot be written ({error.strerror or error}); choose another folder or free space")
+
+
 def write_descriptions(workdir: Path, config: Config, state: TrainState) -> None:
     """Writes the resolved settings and the table of parameters, for people to read."""
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "parameters.txt").write_text(parameter_overview.get_parameter_overview(named_arrays(state.model)) + "\n")
         (workdir / "config.txt").write_text("\n".join(describe(config)) + "\n")
     except OSError as error:
-        raise InputError(
-            f"--workdir {workdir} cannot be written ({error.strerror or error}); choose another folder or free space"
-        ) from error
+        raise unwritable(workdir, error) from error
 
 
 def summary(config: Config, state: TrainState, mesh: Mesh, data: Data, steps: int) -> Iterator[str]:
@@ -356,22 +420,42 @@ def summary(config: Config, state: TrainState, mesh: Mesh, data: Data, steps: in
     yield f"devices: {mesh.size} x {kind}, mesh data={mesh.size}, {jax.process_count()} process(es)"
     yield f"photos: {len(data.photos):,} for training, {len(data.test_photos):,} held out"
     yield f"masks: {len(data.masks):,} for training, {len(data.test_masks):,} held out"
+    if data.cache is None:
+        yield "teacher: none (loss.prior=0), trained without distillation"
+    else:
+        manifest = data.cache.manifest
+        yield f"teacher: {manifest.teacher}, weights {manifest.weights_origin}, features in {manifest.dtype}"
     train = config.train
     yield f"steps: {steps:,} of {train.batch_size} photos in {train.micro_batches} part(s), computed in {train.compute_dtype}"
 
 
-@contextlib.contextmanager
-def stop_on_sigterm() -> Iterator[Callable[[int], bool]]:
-    """Yields a function of the step that says whether to stop: SIGTERM came, here or (agreed on by all) in any process."""
-    if jax.process_count() > 1:  # jax.distributed has installed a handler that tells the other processes
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    came: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
-    try:
-        yield lambda step: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+class Stop:
+    """Whether to stop, because SIGTERM came here or (agreed on by all) in any process."""
+
+    def __init__(self) -> None:
+        self._came = False
+
+    def __call__(self, step: int) -> bool:
+        """After a step. Every process must ask after every step."""
+        if jax.process_count() > 1:  # jax.distributed has installed a handler that tells the other processes
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._came
+
+    def during_evaluation(self) -> bool:
+        """At any time. Several processes could not agree in the middle of a step, so there it is False."""
+        return self._came
+
+    def __enter__(self) -> Self:
+        if jax.process_count() == 1:
+            self._previous = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
 
 
 def matmul_precision(config: Config) -> contextlib.AbstractContextManager:
@@ -389,7 +473,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--process", type=int, help="number of this process, from 0")
     parser.add_argument("--cluster", action="store_true", help="several processes that SLURM, MPI or a TPU pod tells about each other")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the config file")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -397,10 +481,48 @@ def main(arguments: Sequence[str]) -> None:
     quiet_libraries()
     options = parse_arguments(arguments)
     config = load_config(options.config, options.overrides)
-    if options.coordinator or options.cluster:
-        jax.distributed.initialize(options.coordinator, options.processes, options.process)
+    join_processes(options)
     workdir = options.workdir or Path("runs") / Path(options.config).stem
-    train(config, workdir, config_file=options.config, init=options.init)
+    try:
+        train(config, workdir, config_file=options.config, init=options.init)
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        end_all_processes(error)
+
+
+def join_processes(options: argparse.Namespace) -> None:
+    """Joins the other processes of the run, if the command line says that there are any; InputError if that does not work."""
+    by_hand = {"--coordinator": options.coordinator, "--processes": options.processes, "--process": options.process}
+    missing = [name for name, value in by_hand.items() if value is None]
+    if options.cluster and len(missing) < len(by_hand):
+        raise InputError("--cluster finds out about the other processes by itself; leave out --coordinator, --processes and --process")
+    if len(missing) == len(by_hand) and not options.cluster:
+        return
+    if missing and not options.cluster:
+        raise InputError(f"a run of several processes needs {', '.join(by_hand)} in each of them; missing here: {', '.join(missing)}")
+    try:
+        jax.distributed.initialize(options.coordinator, options.processes, options.process, heartbeat_timeout_seconds=30)
+    except (ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the processes of the run did not find each other ({reason}); check --coordinator, --processes, --process"
+        ) from error
+
+
+def end_all_processes(error: Exception) -> NoReturn:
+    """Reports an error and ends this process at once, which ends the others.
+
+    The ordinary way out would wait for them, and they wait for this one in the middle of a step.
+    """
+    wrong_input = find_input_error(error)
+    if wrong_input is None:
+        traceback.print_exception(error)
+    else:
+        print(f"error: {wrong_input}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if wrong_input is None else 2)
 
 
 if __name__ == "__main__":

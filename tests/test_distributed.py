@@ -46,12 +46,13 @@ def test_four_devices_take_over_from_one(inputs: Inputs, reference: Path, tmp_pa
     assert_close(workdir, reference, trainer.STEPS)
 
 
-def start_two(arguments: list[str]) -> list[subprocess.Popen[str]]:
-    """Two processes of one run, that talk over this machine's network."""
+def start_two(arguments: list[str], *more: list[str]) -> list[subprocess.Popen[str]]:
+    """Two processes of one run, that talk over this machine's network, each with `more` arguments of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    return [start([*arguments, "--coordinator", address, "--processes", "2", "--process", str(i)]) for i in range(2)]
+    own = more or ([], [])
+    return [start([*arguments, *own[i], "--coordinator", address, "--processes", "2", "--process", str(i)]) for i in range(2)]
 
 
 def finish_both(processes: list[subprocess.Popen[str]], status: int = 0) -> list[tuple[str, str]]:
@@ -102,3 +103,16 @@ def test_batch_that_does_not_divide_over_processes(inputs: Inputs, tmp_path: Pat
     for _, errors in finish_both(processes, status=2):
         assert "error: train.batch_size=3 does not divide over 2 devices; the nearest that does is 2 or 4" in errors
     assert not (tmp_path / "run").exists()
+
+
+def test_an_error_in_one_process_ends_the_other(inputs: Inputs, tmp_path: Path) -> None:
+    """Process 1 alone meets a photo that cannot be read."""
+    broken = tmp_path / "broken"
+    shutil.copytree(inputs.train, broken)
+    for photo in broken.iterdir():
+        photo.write_bytes(photo.read_bytes()[:100].ljust(photo.stat().st_size, b"x"))  # same size: the cache still fits
+    first, second = start_two(inputs.arguments(tmp_path / "run"), [], [f"data.train_photos={broken}"])
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(lambda process: process.communicate(timeout=150), (first, second)))
+    assert second.returncode == 2 and "cannot be read as an image" in outputs[1][1]
+    assert first.returncode != 0

@@ -23,11 +23,14 @@ from spn_jax.errors import InputError, run_command
 
 # Runs the trainer as its command line does, but as if SIGTERM came during the step named first.
 STOPPED_AT = """
-import contextlib, sys
+import sys
 from spn_jax import train
 from spn_jax.errors import run_command
 at = int(sys.argv.pop(1))
-train.stop_on_sigterm = lambda: contextlib.nullcontext(lambda step: step == at)
+class StopAt(train.Stop):
+    def __call__(self, step):
+        return step == at
+train.Stop = StopAt
 run_command(train.main)
 """
 
@@ -355,3 +358,71 @@ def test_evaluation_needs_the_checkpoint_alone(inputs: Inputs, reference: Path, 
     scores = json.loads((tmp_path / "out" / "results.json").read_text())["images"]["spn"]["psnr"]
     # The training's own evaluation used the moving average; so must this one.
     assert np.mean(scores) == pytest.approx(metrics(reference)[-1]["eval/psnr"], rel=1e-6)
+
+
+# As if SIGTERM came while the evaluation after step 4 reads its second batch.
+STOPPED_IN_EVALUATION = """
+import os, signal
+from spn_jax import train
+from spn_jax.errors import run_command
+until_stopped = train.HeldOut.until_stopped
+def interrupted(self, batches):
+    for number, batch in enumerate(until_stopped(self, batches)):
+        yield batch
+        os.kill(os.getpid(), signal.SIGTERM)
+train.HeldOut.until_stopped = interrupted
+run_command(train.main)
+"""
+
+
+def test_sigterm_during_an_evaluation_gives_it_up_and_saves(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    workdir = copy_at(reference, tmp_path / "run", 3)
+    output, _ = trainer.run(inputs.arguments(workdir), program=("-c", STOPPED_IN_EVALUATION))
+    assert "stopped by SIGTERM after step 4" in output and "evaluation" not in output
+    output, _ = trainer.run(inputs.arguments(workdir))
+    assert "saved before this evaluation, so it cannot be kept as the best one" in output
+    assert metrics(workdir) == metrics(reference)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(refused, reference: Path, tmp_path: Path) -> None:
+    workdir = copy_at(reference, tmp_path / "copy", 5)
+    with train.only_run_in(workdir):
+        assert f"another run is writing to --workdir {workdir}" in refused(workdir=workdir)
+
+
+def test_resuming_with_other_photos_or_masks_is_refused(refused, inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    """The settings are equal, what lies at the paths is not."""
+    workdir = copy_at(reference, tmp_path / "copy", 5)
+    path = newest_checkpoint(workdir / FOLDER)
+    assert path is not None
+    stored = train.read_info(path)
+    info = {**stored, "data": {**stored["data"], "masks": "3 (0123456789ab)"}}
+    with pytest.raises(InputError, match=r"training masks: 12,000 \([0-9a-f]{12}\) -> 3 \(0123456789ab\)"):
+        train.check_same_run(stored, info, train.from_dict(stored["config"], "test"), workdir)
+
+
+def test_init_keeps_new_heads_where_the_teacher_is_another(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    output, _ = trainer.run(inputs.arguments(tmp_path / "run", "loss.prior=0", "schedule.length=1", "--init", str(reference)))
+    assert "starts from the parameters of" in output and "teacher: none" in output
+    assert not any("distillation_heads" in name for name in last_arrays(tmp_path / "run"))
+    assert any("distillation_heads" in name for name in last_arrays(reference))
+
+
+def test_summary_names_the_teacher_and_the_end_names_the_best_checkpoint(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    output, _ = trainer.run(inputs.arguments(copy_at(reference, tmp_path / "run", 5)))
+    assert "teacher: tresnet_l, weights random(seed=0), features in bfloat16" in output
+    assert re.search(r"best checkpoint by eval/psnr: .*checkpoints/[46]\n", output)
+
+
+def test_overrides_may_stand_anywhere(inputs: Inputs, tmp_path: Path) -> None:
+    options = train.parse_arguments(["a.b=1", "--config", "C", "c.d=2", "--workdir", "W", "e.f=3"])
+    assert (options.config, options.workdir, options.overrides) == ("C", Path("W"), ["a.b=1", "c.d=2", "e.f=3"])
+
+
+@pytest.mark.parametrize("flags", [("--processes", "2"), ("--coordinator", "127.0.0.1:1"), ("--process", "1", "--processes", "2")])
+def test_half_a_description_of_the_processes_is_refused(refused, flags: tuple[str, ...]) -> None:
+    assert "needs --coordinator, --processes, --process in each of them; missing here: " in refused(*flags)
+
+
+def test_cluster_and_explicit_processes_exclude_each_other(refused) -> None:
+    assert "--cluster finds out about the other processes by itself" in refused("--cluster", "--process", "0")

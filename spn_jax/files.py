@@ -1,0 +1,45 @@
+"""Files that are complete or not there, and folders that one process at a time writes to."""
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+
+from spn_jax.errors import InputError
+
+
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """Writes a file that appears only when it is complete; its folder is made.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp's files are for the owner alone
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another folder or free space") from error
+
+
+def lock_folder(handle: int, refusal: str) -> None:
+    """Locks an open folder until its handle is closed, however the process ends. File systems without locks go without.
+
+    Raises:
+        InputError: another process has locked it; the text is `refusal`.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(refusal) from None
+    except OSError:
+        pass
