@@ -20,6 +20,7 @@ from spn_jax.data.images import PhotoSource, open_photos
 from spn_jax.data.masks import MaskSource, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.errors import InputError, run_command
+from spn_jax.files import check_writable, write_atomically
 from spn_jax.pairs import draw_pairs, ratios_for_bins
 from spn_jax.sharding import make_mesh, replicate, shard_batch
 
@@ -53,8 +54,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Scores a checkpoint, and baselines on the same pairs of photo and mask."""
     baselines = {name: find_baseline(name) for name in options.baseline}
-    if options.output is None and (options.save_composites or options.grid):
-        raise InputError("--save-composites and --grid write pictures; say where with --output DIR")
+    check_options(options)
     loaded = load_model(options.checkpoint)
     config = evaluation_config(loaded.config, options)
 
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     pairs = draw_pairs(len(photos), len(masks), config.eval.seed)
     mesh = make_mesh()
     batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
-    print(describe(loaded, config, photos, masks, mesh), flush=True)
+    print(announcement(loaded, config, photos, masks, mesh), flush=True)
 
     batches = evaluation_batches(config, photos, masks, pairs, batch_size)
     scored = scored_batches(replicate(loaded.model, mesh), batches, mesh, config, pictures=True)
@@ -82,29 +82,45 @@ def run(options: argparse.Namespace) -> None:
     print("\n" + table, flush=True)
     if options.output is not None:
         about = about_run(loaded, config) | {"pairs": [[photos.names[i], masks.names[pair]] for i, pair in enumerate(pairs)]}
-        tables.write_atomically(options.output / "results.md", table)
-        tables.write_atomically(options.output / "results.tsv", tables.tsv_table(methods))
-        tables.write_atomically(options.output / "results.json", tables.as_json(methods, about))
+        write_atomically(options.output / "results.md", table)
+        write_atomically(options.output / "results.tsv", tables.tsv_table(methods))
+        write_atomically(options.output / "results.json", tables.as_json(methods, about))
         gallery.write_grid()
         write_curves(find_checkpoint(options.checkpoint), options.output)
         print(f"written to {options.output}: {', '.join(sorted(path.name for path in options.output.iterdir()))}")
 
 
+def check_options(options: argparse.Namespace) -> None:
+    """Raises InputError for what can be known to be wrong before the checkpoint is read; makes the folder of the results."""
+    if options.grid < 0:
+        raise InputError(f"--grid {options.grid} must not be negative; 0 draws no grid")
+    apply_overrides(Config(), overrides_of(options))
+    if options.output is not None:
+        check_writable(options.output)
+    elif options.save_composites or options.grid:
+        raise InputError("--save-composites and --grid write pictures; say where with --output DIR")
+
+
 def evaluation_config(config: Config, options: argparse.Namespace) -> Config:
     """The checkpoint's config with what the command line says about the evaluation."""
+    config = apply_overrides(config, overrides_of(options))
+    if not config.data.test_photos:
+        raise InputError("the checkpoint's config names no data.test_photos; say which photos to complete with --photos")
+    return config
+
+
+def overrides_of(options: argparse.Namespace) -> list[str]:
+    """The settings that the command line replaces, as section.key=value."""
     given = {
         "data.test_photos": options.photos,
         "data.test_masks": options.masks,
         "eval.seed": options.seed,
         "eval.batch_size": options.batch_size,
     }
-    config = apply_overrides(config, [f"{key}={value}" for key, value in given.items() if value is not None])
-    if not config.data.test_photos:
-        raise InputError("the checkpoint's config names no data.test_photos; say which photos to complete with --photos")
-    return config
+    return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
-def describe(loaded: LoadedModel, config: Config, photos: PhotoSource, masks: MaskSource, mesh: Mesh) -> str:
+def announcement(loaded: LoadedModel, config: Config, photos: PhotoSource, masks: MaskSource, mesh: Mesh) -> str:
     """What is about to be scored, for the terminal."""
     teacher = loaded.info.get("teacher", {}).get("origin") or "none"
     return (
@@ -290,7 +306,7 @@ class Gallery:
         for row in np.flatnonzero(part["valid"]):
             index, completed = int(part["index"][row]), part["completed"][row]
             if self._folder is not None and self._composites is not None:
-                tables.write_atomically(self._folder / "composites" / self._composites[index], figures.png(completed))
+                write_atomically(self._folder / "composites" / self._composites[index], figures.png(completed))
             if index in self._in_grid:
                 _add_column(self._rows, part, int(row))
 
@@ -299,7 +315,7 @@ class Gallery:
         if self._folder is not None and self._rows:
             size = len(self._rows["truth"][0])
             grid = figures.image_grid(self._rows, cell=-(-128 // size) * size)  # small photos are enlarged to be seen
-            tables.write_atomically(self._folder / "grid.png", figures.png(grid))
+            write_atomically(self._folder / "grid.png", figures.png(grid))
 
 
 def composite_names(names: Sequence[str]) -> list[str]:
@@ -314,7 +330,7 @@ def write_curves(checkpoint: Path, output: Path) -> None:
     for folder in checkpoint.absolute().parents[:2]:
         path = folder / "metrics.jsonl"
         if path.is_file() and (lines := figures.read_metrics(path)):
-            tables.write_atomically(output / "loss_curves.png", figures.png(figures.curves(lines)))
+            write_atomically(output / "loss_curves.png", figures.png(figures.curves(lines)))
             return
 
 

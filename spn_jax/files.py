@@ -31,6 +31,21 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another folder or free space") from error
 
 
+def check_writable(folder: Path) -> None:
+    """Makes the folder and tries to write in it, so that a command says before its work that the results could not be kept.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be written to ({error.strerror or error}); choose another or free space") from error
+
+
 def lock_folder(handle: int, refusal: str) -> None:
     """Locks an open folder until its handle is closed, however the process ends. File systems without locks go without.
 

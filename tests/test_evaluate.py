@@ -265,15 +265,48 @@ def test_other_photos_masks_and_seed_can_be_named(run_folder: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--baseline telea", "no baseline 'telea'"),
-        ("--grid 2", "say where with --output"),
         ("--photos /nowhere", "data.test_photos.*/nowhere"),
-        ("--batch-size 0", "eval.batch_size=0 must be greater than 0"),
     ],
 )
 def test_wrong_input_is_one_sentence(run_folder: Path, arguments: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         evaluate.main(["run", "--checkpoint", str(run_folder), *arguments.split()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--baseline telea", "no baseline 'telea'"),
+        ("--grid 2", "say where with --output"),
+        ("--grid -1 --output out", "--grid -1 must not be negative"),
+        ("--batch-size 0", "eval.batch_size=0 must be greater than 0"),
+        ("--seed -1", "eval.seed=-1 must not be negative"),
+        ("--output taken", "folder taken cannot be written to"),
+        ("--output taken/below", "folder taken/below cannot be written to"),
+    ],
+)
+def test_wrong_options_are_found_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("taken").write_text("a file where the folder should be")
+    with pytest.raises(InputError, match=message):  # and not: checkpoint nowhere is not a folder
+        evaluate.main(["run", "--checkpoint", "nowhere", *arguments.split()])
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("name", ["composites/1.png", "results.json", "grid.png", "loss_curves.png"])
+def test_a_disk_that_fills_up_on_the_way_is_one_sentence(run_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    replace = os.replace
+
+    def full(source: str, target: Path) -> None:
+        if target == run_folder / "out" / name:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match=f"out/{name} cannot be written .No space left on device"):
+        evaluate.main(["run", "--checkpoint", str(run_folder), "--output", str(run_folder / "out"), "--save-composites", "--grid", "2"])
 
 
 def test_config_without_test_photos(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,12 +75,3 @@ def test_json_is_strict_and_keeps_every_picture() -> None:
     assert content["about"] == {"step": 7}
     assert content["images"]["spn"]["psnr"] == [None, 20]
     assert content["rows"]["spn"][-1] == {"hole": "All", "images": 2, "identical": 1, "psnr": 20, "ssim": 0.7, "mae": 0.0154}
-
-
-def test_files_are_replaced_as_a_whole(tmp_path) -> None:
-    path = tmp_path / "new" / "results.md"
-    tables.write_atomically(path, "first")
-    with pytest.raises(UnicodeEncodeError):
-        tables.write_atomically(path, "\ud800")
-    assert path.read_text() == "first"
-    assert [p.name for p in path.parent.iterdir()] == ["results.md"]
