@@ -17,13 +17,14 @@ $(READY): pyproject.toml $(wildcard constraints/*.txt) scripts/setup.sh
 demo: setup
 	@echo "demo 1/4: photos"
 	@$(RUN) scripts/make_demo_photos.py --output runs/demo/photos --size 128
-	@echo "demo 2/4: teacher's features"
+	@echo "demo 2/4: features of a teacher with random weights (the paper's \"SPN w/ rand\": the trained one has to be downloaded)"
 	@$(RUN) -m teacher_export --config configs/demo.py --weights random
 	@echo "demo 3/4: training"
 	@$(RUN) -m spn_jax.train --config configs/demo.py --workdir runs/demo/run
 	@echo "demo 4/4: evaluation"
 	@$(RUN) -m spn_jax.evaluate run --checkpoint runs/demo/run --baseline mean --baseline opencv-telea \
 		--output runs/demo/evaluation --grid 6
+	@echo "The teacher knew nothing, there were minutes of training on a few photos: this shows that the program works, not what SPN can do."
 	@echo "demo done: table runs/demo/evaluation/results.md, pictures runs/demo/evaluation/grid.png and loss_curves.png"
 
 lint: setup
