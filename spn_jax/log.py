@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from spn_jax.errors import InputError
+from spn_jax.files import write_atomically
 
 
 class MetricsLog:
@@ -36,7 +38,8 @@ class MetricsLog:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line and one point a metric to each scalar's curve."""
         with self._disk_errors():
-            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+            numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # JSON has no infinity
+            self._file.write(json.dumps({"step": step, **numbers}) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
             self._tensorboard.write_scalars(step, metrics)
@@ -119,12 +122,9 @@ def tensorboard_modules() -> tuple[Any, Any, Any]:
 
 def cut_back(path: Path, step: int) -> None:
     """Removes every line after `step`, and a half-written last one, from a JSON-lines file; a missing file stays missing."""
-    if not path.exists():
-        return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if is_kept(line, step)]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    if path.exists():
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if is_kept(line, step)]
+        write_atomically(path, "".join(line + "\n" for line in kept))
 
 
 def is_kept(line: str, step: int) -> bool:

@@ -198,7 +198,7 @@ def digest(names: Sequence[str]) -> str:
 def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: Config, workdir: Path) -> None:
     """Raises InputError, listing what differs, if a checkpoint belongs to a run with other settings or another teacher."""
     lines = changed_settings(from_dict(stored["config"], origin=str(workdir)), config)
-    if stored["teacher"] != info["teacher"]:
+    if any(stored["teacher"][key] != info["teacher"][key] for key in ("channels", "identity")):
         lines.append(f"teacher's cache: {stored['teacher']} -> {info['teacher']}")
     before, now = stored.get("data", info["data"]), info["data"]
     lines += [f"training {kind}: {before[kind]} -> {now[kind]}" for kind in now if before[kind] != now[kind]]

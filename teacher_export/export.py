@@ -83,7 +83,10 @@ def run_teacher(teacher: Teacher, photos: np.ndarray, dtype: str) -> dict[int, n
     """uint8 photos (b, 2P, 2P, 3) -> {level: (b, h, w, c)} in `dtype`. InputError if a value is not finite."""
     # A mirrored batch is a view with negative strides, which torch refuses.
     images = torch.from_numpy(np.ascontiguousarray(photos)).to(teacher.device).float() / 255
-    features = teacher(images)
+    try:
+        features = teacher(images)
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{teacher.device} has too little memory for teacher.batch_size={len(photos)}; choose a smaller one") from error
     if not all(torch.isfinite(f).all() for f in features.values()):
         raise InputError(
             f"teacher {teacher.name} with weights {teacher.weights_origin} gives features that are not finite; check the weights"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 if TYPE_CHECKING:
-    from trainer import Inputs
+    from tests.trainer import Inputs
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -61,7 +61,7 @@ def _fail_if_skipped(report: Report) -> Report:
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> "Inputs":
     """Photos and a teacher's cache for runs of the trainer."""
-    import trainer  # here, because it imports jax, which has to see the variables set above
+    from tests import trainer  # here, because it imports jax, which has to see the variables set above
 
     return trainer.make_inputs(tmp_path_factory.mktemp("inputs"))
 
@@ -69,7 +69,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> "Inputs":
 @pytest.fixture(scope="session")
 def reference(inputs: "Inputs", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Work directory of an uninterrupted run of the command line that kept the checkpoint of every step. Not to be changed."""
-    import trainer
+    from tests import trainer
 
     workdir = tmp_path_factory.mktemp("reference") / "run"
     trainer.run(inputs.arguments(workdir, "train.keep_last=100"))

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
-from trainer import saved_arrays
 
 from spn_jax.checkpoint import FOLDER, Checkpoints, find_checkpoint, load_model, newest_checkpoint, read_info, restore
 from spn_jax.config import to_dict
 from spn_jax.errors import InputError
 from spn_jax.parameters import named_arrays
 from spn_jax.sharding import make_mesh, replicate
+from tests.trainer import saved_arrays
 
 INFO = {"config": {}, "note": "kept as it is"}
 

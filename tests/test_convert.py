@@ -6,13 +6,13 @@ from functools import partial
 import numpy as np
 import pytest
 from flax import nnx
-from golden_model import TEACHER_CHANNELS, layout
 
 from spn_jax.config import ModelConfig
 from spn_jax.convert import discriminator_from_released, model_from_released
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.spn import SPN
 from spn_jax.parameters import named_arrays, with_named_arrays
+from tests.golden_model import TEACHER_CHANNELS, layout
 
 CONFIG = ModelConfig()
 Convert = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]

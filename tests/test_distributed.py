@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trainer
-from trainer import Inputs, finish, last_arrays, metrics, start, wait_for
 
 from spn_jax.checkpoint import FOLDER, newest_checkpoint
+from tests import trainer
+from tests.trainer import Inputs, finish, last_arrays, metrics, start, wait_for
 
 
 def assert_close(workdir: Path, reference: Path, steps: int) -> None:

@@ -52,10 +52,10 @@ def test_library_knows_neither_torch_nor_tensorflow_nor_the_export() -> None:
     check(files("spn_jax/**/*.py"), "torch", "torchvision", "timm", "tensorflow", "tensorflow_datasets", "teacher_export")
 
 
-def test_leaves_import_nothing_of_ours_but_config_and_errors() -> None:
+def test_leaves_import_nothing_of_ours_but_config_errors_and_files() -> None:
     for path in files(*(f"spn_jax/{name}.py" for name in LEAVES)):
         ours = {".".join(name.split(".")[:2]) for name in imported(path, "spn_jax")}
-        assert ours <= {"spn_jax.config", "spn_jax.errors"}, path
+        assert ours <= {"spn_jax.config", "spn_jax.errors", "spn_jax.files"}, path
 
 
 def test_data_imports_no_jax_and_no_models() -> None:

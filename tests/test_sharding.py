@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import trainer
-from trainer import Inputs
 
 from spn_jax.errors import InputError
 from spn_jax.sharding import check_divisible, make_mesh, replicate, shard_batch
+from tests import trainer
+from tests.trainer import Inputs
 
 
 def test_mesh_has_the_one_axis_over_the_devices_asked_for() -> None:

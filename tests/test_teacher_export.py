@@ -479,3 +479,12 @@ def test_another_teacher_is_one_entry_of_the_registry(config: Config, random_tea
     manifest: Manifest = export(config, load_teacher("edges", "random", 0, "cpu"))
     assert [(v.level, v.channels, v.height) for v in manifest.levels] == [(3, 1, 8)]
     TeacherCache.open(config.teacher.cache).check(config, open_photos(config.data.train_photos, "photos"))
+
+
+def test_too_little_memory_on_the_device_names_the_batch_size(asl_teacher: Teacher) -> None:
+    def full(photos: torch.Tensor) -> list[torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    teacher = dataclasses.replace(asl_teacher, forward=full)
+    with pytest.raises(InputError, match="cpu has too little memory for teacher.batch_size=2; choose a smaller one"):
+        export_module.run_teacher(teacher, np.zeros((2, 64, 64, 3), np.uint8), "float32")

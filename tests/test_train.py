@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trainer
 from PIL import Image
-from trainer import STEPS, Inputs, assert_same_run, last_arrays, make_cache, make_photos, metrics, saved_arrays
 
 from spn_jax import train
 from spn_jax.checkpoint import FOLDER, newest_checkpoint
 from spn_jax.config import TrainConfig, load_config
 from spn_jax.errors import InputError, run_command
+from tests import trainer
+from tests.trainer import STEPS, Inputs, assert_same_run, last_arrays, make_cache, make_photos, metrics, saved_arrays
 
 # Runs the trainer as its command line does, but as if SIGTERM came during the step named first.
 STOPPED_AT = """

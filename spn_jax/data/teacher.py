@@ -13,7 +13,6 @@ A shard gets its name only when it is complete and on the disk, so an interrupte
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
@@ -31,6 +30,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from spn_jax.config import Config
 from spn_jax.errors import InputError
+from spn_jax.files import lock_folder
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -268,8 +268,8 @@ class TeacherCache:
         return {level.level: level.channels for level in self.manifest.levels}
 
     def identity(self) -> str:
-        """SHA-256 of the manifest: equal for equal caches, wherever they lie."""
-        return hashlib.sha256(self.manifest.to_json().encode()).hexdigest()
+        """SHA-256 of the manifest without the origin's name, a label: equal for equal features, wherever they and their weights lay."""
+        return hashlib.sha256(dataclasses.replace(self.manifest, weights_origin="").to_json().encode()).hexdigest()
 
     def features(self, photo: int, flipped: bool) -> dict[int, np.ndarray]:
         """{level: read-only (h, w, c)} of one photo, in the cache's dtype.
@@ -378,13 +378,7 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
         os.close(self._folder_handle)
 
     def _lock_folder(self) -> None:
-        """The system drops this lock when the process ends, however it ends. File systems without locks go without."""
-        try:
-            fcntl.flock(self._folder_handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another export is writing to teacher.cache={self.folder}; wait for it or stop it") from None
-        except OSError:
-            pass
+        lock_folder(self._folder_handle, f"another export is writing to teacher.cache={self.folder}; wait for it or stop it")
 
     def _take_up(self) -> None:
         for leftover in self.folder.glob(TEMPORARY + "*"):
