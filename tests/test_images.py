@@ -64,6 +64,14 @@ def test_linked_folders_are_followed(tmp_path):
     assert list(open_photos(str(tmp_path / "photos"), SETTING).names) == ["link/a.png"]
 
 
+@pytest.mark.parametrize(("link", "target"), [("self", "."), ("b/up", ".."), ("a_link_to_b", "b")])
+def test_links_to_folders_searched_anyway_give_no_copies(tmp_path, link, target):
+    for name in ("a.png", "b/c.png"):
+        save(tmp_path / name, noise())
+    (tmp_path / link).symlink_to(target)
+    assert list(open_photos(str(tmp_path), SETTING).names) == ["a.png", "b/c.png"]
+
+
 def test_png_comes_back_bit_identical(tmp_path):
     save(tmp_path / "a.png", noise(7, 9))
     np.testing.assert_array_equal(load_only(tmp_path), noise(7, 9))

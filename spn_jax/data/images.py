@@ -140,11 +140,22 @@ def _matching(pattern: str, setting: str) -> list[Path]:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All image files in `folder` and below, ordered by relative path; hidden files and folders are left out."""
+    """All image files in `folder` and below, ordered by relative path; hidden files and folders are left out.
+
+    Links to folders are followed. A folder that can be reached in several ways is searched once, a link to a folder that it
+    lies in not at all: no photo comes twice.
+    """
     found = []
+    visited = {os.path.realpath(folder)}
     # os.walk and not Path.rglob, since data folders are often put together from links.
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".")]
+        paths = [Path(parent, f) for f in folders if not f.startswith(".")]
+        folders.clear()
+        # Folders before links, and by name: which way a folder is reached must not depend on the disk's order.
+        for path in sorted(paths, key=lambda path: (path.is_symlink(), path.name)):
+            if (real := os.path.realpath(path)) not in visited:
+                visited.add(real)
+                folders.append(path.name)
         found += [Path(parent, f) for f in files if not f.startswith(".") and f.lower().endswith(IMAGE_SUFFIXES)]
     return sorted(found, key=lambda f: f.relative_to(folder).as_posix())
 
