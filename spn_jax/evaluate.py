@@ -21,7 +21,7 @@ from spn_jax.data.masks import MaskSource, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.errors import InputError, run_command
 from spn_jax.files import check_writable, write_atomically
-from spn_jax.pairs import draw_pairs, ratios_for_bins
+from spn_jax.pairs import draw_pairs
 from spn_jax.sharding import make_mesh, replicate, shard_batch
 
 Arrays = dict[str, np.ndarray]
@@ -75,9 +75,7 @@ def run(options: argparse.Namespace) -> None:
         for name, baseline in baselines.items():
             parts[name].append(score_baseline(baseline, part))
 
-    methods = {name: records_of(of_method) for name, of_method in parts.items()}
-    for records in methods.values():
-        records["hole"] = ratios_for_bins(records["hole"], pairs[records["index"]], masks.ordered)
+    methods = {name: records_of(of_method, masks.tenths(pairs)) for name, of_method in parts.items()}
     table = tables.text_table(methods)
     print("\n" + table, flush=True)
     if options.output is not None:
@@ -143,21 +141,24 @@ def about_run(loaded: LoadedModel, config: Config) -> dict[str, Any]:
     }
 
 
-def evaluate_model(model: Callable[..., Any], batches: Iterable[Mapping[str, Any]], mesh: Mesh, config: Config) -> Arrays:
+def evaluate_model(
+    model: Callable[..., Any], batches: Iterable[Mapping[str, Any]], mesh: Mesh, config: Config, tenths: np.ndarray | None = None
+) -> Arrays:
     """Scores every valid picture of the batches, once.
 
     Args:
         model: a pytree that maps image (b, h, w, 3) in [0, 1] and mask (b, h, w, 1) to an object with .image (b, s, h, w, 3)
             and .prior {level: (b, s, h', w', c)}. Of s completions the one of best PSNR is scored (SPN's protocol).
         batches: of `evaluation_batches`; with several processes each brings its own rows and all get all records.
+        tenths: as in `records_of`.
 
     Returns:
-        Records (n,) in the order of the photos: index, hole (ratio), psnr, ssim, mae, hole_mae.
+        Records of `records_of`: index, hole, bin, psnr, ssim, mae, hole_mae.
 
     Raises:
         InputError: a prediction is not finite.
     """
-    return records_of(list(scored_batches(model, batches, mesh, config)))
+    return records_of(list(scored_batches(model, batches, mesh, config)), tenths)
 
 
 def summarise(records: tables.Records) -> dict[str, float]:
@@ -256,8 +257,12 @@ def score_baseline(baseline: Baseline, part: Arrays) -> Arrays:
     return scores | {"index": part["index"], "valid": part["valid"]}
 
 
-def records_of(parts: Sequence[Arrays]) -> Arrays:
-    """The valid rows of scored batches as records in the order of the photos.
+def records_of(parts: Sequence[Arrays], tenths: np.ndarray | None = None) -> Arrays:
+    """The valid rows of scored batches as records (n,) in the order of the photos.
+
+    Args:
+        tenths: for every photo, by its index, the tenth of hole ratio that the number of its mask tells
+            (`MaskSource.tenths` of the pairs). It decides the picture's `bin`; if not given, the measured `hole` does.
 
     Raises:
         InputError: there are none, or a prediction was not finite.
@@ -276,6 +281,7 @@ def records_of(parts: Sequence[Arrays]) -> Arrays:
             "its training diverged: evaluate an earlier checkpoint"
         )
     records["hole"] = records.pop("hole_area") / records.pop("pixels")  # float64: exactly 20 % must not become more
+    records["bin"] = tables.bins_of(records["hole"], None if tenths is None else tenths[records["index"]])
     return records
 
 

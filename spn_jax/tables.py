@@ -1,6 +1,6 @@
 """Scores by hole ratio: the paper's rows, several methods side by side, as text, TSV and JSON.
 
-A record is what one picture scored: {"psnr": array (n,), "ssim": ..., "mae": ..., "hole": ratio by which it is sorted}.
+Records are what n pictures scored: {"psnr": array (n,), "ssim": ..., "mae": ..., "hole": measured ratio, "bin": name of its row}.
 Identical pictures have an infinite PSNR (a mask without a hole, for one). It would make every mean infinite, so means of
 PSNR are over the finite values and the number left out is stated; such pictures count in all else. If all are identical,
 the mean is infinite.
@@ -43,6 +43,21 @@ BINS = (
 )
 
 
+ALL = BINS[-1]
+
+
+def bins_of(ratios: np.ndarray, tenths: np.ndarray | None = None) -> np.ndarray:
+    """The name of the row each picture belongs to, all but "All".
+
+    Args:
+        ratios: measured share of the hole, (n,).
+        tenths: where given, (n,), these decide and not the ratios: tenth t is the hole ratios in (t / 10, (t + 1) / 10].
+    """
+    deciding = ratios if tenths is None else (tenths + 1) / 10
+    bins = [bin for bin in BINS if bin is not ALL]
+    return np.array([bin.name for bin in bins])[np.argmax([bin.holds(deciding) for bin in bins], axis=0)]
+
+
 @dataclass(frozen=True)
 class Row:
     """Means of one method over the pictures of one bin; NaN where there are none."""
@@ -57,7 +72,7 @@ def rows_of(records: Records) -> list[Row]:
     """The rows of one method; all but the last, "All", share the pictures out among them."""
     rows = []
     for bin in BINS:
-        chosen = bin.holds(records["hole"])
+        chosen = np.ones(len(records["bin"]), bool) if bin is ALL else records["bin"] == bin.name
         if bin.always or chosen.any():
             means = {score: _mean(records[score][chosen]) for score in SCORES if score in records}
             rows.append(Row(bin.name, int(chosen.sum()), int(np.isposinf(records["psnr"][chosen]).sum()), means))
@@ -125,7 +140,10 @@ def as_json(methods: Mapping[str, Records], about: Mapping[str, Any]) -> str:
             name: [{"hole": r.bin, "images": r.images, "identical": r.identical, **_plain(r.means)} for r in rows_of(records)]
             for name, records in methods.items()
         },
-        "images": {name: {key: [_number(v) for v in values.tolist()] for key, values in r.items()} for name, r in methods.items()},
+        "images": {
+            name: {key: [v if isinstance(v, str) else _number(v) for v in values.tolist()] for key, values in r.items()}
+            for name, r in methods.items()
+        },
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 

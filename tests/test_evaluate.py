@@ -86,8 +86,8 @@ def test_scores_do_not_depend_on_the_batch_size(mesh) -> None:
     model = FakeModel(jnp.array([[0.5, 0.5, 0.5]]))
     one = evaluate.evaluate_model(model, batched(images, masks, 1), mesh, CONFIG)
     three = evaluate.evaluate_model(model, batched(images, masks, 3), mesh, CONFIG)
-    assert one.keys() == three.keys() == {"index", "hole", "psnr", "ssim", "mae", "hole_mae"}
-    for name in one:
+    assert one.keys() == three.keys() == {"index", "hole", "bin", "psnr", "ssim", "mae", "hole_mae"}
+    for name in one.keys() - {"bin"}:
         np.testing.assert_allclose(one[name], three[name], rtol=1e-6)
 
 
@@ -157,12 +157,13 @@ def test_four_devices_score_as_one_does(mesh) -> None:
     four = json.loads(process.stdout.splitlines()[-1])
     one = evaluate.evaluate_model(FakeModel(jnp.array([[0.2, 0.5, 0.9]])), batched(*pictures(6), 5), mesh, CONFIG)
     assert four.keys() == one.keys()
+    assert four.pop("bin") == one.pop("bin").tolist()
     for name in one:
         np.testing.assert_allclose(four[name], one[name], rtol=1e-6)
 
 
 def test_summary_has_all_and_the_bins_that_hold_pictures() -> None:
-    records = {"hole": np.array([0.3, 0.35]), "psnr": np.array([20.0, 30.0]), "ssim": np.array([0.5, 0.7]), "mae": np.array([0.1, 0.3])}
+    records = {"psnr": np.array([20.0, 30.0]), "ssim": np.array([0.5, 0.7]), "mae": np.array([0.1, 0.3]), "bin": np.array(["20-40%"] * 2)}
     summary = evaluate.summarise(records)
     assert set(summary) == {f"eval/{row}{score}" for row in ("", "20-40/") for score in ("psnr", "ssim", "mae")}
     assert summary["eval/psnr"] == 25
@@ -244,6 +245,34 @@ def test_run_writes_tables_and_pictures(run_folder: Path, capsys: pytest.Capture
         assert grid.height == 4 + 4 * (128 + 4)
 
 
+def test_masks_laid_out_as_the_papers_are_sorted_by_number_in_training_and_here(
+    run_folder: Path, mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = evaluate.open_test_masks(evaluate.load_model("").config)
+    masks.ordered = True
+    monkeypatch.setattr(evaluate, "open_test_masks", lambda config: masks)
+    evaluate.main(["run", "--checkpoint", str(run_folder), "--output", str(run_folder / "out")])
+    results = json.loads((run_folder / "out" / "results.json").read_text())
+    images, pairs = results["images"]["spn"], np.array([int(Path(mask).stem) for _, mask in results["about"]["pairs"]])
+    assert images["bin"] == ["0-20%"] * 5  # masks 0 to 4 of 12,000
+    assert images["hole"] == [masks.load(i).mean() for i in pairs]
+
+    photos, holes = pictures(5)[0], np.stack([masks.load(i) for i in pairs])
+    model = FakeModel(jnp.full((1, 3), 0.5))
+    records = evaluate.evaluate_model(model, batched(photos, holes, 2), mesh, CONFIG, masks.tenths(pairs))
+    assert set(evaluate.summarise(records)) == {f"eval/{row}{s}" for row in ("", "0-20/") for s in ("psnr", "ssim", "mae", "hole_mae")}
+
+
+def test_a_mask_whose_hole_is_lost_in_resizing_has_a_row_of_its_own(run_folder: Path) -> None:
+    thin = np.zeros((256, 256), np.uint8)
+    thin[0] = 255
+    Image.fromarray(thin).save(run_folder / "masks" / "0.png")
+    evaluate.main(["run", "--checkpoint", str(run_folder), "--output", str(run_folder / "out")])
+    rows = {row["hole"]: row for row in json.loads((run_folder / "out" / "results.json").read_text())["rows"]["spn"]}
+    assert (rows["0%"]["images"], rows["0%"]["identical"], rows["0%"]["mae"]) == (1, 1, 0)
+    assert rows["All"]["images"] == 5 and math.isfinite(rows["All"]["psnr"])
+
+
 def test_run_without_output_writes_nothing(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(run_folder.rglob("*"))
     evaluate.main(["run", "--checkpoint", str(run_folder), "--batch-size", "5"])
@@ -317,5 +346,5 @@ def test_config_without_test_photos(run_folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_all_identical_is_logged_as_infinite() -> None:
-    records = {"hole": np.array([0.0]), "psnr": np.array([np.inf]), "ssim": np.array([1.0]), "mae": np.array([0.0])}
+    records = {"psnr": np.array([np.inf]), "ssim": np.array([1.0]), "mae": np.array([0.0]), "bin": np.array(["0%"])}
     assert evaluate.summarise(records)["eval/psnr"] == math.inf

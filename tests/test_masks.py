@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spn_jax.data.masks import BINS, MASKS_PER_BIN, draw_strokes, hole_bin, hole_ratio, open_masks
+from spn_jax.data.masks import MASKS_PER_TENTH, TENTHS, draw_strokes, open_masks
 from spn_jax.errors import InputError
 
 SETTING = "data.train_masks"
@@ -173,17 +173,19 @@ def test_damaged_file_in_a_zip_is_an_error_with_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("size", [8, 32, 64, 256])
-@pytest.mark.parametrize("bin_", range(BINS))
-def test_drawn_masks_are_in_their_bin(size, bin_):
+@pytest.mark.parametrize("tenth", range(TENTHS))
+def test_drawn_masks_are_in_their_tenth(size, tenth):
     masks = open_masks("strokes", size, False, 5, SETTING)
-    drawn = [masks.load(i) for i in range(bin_ * MASKS_PER_BIN, (bin_ + 1) * MASKS_PER_BIN, 67)]
-    assert {hole_bin(m) for m in drawn} == {bin_}
+    indices = np.arange(tenth * MASKS_PER_TENTH, (tenth + 1) * MASKS_PER_TENTH, 67)
+    pixels = [np.count_nonzero(masks.load(i)) for i in indices.tolist()]
+    assert tenth * size**2 < 10 * min(pixels) and 10 * max(pixels) <= (tenth + 1) * size**2
+    assert set(masks.tenths(indices)) == {tenth}
 
 
-@pytest.mark.parametrize("bin_", range(BINS))
-def test_drawn_hole_shares_spread_over_the_bin(bin_):
-    shares = [hole_ratio(draw_strokes(bin_ * MASKS_PER_BIN + i, 64, 0)) for i in range(300)]
-    quarters = np.histogram(shares, 4, (bin_ / 10, (bin_ + 1) / 10))[0]
+@pytest.mark.parametrize("tenth", range(TENTHS))
+def test_drawn_hole_shares_spread_over_the_tenth(tenth):
+    shares = [draw_strokes(tenth * MASKS_PER_TENTH + i, 64, 0).mean() for i in range(300)]
+    quarters = np.histogram(shares, 4, (tenth / 10, (tenth + 1) / 10))[0]
     assert quarters.min() > 40  # 75 expected
 
 
@@ -195,7 +197,7 @@ def test_another_seed_draws_other_masks():
     assert (draw_strokes(7000, 64, 1) != draw_strokes(7000, 64, 2)).any()
 
 
-def test_masks_of_one_bin_differ():
+def test_masks_of_one_tenth_differ():
     assert len({draw_strokes(i, 64, 0).tobytes() for i in range(50)}) == 50
 
 
@@ -218,18 +220,18 @@ def test_there_are_as_many_drawn_masks_as_in_the_papers_set():
     assert len(open_masks("strokes", 32, False, 0, SETTING)) == 12000
 
 
-def test_exactly_ten_percent_is_the_first_bin():
-    mask = np.zeros((10, 10, 1), np.uint8)
-    mask[0] = 1
-    assert (hole_ratio(mask), hole_bin(mask)) == (0.1, 0)
+def test_the_number_tells_the_tenth_in_the_papers_set(tmp_path):
+    names = {f"irregular/{i:05d}.png": b"" for i in range(TENTHS * MASKS_PER_TENTH)}
+    masks = open_at(write_zip(tmp_path / "m.zip", names))
+    assert list(masks.tenths(np.array([0, 1999, 2000, 11_999]))) == [0, 0, 1, 5]
 
 
-def test_bin_is_the_index_in_the_papers_set(tmp_path):
-    names = {f"irregular/{i:05d}.png": b"" for i in range(BINS * MASKS_PER_BIN)}
-    names["irregular/02000.png"] = png(np.ones((8, 8)))
-    assert open_at(write_zip(tmp_path / "m.zip", names)).bin(2000) == 1
+def test_the_number_tells_nothing_in_any_other_set(tmp_path):
+    (tmp_path / "00000.png").write_bytes(png(HOLE))
+    assert open_at(tmp_path).tenths(np.array([0])) is None
 
 
-def test_bin_is_measured_in_any_other_set(tmp_path):
-    (tmp_path / "00000.png").write_bytes(png(HOLE))  # 12 of 64 pixels
-    assert open_at(tmp_path).bin(0) == 1
+def test_a_hole_too_thin_for_the_photos_size_leaves_a_mask_of_zeros(tmp_path):
+    thin = np.zeros((64, 64))
+    thin[0] = 1  # nearest neighbour takes other rows
+    assert not load_saved(tmp_path, Image.fromarray(thin.astype(bool))).any()

@@ -1,7 +1,6 @@
 import numpy as np
-import pytest
 
-from spn_jax.pairs import draw_pairs, ratios_for_bins
+from spn_jax.pairs import draw_pairs
 
 
 def test_a_mask_comes_twice_only_when_all_have_come() -> None:
@@ -22,16 +21,3 @@ def test_first_pairs_do_not_depend_on_the_number_of_photos() -> None:
 
 def test_pairs_depend_on_the_seed() -> None:
     assert list(draw_pairs(20, 20, seed=0)) != list(draw_pairs(20, 20, seed=1))
-
-
-def test_the_papers_masks_keep_their_bin() -> None:
-    indices = np.array([1999, 2000, 4000, 11_999, 5000])
-    ratios = ratios_for_bins(np.array([0.1013, 0.0991, 0.2, 0.6003, 0.25]), indices, ordered=True)
-    assert ratios == pytest.approx([0.1, 0.1, 0.2, 0.6, 0.25], abs=2e-6)
-    assert np.all(ratios > [0, 0.1, 0.2, 0.5, 0.2])
-    assert np.all(ratios <= [0.1, 0.2, 0.3, 0.6, 0.3])
-
-
-def test_other_masks_are_measured() -> None:
-    measured = np.array([0.1013, 0.65])
-    np.testing.assert_array_equal(ratios_for_bins(measured, np.array([0, 1]), ordered=False), measured)

@@ -11,6 +11,7 @@ def records(holes: list[float], psnr: list[float]) -> dict[str, np.ndarray]:
     n = len(holes)
     return {
         "hole": np.array(holes),
+        "bin": tables.bins_of(np.array(holes)),
         "psnr": np.array(psnr, np.float32),
         "ssim": np.linspace(0.5, 0.9, n),
         "mae": np.full(n, 0.0154),
@@ -29,6 +30,12 @@ def test_every_picture_is_in_one_row_and_in_all() -> None:
     assert rows[-1].bin == "All"
     assert rows[-1].images == sum(row.images for row in rows[:-1]) == 103
     assert rows[0].bin == "0%" and rows[0].images == 2
+
+
+def test_tenths_decide_where_they_are_known() -> None:
+    measured, tenths = np.array([0.1999, 0.2001, 0.4013, 0.6003, 0.0]), np.array([2, 1, 3, 5, 0])
+    assert tables.bins_of(measured, tenths).tolist() == ["20-40%", "0-20%", "20-40%", "40-60%", "0-20%"]
+    assert tables.bins_of(measured).tolist() == ["0-20%", "20-40%", "40-60%", "60-100%", "0%"]
 
 
 def test_the_papers_rows_are_shown_even_when_empty() -> None:
@@ -74,4 +81,6 @@ def test_json_is_strict_and_keeps_every_picture() -> None:
     content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert content["about"] == {"step": 7}
     assert content["images"]["spn"]["psnr"] == [None, 20]
+    assert content["images"]["spn"]["hole"] == [0, 0.3]
+    assert content["images"]["spn"]["bin"] == ["0%", "20-40%"]
     assert content["rows"]["spn"][-1] == {"hole": "All", "images": 2, "identical": 1, "psnr": 20, "ssim": 0.7, "mae": 0.0154}
