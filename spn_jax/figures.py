@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.cluster.vq import kmeans2
 
+from spn_jax.errors import InputError
+
 # Okabe and Ito (2008): eight colours that stay distinct for colour-blind readers; black comes last, for the smallest cluster.
 PALETTE = np.array(
     [[86, 180, 233], [230, 159, 0], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167], [0, 0, 0]], np.uint8
@@ -70,12 +72,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl. A last line that a killed run left unfinished is not read.
 
     Raises:
-        ValueError: another line is not JSON.
+        InputError: the file cannot be read, or another line is not JSON.
     """
-    lines = path.read_text().splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    return [json.loads(line) for line in lines]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()
+        return [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}, for the curves, cannot be read ({error}); repair it or move it away") from error
 
 
 def curves(lines: Sequence[Mapping[str, Any]], columns: int = 4) -> np.ndarray:

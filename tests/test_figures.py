@@ -1,11 +1,11 @@
 import io
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from spn_jax import figures
+from spn_jax.errors import InputError
 
 
 def test_cluster_map_colours_regions_largest_first() -> None:
@@ -62,7 +62,7 @@ def test_metrics_without_the_line_a_killed_run_left_unfinished(tmp_path) -> None
     lines = figures.read_metrics(path)
     assert [line["step"] for line in lines] == [1, 2]
     path.write_text('{"step": 1\n{"step": 2}\n')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(InputError, match=r"metrics\.jsonl, for the curves, cannot be read \(Expecting"):
         figures.read_metrics(path)
 
 
