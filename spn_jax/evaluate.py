@@ -1,6 +1,7 @@
 """Scores checkpoints on held-out photos: `python -m spn_jax.evaluate run --checkpoint DIR`."""
 
 import argparse
+import enum
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,14 @@ from spn_jax.pairs import draw_pairs
 from spn_jax.sharding import make_mesh, replicate, shard_batch
 
 Arrays = dict[str, np.ndarray]
+
+
+class Detail(enum.IntEnum):
+    """What comes back of a scored batch; each has what the one before has. Pictures and priors cost memory and transfers."""
+
+    SCORES = 0  # scores, index, valid: (b,) each
+    PICTURES = 1  # and image, mask, completed: uint8 (b, h, w, 3) and (b, h, w, 1)
+    PRIORS = 2  # and the coarsest prior: float32 (b, h', w', c)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -66,8 +75,12 @@ def run(options: argparse.Namespace) -> None:
     print(announcement(loaded, config, photos, masks, mesh), flush=True)
 
     batches = evaluation_batches(config, photos, masks, pairs, batch_size)
-    scored = scored_batches(replicate(loaded.model, mesh), batches, mesh, config, pictures=True)
     gallery = Gallery(options.output, options.grid, photos.names, options.save_composites)
+
+    def detail(batch: Mapping[str, Any]) -> Detail:
+        return max(gallery.detail(batch), Detail.PICTURES if baselines else Detail.SCORES)
+
+    scored = scored_batches(replicate(loaded.model, mesh), batches, mesh, config, detail)
     parts: dict[str, list[Arrays]] = {name: [] for name in ("spn", *baselines)}
     for part in with_progress(scored, len(photos)):
         parts["spn"].append(part)
@@ -173,7 +186,7 @@ def summarise(records: tables.Records) -> dict[str, float]:
 def sample_grid(model: Callable[..., Any], batches: Iterable[Mapping[str, Any]], mesh: Mesh, config: Config) -> np.ndarray:
     """A labelled grid (h, w, 3) of all valid pictures of the batches: input, k-means map of the coarsest prior, result, truth."""
     rows: dict[str, list[np.ndarray]] = {}
-    for part in scored_batches(model, batches, mesh, config, pictures=True):
+    for part in scored_batches(model, batches, mesh, config, lambda batch: Detail.PRIORS):
         for row in np.flatnonzero(part["valid"]):
             _add_column(rows, part, int(row))
     return figures.image_grid(rows)
@@ -191,13 +204,17 @@ def _add_column(rows: dict[str, list[np.ndarray]], part: Arrays, row: int) -> No
 
 
 def scored_batches(
-    model: Callable[..., Any], batches: Iterable[Mapping[str, Any]], mesh: Mesh, config: Config, *, pictures: bool = False
+    model: Callable[..., Any],
+    batches: Iterable[Mapping[str, Any]],
+    mesh: Mesh,
+    config: Config,
+    detail: Callable[[Mapping[str, Any]], Detail] = lambda batch: Detail.SCORES,
 ) -> Iterator[Arrays]:
-    """For each batch its scores, index and valid, (b,) each; with `pictures` also image, mask, completed (uint8) and the coarsest prior."""
+    """Scores each batch and brings as much of it to the host as `detail` says, which must say the same in all processes."""
     local_devices = len(mesh.local_devices)
     for batch in batches:
         padded = _pad({key: batch[key] for key in ("image", "mask", "index", "valid")}, local_devices)
-        scored = _score_batch(model, shard_batch(padded, mesh), how=config.eval.quantise, mesh=mesh, pictures=pictures)
+        scored = _score_batch(model, shard_batch(padded, mesh), how=config.eval.quantise, mesh=mesh, detail=detail(batch))
         yield jax.tree.map(np.asarray, scored)
 
 
@@ -211,8 +228,8 @@ def _pad(batch: Mapping[str, np.ndarray], devices: int) -> Arrays:
     return padded
 
 
-@functools.partial(jax.jit, static_argnames=("how", "mesh", "pictures"))
-def _score_batch(model: Any, batch: dict[str, jax.Array], *, how: Any, mesh: Mesh, pictures: bool) -> dict[str, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("how", "mesh", "detail"))
+def _score_batch(model: Any, batch: dict[str, jax.Array], *, how: Any, mesh: Mesh, detail: Detail) -> dict[str, jax.Array]:
     image, mask = batch["image"], batch["mask"]
     with jax.default_matmul_precision("highest"):
         output = model(image.astype(jnp.float32) / 255, mask.astype(jnp.float32))
@@ -223,9 +240,10 @@ def _score_batch(model: Any, batch: dict[str, jax.Array], *, how: Any, mesh: Mes
     completed = _take_sample(completions, best)
     result = _scores(completed, image, mask) | {"index": batch["index"], "valid": batch["valid"]}
     result["finite"] = jnp.all(jnp.isfinite(predictions), axis=(1, 2, 3, 4))
-    if pictures:
-        prior = _take_sample(output.prior[max(output.prior)], best)
-        result |= {"image": image, "mask": mask, "completed": completed.astype(jnp.uint8), "prior": prior.astype(jnp.float32)}
+    if detail >= Detail.PICTURES:
+        result |= {"image": image, "mask": mask, "completed": completed.astype(jnp.uint8)}
+    if detail >= Detail.PRIORS:
+        result["prior"] = _take_sample(output.prior[max(output.prior)], best).astype(jnp.float32)
     # Everything to every device, so that each process can read all rows.
     return jax.lax.with_sharding_constraint(result, NamedSharding(mesh, PartitionSpec()))
 
@@ -307,12 +325,18 @@ class Gallery:
         self._composites = composite_names(names) if save_composites else None
         self._rows: dict[str, list[np.ndarray]] = {}
 
+    def detail(self, batch: Mapping[str, Any]) -> Detail:
+        """What it needs of a batch."""
+        if self._in_grid.intersection(batch["index"].tolist()):
+            return Detail.PRIORS
+        return Detail.SCORES if self._composites is None else Detail.PICTURES
+
     def add(self, part: Arrays) -> None:
-        """Takes what it needs of a scored batch with pictures."""
+        """Takes what it needs of a scored batch."""
         for row in np.flatnonzero(part["valid"]):
-            index, completed = int(part["index"][row]), part["completed"][row]
+            index = int(part["index"][row])
             if self._folder is not None and self._composites is not None:
-                write_atomically(self._folder / "composites" / self._composites[index], figures.png(completed))
+                write_atomically(self._folder / "composites" / self._composites[index], figures.png(part["completed"][row]))
             if index in self._in_grid:
                 _add_column(self._rows, part, int(row))
 

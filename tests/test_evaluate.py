@@ -95,7 +95,7 @@ def test_the_best_sample_by_psnr_is_scored(mesh) -> None:
     images, masks = pictures(2)
     images[0], images[1] = 10, 250
     model = FakeModel(jnp.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
-    parts = list(evaluate.scored_batches(model, batched(images, masks, 2), mesh, CONFIG, pictures=True))
+    parts = list(evaluate.scored_batches(model, batched(images, masks, 2), mesh, CONFIG, lambda batch: evaluate.Detail.PRIORS))
     assert parts[0]["completed"][0, 0, 0].tolist() == [0, 0, 0]
     assert parts[0]["completed"][1, 0, 0].tolist() == [255, 255, 255]
     assert parts[0]["prior"].shape == (2, SIZE // 4, SIZE // 4, 3)
@@ -105,7 +105,8 @@ def test_known_pixels_of_composites_are_the_photos(mesh) -> None:
     images, masks = pictures(3)
     for how in ("truncate", "round"):
         config = dataclasses.replace(CONFIG, eval=EvalConfig(quantise=how))
-        (part,) = evaluate.scored_batches(FakeModel(jnp.full((1, 3), 0.3)), batched(images, masks, 3), mesh, config, pictures=True)
+        model, batches = FakeModel(jnp.full((1, 3), 0.3)), batched(images, masks, 3)
+        (part,) = evaluate.scored_batches(model, batches, mesh, config, lambda batch: evaluate.Detail.PICTURES)
         assert part["completed"].dtype == np.uint8
         np.testing.assert_array_equal(np.where(masks > 0, 0, part["completed"]), np.where(masks > 0, 0, images))
 
@@ -271,6 +272,35 @@ def test_a_mask_whose_hole_is_lost_in_resizing_has_a_row_of_its_own(run_folder: 
     rows = {row["hole"]: row for row in json.loads((run_folder / "out" / "results.json").read_text())["rows"]["spn"]}
     assert (rows["0%"]["images"], rows["0%"]["identical"], rows["0%"]["mae"]) == (1, 1, 0)
     assert rows["All"]["images"] == 5 and math.isfinite(rows["All"]["psnr"])
+
+
+SCORES, PICTURES, PRIORS = evaluate.Detail
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", [SCORES, SCORES, SCORES]),
+        ("--baseline mean", [PICTURES, PICTURES, PICTURES]),
+        ("--output OUT", [SCORES, SCORES, SCORES]),
+        ("--output OUT --save-composites", [PICTURES, PICTURES, PICTURES]),
+        ("--output OUT --grid 2", [PRIORS, SCORES, PRIORS]),  # photos 0 and 4 of 5, two a batch
+        ("--output OUT --grid 1 --baseline mean", [PRIORS, PICTURES, PICTURES]),
+    ],
+)
+def test_no_more_is_brought_to_the_host_than_is_used(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, expected: list[evaluate.Detail]
+) -> None:
+    brought, original = [], evaluate.scored_batches
+
+    def watched(*inputs: Any) -> Iterator[evaluate.Arrays]:
+        for part in original(*inputs):
+            brought.append(PRIORS if "prior" in part else PICTURES if "completed" in part else SCORES)
+            yield part
+
+    monkeypatch.setattr(evaluate, "scored_batches", watched)
+    evaluate.main(["run", "--checkpoint", str(run_folder), *arguments.replace("OUT", str(run_folder / "out")).split()])
+    assert brought == expected
 
 
 def test_run_without_output_writes_nothing(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
