@@ -37,7 +37,7 @@ lint: setup
 
 test: lint
 	@echo "tests: pytest"
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n 2 --dist loadfile  # two at a time; one file is one process, which shares what its tests compile
 
 test-long: setup
 	@echo "tests: pytest -m long"

@@ -35,7 +35,7 @@ from spn_jax.data.pipeline import evaluation_batches, steps_per_epoch, training_
 from spn_jax.data.teacher import TeacherCache
 from spn_jax.errors import InputError, find_input_error, run_command
 from spn_jax.evaluate import evaluate_model, sample_grid, summarise
-from spn_jax.files import lock_folder
+from spn_jax.files import lock_folder, write_atomically
 from spn_jax.log import MetricsLog, Progress, has_evaluation, quiet_libraries
 from spn_jax.models.spn import SPN
 from spn_jax.pairs import draw_pairs
@@ -293,7 +293,8 @@ class HeldOut:
         if not due.evaluation:
             return None
         try:
-            records = evaluate_model(model, self.until_stopped(self.batches(self.config.eval.photos)), self.mesh, self.config)
+            batches = self.until_stopped(self.batches(self.config.eval.photos))
+            records = evaluate_model(model, batches, self.mesh, self.config, self.data.test_masks.tenths(self.pairs))
         except EvaluationGivenUp:
             return None
         scores = summarise(records)
@@ -301,6 +302,11 @@ class HeldOut:
         if self.log:
             self.log.write(step, scores)
         return scores
+
+    @functools.cached_property
+    def pairs(self) -> np.ndarray:
+        """The number of each photo's mask."""
+        return draw_pairs(len(self.data.test_photos), len(self.data.test_masks), self.config.eval.seed)
 
     def until_stopped(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The batches; EvaluationGivenUp once SIGTERM came."""
@@ -311,12 +317,11 @@ class HeldOut:
 
     def batches(self, limit: int | None) -> Iterator[dict[str, Any]]:
         """The first `limit` photos, each with the mask that config.eval.seed gives it."""
-        photos, masks = self.data.test_photos, self.data.test_masks
         return evaluation_batches(
             self.config,
-            photos,
-            masks,
-            draw_pairs(len(photos), len(masks), self.config.eval.seed),
+            self.data.test_photos,
+            self.data.test_masks,
+            self.pairs,
             self.config.eval.batch_size,
             limit=limit,
             process_index=jax.process_index(),
@@ -386,7 +391,8 @@ def only_run_in(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         handle = os.open(workdir, os.O_RDONLY)
     except OSError as error:
-        raise unwritable(workdir, error) from error
+        reason = error.strerror or error
+        raise InputError(f"--workdir {workdir} cannot be written ({reason}); choose another folder or free space") from error
     try:
         lock_folder(handle, f"another run is writing to --workdir {workdir}; wait for it or stop it")
         yield
@@ -394,17 +400,10 @@ def only_run_in(workdir: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def unwritable(workdir: Path, error: OSError) -> InputError:
-    return InputError(f"--workdir {workdir} cannot be written ({error.strerror or error}); choose another folder or free space")
-
-
 def write_descriptions(workdir: Path, config: Config, state: TrainState) -> None:
     """Writes the resolved settings and the table of parameters, for people to read."""
-    try:
-        (workdir / "parameters.txt").write_text(parameter_overview.get_parameter_overview(named_arrays(state.model)) + "\n")
-        (workdir / "config.txt").write_text("\n".join(describe(config)) + "\n")
-    except OSError as error:
-        raise unwritable(workdir, error) from error
+    write_atomically(workdir / "parameters.txt", parameter_overview.get_parameter_overview(named_arrays(state.model)) + "\n")
+    write_atomically(workdir / "config.txt", "\n".join(describe(config)) + "\n")
 
 
 def summary(config: Config, state: TrainState, mesh: Mesh, data: Data, steps: int) -> Iterator[str]:
