@@ -1,4 +1,4 @@
-"""Names and layouts of the released PyTorch checkpoints, and the way from them to ours and back. Imports no torch.
+"""Names and layouts of the released PyTorch checkpoints, and the way from them to ours. Imports no torch.
 
 Convolution kernels are (out, in, h, w) there and (h, w, in, out) here; all other arrays are the same.
 """
