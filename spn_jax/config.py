@@ -344,14 +344,10 @@ def from_dict(values: dict[str, Any], origin: str) -> Config:
     A setting that is newer than the checkpoint takes its default, which therefore must mean what was done before there was
     the setting. Settings that this version does not know are listed in an InputError naming `origin`.
     """
-    newer = to_dict(Config())
-    config = _from_values({name: {**section, **values.get(name, {})} for name, section in newer.items()} | _unknown(values, newer), origin)
+    defaults = to_dict(Config())
+    config = _from_values(values | {name: section | values.get(name, {}) for name, section in defaults.items()}, origin)
     check_config(config)
     return config
-
-
-def _unknown(values: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    return {name: section for name, section in values.items() if name not in known}
 
 
 def _from_values(values: dict[str, Any], origin: str) -> Config:

@@ -164,14 +164,13 @@ def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Ba
     for_real = power_iteration(graphdef, state.discriminator, state.spectral)
     for_fake = power_iteration(graphdef, state.discriminator, for_real)
 
-    if graphdef.micro_batches == 1:
-        output, pull_back = jax.vjp(lambda parameters: generate(graphdef, parameters, batch), state.model)
-        judged = discriminator_gradients(graphdef, state, for_real, for_fake, batch, output.image)
-        discriminator, discriminator_optimizer = update(graphdef, state, "discriminator", judged[0])
-        for_generator = power_iteration(graphdef, discriminator, for_fake)
-        critic = (discriminator, for_generator)
-        learned = generator_gradients(graphdef, state, critic, frozen, batch, output, pull_back)
-    else:  # the same sums over parts of the batch; the generator runs twice, because the discriminator's update needs all parts
+    def forward(part: Batch) -> tuple[SPNOutput, Callable]:
+        return jax.vjp(lambda parameters: generate(graphdef, parameters, part), state.model)
+
+    # A batch in one part needs one forward pass; in several, the generator runs twice, because the discriminator's update,
+    # which comes in between, needs them all.
+    in_parts = graphdef.micro_batches > 1
+    if in_parts:
         parts = split_batch(batch, graphdef.micro_batches)
 
         def judge_part(part: Batch) -> tuple[nnx.State, Metrics]:
@@ -179,15 +178,17 @@ def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Ba
             return discriminator_gradients(graphdef, state, for_real, for_fake, part, fake)
 
         judged = mean_over_parts(judge_part, parts)
-        discriminator, discriminator_optimizer = update(graphdef, state, "discriminator", judged[0])
-        for_generator = power_iteration(graphdef, discriminator, for_fake)
-        critic = (discriminator, for_generator)
+    else:
+        output, pull_back = forward(batch)
+        judged = discriminator_gradients(graphdef, state, for_real, for_fake, batch, output.image)
 
-        def learn_part(part: Batch) -> tuple[nnx.State, Metrics]:
-            output, pull_back = jax.vjp(lambda parameters: generate(graphdef, parameters, part), state.model)
-            return generator_gradients(graphdef, state, critic, frozen, part, output, pull_back)
-
-        learned = mean_over_parts(learn_part, parts)
+    discriminator, discriminator_optimizer = update(graphdef, state, "discriminator", judged[0])
+    for_generator = power_iteration(graphdef, discriminator, for_fake)
+    critic = (discriminator, for_generator)
+    if in_parts:
+        learned = mean_over_parts(lambda part: generator_gradients(graphdef, state, critic, frozen, part, *forward(part)), parts)
+    else:
+        learned = generator_gradients(graphdef, state, critic, frozen, batch, output, pull_back)
 
     model, model_optimizer = update(graphdef, state, "model", learned[0])
     new_state = TrainState(
