@@ -39,7 +39,25 @@ class ModelConfig:
     prior_levels: tuple[int, ...] = (1, 2, 3)  # prior scales l at P / 2^(l-1); coarsest is 3: (3,), (2, 3) or (1, 2, 3)
     middle_blocks: int = 8  # SPADE residual blocks at P/4
     spade_hidden: int = 128  # channels between a prior and its gamma and beta
+    spade_hidden_up_to_prior: bool = False  # no more of them than the prior has channels (released probabilistic program)
+    variational: bool = False  # probabilistic SPN: a latent sampled between trunk and coarsest prior (Eq. 5)
+    latent_channels: int = 128  # of its mean and standard deviation, at P/32
+    decoder: Literal["spade", "region_norm"] = "spade"  # region_norm: RN-L of SPL, which needs prior_levels=3
+    prior_encoder_slope: float = 0.0  # of LeakyReLU in the prior learner's encoder; 0 is ReLU, 0.1 in SPL
+    discriminator: Literal["spectral_norm", "instance_norm"] = "spectral_norm"  # instance_norm: the probabilistic SPN's
     discriminator_width: int = 64  # channels of the discriminator's first convolution
+
+    @property
+    def stride(self) -> int:
+        """What height and width must be divisible by: the features are halved twice, for the latent another three times."""
+        return 32 if self.variational else 4
+
+    @property
+    def kind(self) -> str:
+        """The name of the model: spn, spn-probabilistic or spl."""
+        if self.decoder == "region_norm":
+            return "spl"
+        return "spn-probabilistic" if self.variational else "spn"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +100,15 @@ class LossConfig:
     adversarial_weight: float = 1.0  # lambda 2 (Eq. 12)
     prior_mask_weight: float = 3.0  # alpha of Eq. 4: extra weight of the distillation loss inside the hole
     reconstruction_mask_weight: float = 2.0  # delta of Eq. 10: 4 in the paper, 2 in the released program
-    adversarial: Literal["non_saturating", "saturating"] = "non_saturating"  # released BCE form, or the paper's Eq. 11
+    adversarial: Literal["non_saturating", "saturating", "hinge"] = "non_saturating"  # released BCE, the paper's Eq. 11, or hinge
+    feature_matching: float = 0.0  # lambda 3 of the discriminator's features (Eq. 13); 10 in the probabilistic SPN
+    perceptual: float = 0.0  # lambda 3 of VGG19's features (Eq. 13); 10 in the probabilistic SPN
+    perceptual_levels: Literal["released", "paper"] = "released"  # sum weighted by 1/32 ... 1 (released), or plain mean (paper)
+    diversity: float = 0.0  # lambda 4 (Eq. 14), needs train.samples of 2 or more; 1 in the probabilistic SPN
+    diversity_form: Literal["released", "paper"] = "released"  # 1 / sum over VGG19's levels (released), or mean of 1 / level (paper)
+    kl: float = 0.0  # lambda 5 (Eq. 6); 0.05 in the probabilistic SPN
+    kl_direction: Literal["paper", "released"] = "paper"  # KL(posterior, prior), or KL(prior, posterior), which blows up at small sigma
+    vgg: str = ""  # VGG19's weights: an .npz of teacher_export.weights, or "random" (seeded by train.seed; for trials only)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +138,7 @@ class TrainConfig:
     """The training run."""
 
     batch_size: int = 8  # photos a step over all devices and processes
+    samples: int = 1  # completions of each photo a step; 2 in the probabilistic SPN
     micro_batches: int = 1  # gradient accumulation: parts a batch is computed in
     rematerialise: bool = False  # recompute the repeated blocks in the backward pass to save memory
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of convolutions; parameters, norms and losses stay float32
@@ -132,6 +159,7 @@ class EvalConfig:
 
     batch_size: int = safe(8)  # photos a jitted call over all devices
     photos: int | None = safe(None)  # evaluate the first n photos during training; None: all
+    samples: int = safe(1)  # completions of each photo, of which the best by PSNR is scored; 5 in the probabilistic SPN
     quantise: Literal["truncate", "round"] = safe("truncate")  # how 8-bit composites are made; truncate as released
     seed: int = safe(0)  # which mask each photo gets
 
@@ -266,7 +294,7 @@ def _describe(kind: Any) -> str:
 
 # Of the settings that may be none, the value where there is one.
 _POSITIVE = (
-    *(f"model.{field.name}" for field in dataclasses.fields(ModelConfig) if field.name != "prior_levels"),
+    *(f"model.{field.name}" for field in dataclasses.fields(ModelConfig) if field.type is int),
     "data.threads",
     "data.prefetch",
     "teacher.batch_size",
@@ -278,6 +306,7 @@ _POSITIVE = (
     "optimizer.learning_rate",
     "optimizer.epsilon",
     "train.batch_size",
+    "train.samples",
     "train.micro_batches",
     "train.log_every",
     "train.image_every",
@@ -286,6 +315,7 @@ _POSITIVE = (
     "train.keep_last",
     "eval.batch_size",
     "eval.photos",
+    "eval.samples",
 )
 _NOT_NEGATIVE = (
     "data.seed",
@@ -298,9 +328,13 @@ _NOT_NEGATIVE = (
     "loss.adversarial_weight",
     "loss.prior_mask_weight",
     "loss.reconstruction_mask_weight",
+    "loss.feature_matching",
+    "loss.perceptual",
+    "loss.diversity",
+    "loss.kl",
 )
-_BELOW_ONE = ("optimizer.beta1", "optimizer.beta2")
-STRIDE, SMALLEST = 4, 32  # of photos: SPN halves twice; with fewer pixels the discriminator's last map is empty
+_BELOW_ONE = ("optimizer.beta1", "optimizer.beta2", "model.prior_encoder_slope")
+SMALLEST = 32  # height and width of training photos: with fewer pixels the discriminator's last map is empty
 
 
 def check_config(config: Config) -> None:
@@ -323,14 +357,34 @@ def _check_together(config: Config) -> None:
     levels, size, train, drops = config.model.prior_levels, config.data.image_size, config.train, config.schedule.learning_rate_drops
     if levels not in ((3,), (2, 3), (1, 2, 3)):
         raise InputError(f"model.prior_levels={levels} must be 3, or 2,3, or 1,2,3: scales are added from the coarsest")
-    if size % STRIDE or size < SMALLEST:
-        raise InputError(f"data.image_size={size} must be divisible by {STRIDE} and at least {SMALLEST}")
+    stride = config.model.stride
+    if size % stride or size < SMALLEST:
+        raise InputError(f"data.image_size={size} must be divisible by {stride} and at least {SMALLEST}")
     if train.batch_size % train.micro_batches:
         raise InputError(f"train.batch_size={train.batch_size} is not divisible by train.micro_batches={train.micro_batches}")
     if train.ema_decay is not None and not 0 < train.ema_decay < 1:
         raise InputError(f"train.ema_decay={train.ema_decay} must lie between 0 and 1, or be none")
     if any(later <= earlier for earlier, later in itertools.pairwise((0.0, *drops))):
         raise InputError(f"schedule.learning_rate_drops={drops} must increase, from more than 0")
+    _check_model_and_losses(config)
+
+
+def _check_model_and_losses(config: Config) -> None:
+    """What a kind of model and its losses ask of each other."""
+    model, loss, samples = config.model, config.loss, config.train.samples
+    if model.decoder == "region_norm" and (model.variational or model.prior_levels != (3,)):
+        raise InputError("model.decoder=region_norm is SPL's and needs model.prior_levels=3 and model.variational=false")
+    if not model.variational:
+        needing = {
+            "loss.kl": loss.kl,
+            "loss.diversity": loss.diversity,
+            "train.samples": samples - 1,
+            "eval.samples": config.eval.samples - 1,
+        }
+        if asked := [name for name, value in needing.items() if value]:
+            raise InputError(f"{', '.join(asked)} ask for several completions of a photo; set model.variational=true, or leave them out")
+    if loss.diversity and samples < 2:
+        raise InputError(f"loss.diversity={loss.diversity} compares completions of a photo; set train.samples=2 or more")
 
 
 def to_dict(config: Config) -> dict[str, Any]:

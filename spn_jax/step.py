@@ -97,7 +97,7 @@ def build_networks(config: Config, teacher_channels: Mapping[int, int]) -> tuple
     rng = np.random.default_rng(config.train.seed)
     dtype = jnp.dtype(config.train.compute_dtype)
     model = SPN(config.model, teacher_channels, rng=rng, dtype=dtype, remat=config.train.rematerialise)
-    return model, Discriminator(config.model.discriminator_width, rng=rng, dtype=dtype)
+    return model, Discriminator(config.model, rng=rng, dtype=dtype)
 
 
 def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: Discriminator) -> tuple[StepGraph, TrainState]:

@@ -57,7 +57,7 @@ def load(module: nnx.Module, arrays: dict[str, np.ndarray], dtype: DTypeLike) ->
 def golden_networks(dtype: DTypeLike) -> tuple[SPN, Discriminator]:
     config = ModelConfig()
     model = nnx.eval_shape(lambda: SPN(config, TEACHER_CHANNELS, rng=np.random.default_rng(0), dtype=dtype))
-    discriminator = nnx.eval_shape(lambda: Discriminator(config.discriminator_width, rng=np.random.default_rng(0), dtype=dtype))
+    discriminator = nnx.eval_shape(lambda: Discriminator(config, rng=np.random.default_rng(0), dtype=dtype))
     load(model, model_from_released(released_generator(), config), dtype)
     load(discriminator, discriminator_from_released(released_discriminator()), dtype)
     return model, discriminator

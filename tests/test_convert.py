@@ -27,7 +27,7 @@ def build(part: str) -> nnx.Module:
     rng = np.random.default_rng(0)
     if part == "generator":
         return SPN(CONFIG, TEACHER_CHANNELS, rng=rng)
-    return Discriminator(CONFIG.discriminator_width, rng=rng, dtype="float32")
+    return Discriminator(CONFIG, rng=rng, dtype="float32")
 
 
 def shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

@@ -47,7 +47,7 @@ def test_distillation_heads_have_53808_parameters() -> None:
 
 
 def test_discriminator_has_the_papers_number_of_parameters() -> None:
-    discriminator = nnx.eval_shape(lambda: Discriminator(64, rng=np.random.default_rng(0), dtype=jnp.float32))
+    discriminator = nnx.eval_shape(lambda: Discriminator(ModelConfig(), rng=np.random.default_rng(0), dtype=jnp.float32))
     assert parameter_count(discriminator) == 2_763_776
 
 
@@ -163,7 +163,7 @@ def test_bfloat16_computes_in_bfloat16_and_returns_float32_images_near_float32s(
 
 
 def test_discriminator_gives_five_maps_and_patch_scores() -> None:
-    discriminator = Discriminator(4, rng=np.random.default_rng(0), dtype=jnp.float32)
+    discriminator = Discriminator(tiny().model, rng=np.random.default_rng(0), dtype=jnp.float32)
     judgement = discriminator(photos(64, 64)[0])
     assert [features.shape for features in judgement.features] == [
         (2, 32, 32, 4),

@@ -1,4 +1,4 @@
-"""Patch discriminator of the deterministic model: five 4x4 convolutions with spectral norm; the score is a map."""
+"""Patch discriminators: five 4x4 convolutions; the score is a map."""
 
 from typing import NamedTuple
 
@@ -7,38 +7,49 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from spn_jax.models.layers import SpectralConv, leaky_relu
+from spn_jax.config import ModelConfig
+from spn_jax.models.layers import Conv, SpectralConv, instance_norm, leaky_relu
 
 
 class Judgement(NamedTuple):
-    """logits (b, h, w, 1), one per patch, before the sigmoid; features: the maps of all layers, the last being the logits."""
+    """logits (b, h, w, 1), one per patch, before any sigmoid; features: the maps that feature matching compares."""
 
     logits: Array
     features: tuple[Array, ...]
 
 
 class Discriminator(nnx.Module):
-    """Judges patches of an image as real (sigmoid towards 1) or completed (towards 0)."""
+    """Judges patches of an image as real (high) or completed (low).
 
-    def __init__(self, width: int, *, rng: np.random.Generator, dtype: DTypeLike):
+    `config.discriminator` chooses between the two of the paper. spectral_norm: all five layers have it, features are the
+    outputs of all. instance_norm: layers 2 to 4 have both norms, the first and the last none but a bias; features are the outputs of 2 to 4.
+    """
+
+    def __init__(self, config: ModelConfig, *, rng: np.random.Generator, dtype: DTypeLike):
+        width = config.discriminator_width
         widths, strides = (3, width, 2 * width, 4 * width, 8 * width, 1), (2, 2, 2, 1, 1)
-        self.convs = nnx.List(
-            [
-                SpectralConv(i, o, 4, stride=stride, padding=1, rng=rng, dtype=dtype)
-                for i, o, stride in zip(widths[:-1], widths[1:], strides, strict=True)
-            ]
-        )
+        self.instance_norm = config.discriminator == "instance_norm"
+
+        def layer(i: int) -> SpectralConv | Conv:
+            kind = Conv if self.instance_norm and i in (0, 4) else SpectralConv
+            return kind(widths[i], widths[i + 1], 4, stride=strides[i], padding=1, rng=rng, dtype=dtype)
+
+        self.convs = nnx.List([layer(i) for i in range(5)])
 
     def power_iteration(self) -> None:
-        """Updates the singular vectors of all layers; in training each judgement is preceded by one."""
+        """Updates the singular vectors of all layers that have them; in training each judgement is preceded by one."""
         for conv in self.convs:
-            conv.power_iteration()
+            if isinstance(conv, SpectralConv):
+                conv.power_iteration()
 
     def __call__(self, image: Array) -> Judgement:
         """Image (b, h, w, 3) in [0, 1] -> Judgement; h and w at least 32."""
-        x, features = image, []
+        x, outputs = image, []
         for conv in list(self.convs)[:-1]:
-            x = leaky_relu(conv(x))
-            features.append(x)
+            x = conv(x)
+            if self.instance_norm and isinstance(conv, SpectralConv):
+                x = instance_norm(x)
+            x = leaky_relu(x)
+            outputs.append(x)
         logits = self.convs[-1](x)
-        return Judgement(logits, (*features, logits))
+        return Judgement(logits, tuple(outputs[1:]) if self.instance_norm else (*outputs, logits))

@@ -11,7 +11,18 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from spn_jax.config import ModelConfig
-from spn_jax.models.layers import SPADE, Activation, Conv, PlainNorm, RegionNorm, enlarge, leaky_relu, statistics_dtype
+from spn_jax.models.layers import (
+    SPADE,
+    Activation,
+    Conv,
+    LearntRegionNorm,
+    PlainNorm,
+    RegionNorm,
+    enlarge,
+    leaky_relu,
+    pixel_shuffle,
+    statistics_dtype,
+)
 from spn_jax.models.prior import COARSEST, Pyramid, call_block, prior_width
 
 
@@ -49,6 +60,25 @@ class SPADEResidualBlock(nnx.Module):
         return shortcut + self.conv_out(self.activation(self.norm_out(h, prior)))
 
 
+class SPADEUpsampling(SPADEResidualBlock):
+    """One step of SPN's decoder: the enlarged map through a SPADE block."""
+
+    def __call__(self, x: Array, prior: Array | None) -> Array:
+        """x (b, h, w, in), prior (b, 2 h, 2 w, p) or None at a level without one -> (b, 2 h, 2 w, out)."""
+        return super().__call__(enlarge(x), prior)
+
+
+class RegionNormUpsampling(nnx.Module):
+    """One step of SPL's decoder: convolution, pixel shuffle, region normalisation with a learnt region, ReLU."""
+
+    def __init__(self, conv: Conv, region_norm: LearntRegionNorm):
+        self.conv, self.region_norm = conv, region_norm
+
+    def __call__(self, x: Array, prior: Array | None) -> Array:
+        """(b, h, w, in) -> (b, 2 h, 2 w, out); SPL has no prior at these scales."""
+        return jax.nn.relu(self.region_norm(pixel_shuffle(self.conv(x))))
+
+
 class Generator(nnx.Module):
     """Masked photo, mask and prior pyramid -> completed image in [0, 1]."""
 
@@ -62,7 +92,9 @@ class Generator(nnx.Module):
         def norm(features: int, level: int) -> SPADE | PlainNorm:
             if level not in config.prior_levels:
                 return PlainNorm()
-            return SPADE(features, prior_width(config, level), config.spade_hidden, rng=rng, dtype=dtype)
+            prior = prior_width(config, level)
+            hidden = min(config.spade_hidden, prior) if config.spade_hidden_up_to_prior else config.spade_hidden
+            return SPADE(features, prior, hidden, rng=rng, dtype=dtype)
 
         def middle_block(features: int) -> SPADEResidualBlock:
             dilated = conv(features, features, 3, padding=2, dilation=2, reflect=True)
@@ -70,11 +102,13 @@ class Generator(nnx.Module):
             norms = [norm(features, COARSEST) for _ in range(2)]
             return SPADEResidualBlock(norms, (dilated, last), jax.nn.relu)
 
-        def decoder_block(level: int) -> SPADEResidualBlock:
+        def decoder_block(level: int) -> SPADEUpsampling | RegionNormUpsampling:
             wide, narrow = width * 2**level, width * 2 ** (level - 1)
+            if config.decoder == "region_norm":
+                return RegionNormUpsampling(conv(wide, 4 * narrow, 3, padding=1), LearntRegionNorm(rng=rng, dtype=dtype))
             norms = norm(wide, level), norm(narrow, level), norm(wide, level)
             convs = [conv(i, narrow, 3, padding=1) for i in (wide, narrow, wide)]
-            return SPADEResidualBlock(norms, convs, leaky_relu)
+            return SPADEUpsampling(norms, convs, leaky_relu)
 
         self.encoder = nnx.List(
             [
@@ -103,6 +137,6 @@ class Generator(nnx.Module):
     def decode(self, features: Array, priors: Pyramid) -> Array:
         """Image (b, P, P, 3) in [0, 1] from F_dec (b, P/4, P/4, c) (Eq. 9)."""
         for level, block in zip((2, 1), self.decoder, strict=True):
-            features = call_block(block, enlarge(features), priors.get(level), remat=self.remat)
-        rgb = self.output(leaky_relu(features))
+            features = call_block(block, features, priors.get(level), remat=self.remat)
+        rgb = self.output(leaky_relu(features))  # changes nothing in SPL, whose decoder ends in ReLU
         return (jnp.tanh(rgb.astype(statistics_dtype(rgb))) + 1) / 2

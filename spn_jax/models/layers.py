@@ -16,12 +16,14 @@ from jax.typing import DTypeLike
 
 EPSILON = 1e-5  # of every instance and region normalisation (PyTorch's default)
 
+REGION_THRESHOLD = 0.8  # importance from which a pixel belongs to the region of LearntRegionNorm
+
 Activation = Callable[[Array], Array]
 
 
-def leaky_relu(x: Array) -> Array:
-    """LeakyReLU with slope 0.2, the one of decoder, discriminator and posterior encoder."""
-    return jax.nn.leaky_relu(x, 0.2)
+def leaky_relu(x: Array, slope: float = 0.2) -> Array:
+    """LeakyReLU; slope 0.2 is the one of decoder, discriminator and posterior encoder, slope 0 is ReLU."""
+    return jax.nn.leaky_relu(x, slope) if slope else jax.nn.relu(x)
 
 
 def torch_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Array:
@@ -81,7 +83,7 @@ def convolve_reflected(x: Array, kernel: Array, *, padding: int, dilation: int =
 
 
 class Conv(nnx.Module):
-    """Convolution with bias; `reflect` pads by reflection instead of zeros (stride 1 only)."""
+    """Convolution, with bias unless told otherwise; `reflect` pads by reflection instead of zeros (stride 1 only)."""
 
     def __init__(
         self,
@@ -95,18 +97,21 @@ class Conv(nnx.Module):
         padding: int = 0,
         dilation: int = 1,
         reflect: bool = False,
+        bias: bool = True,
     ):
         fan_in = size * size * features_in
         self.kernel = nnx.Param(torch_uniform(rng, (size, size, features_in, features_out), fan_in))
-        self.bias = nnx.Param(torch_uniform(rng, (features_out,), fan_in))
+        self.bias = nnx.Param(torch_uniform(rng, (features_out,), fan_in)) if bias else None
         self.dtype, self.stride, self.padding, self.dilation, self.reflect = dtype, stride, padding, dilation, reflect
 
     def __call__(self, x: Array) -> Array:
         """(b, h, w, in) -> (b, h', w', out) in the compute type."""
-        x, kernel, bias = (jnp.asarray(a, self.dtype) for a in (x, self.kernel[...], self.bias[...]))
+        x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(self.kernel[...], self.dtype)
         if self.reflect:
-            return convolve_reflected(x, kernel, padding=self.padding, dilation=self.dilation) + bias
-        return convolve(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation) + bias
+            out = convolve_reflected(x, kernel, padding=self.padding, dilation=self.dilation)
+        else:
+            out = convolve(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation)
+        return out if self.bias is None else out + jnp.asarray(self.bias[...], self.dtype)
 
 
 class ResidualBlock(nnx.Module):
@@ -139,13 +144,28 @@ def instance_norm(x: Array) -> Array:
     return (centred * lax.rsqrt(variance + EPSILON)).astype(x.dtype)
 
 
-class RegionNorm(nnx.Module):
-    """Region normalisation with the given mask as region (RN-B; Yu et al., AAAI 2020).
+def region_normalise(x: Array, region: Array) -> tuple[Array, Array, Array]:
+    """Region normalisation (Yu et al., AAAI 2020) before its affine map.
 
     Definition, per region r of `area` pixels out of h w: fill the other region with r's mean, instance-normalise the whole,
-    multiply by sqrt(area / (h w)); add both, then one learnt affine map per region. Filling with the mean makes the other
-    region exactly zero and scales the variance by area / (h w), so both regions are computed at once.
+    multiply by sqrt(area / (h w)); add both. Filling with the mean makes the other region exactly zero and scales the variance
+    by area / (h w), so both regions are computed at once.
+
+    Args:
+        x: (b, h, w, c) in float32 or wider.
+        region: (b, h, w, 1) of 0 and 1.
+
+    Returns:
+        (centred, scale, scale_rest): the result is centred * scale inside the region and centred * scale_rest outside;
+        centred (b, h, w, c), both scales (b, 1, 1, c).
     """
+    rest = 1 - region
+    centred = x - (region * region_mean(x, region) + rest * region_mean(x, rest))
+    return centred, region_scale(centred, region), region_scale(centred, rest)
+
+
+class RegionNorm(nnx.Module):
+    """Region normalisation with the given mask as region (RN-B), then one learnt affine map a region."""
 
     def __init__(self, features: int):
         self.hole_gamma, self.hole_beta, self.known_gamma, self.known_beta = (nnx.Param(jnp.zeros(features)) for _ in range(4))
@@ -154,13 +174,33 @@ class RegionNorm(nnx.Module):
         """x (b, h, w, c), mask (b, H, W, 1) at a multiple of x's size -> (b, h, w, c)."""
         wide = x.astype(statistics_dtype(x))
         hole = resize_mask(mask, x.shape[1]).astype(wide.dtype)
-        known = 1 - hole
-        mean_hole, mean_known = region_mean(wide, hole), region_mean(wide, known)
-        centred = wide - (hole * mean_hole + known * mean_known)
-        scale_hole = region_scale(centred, hole) * (1 + self.hole_gamma[...])
-        scale_known = region_scale(centred, known) * (1 + self.known_gamma[...])
-        out = centred * (hole * scale_hole + known * scale_known) + self.hole_beta[...] + self.known_beta[...]
+        centred, scale_hole, scale_known = region_normalise(wide, hole)
+        scale_hole, scale_known = scale_hole * (1 + self.hole_gamma[...]), scale_known * (1 + self.known_gamma[...])
+        out = centred * (hole * scale_hole + (1 - hole) * scale_known) + self.hole_beta[...] + self.known_beta[...]
         return out.astype(x.dtype)
+
+
+class LearntRegionNorm(nnx.Module):
+    """Region normalisation whose region the network finds itself (RN-L; Yu et al., AAAI 2020).
+
+    Mean and maximum over the channels give each pixel an importance in (0, 1); the region is where it reaches 0.8, a choice that
+    no gradient flows through. Importance also gives the affine map, alike for all channels.
+    """
+
+    def __init__(self, *, rng: np.random.Generator, dtype: DTypeLike):
+        self.importance = Conv(2, 1, 7, padding=3, bias=False, rng=rng, dtype=dtype)
+        self.gamma = Conv(1, 1, 7, padding=3, rng=rng, dtype=dtype)
+        self.beta = Conv(1, 1, 7, padding=3, rng=rng, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        """(b, h, w, c) -> (b, h, w, c)."""
+        wide = x.astype(statistics_dtype(x))
+        summary = jnp.concatenate([wide.mean(-1, keepdims=True), wide.max(-1, keepdims=True)], -1)
+        importance = jax.nn.sigmoid(self.importance(summary))
+        region = lax.stop_gradient((importance >= REGION_THRESHOLD).astype(wide.dtype))
+        centred, scale, scale_rest = region_normalise(wide, region)
+        normed = centred * (region * scale + (1 - region) * scale_rest)
+        return (normed * (1 + self.gamma(importance)) + self.beta(importance)).astype(x.dtype)
 
 
 def region_mean(x: Array, region: Array) -> Array:

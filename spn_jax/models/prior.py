@@ -10,7 +10,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from spn_jax.config import ModelConfig
-from spn_jax.models.layers import Conv, ResidualBlock, enlarge, pixel_shuffle
+from spn_jax.models.layers import Conv, ResidualBlock, enlarge, leaky_relu, pixel_shuffle
+from spn_jax.models.variational import VariationalModule
 
 COARSEST = 3  # the level l of the prior at P/4
 
@@ -63,7 +64,7 @@ class PriorLearner(nnx.Module):
         self, config: ModelConfig, teacher_channels: Mapping[int, int], *, rng: np.random.Generator, dtype: DTypeLike, remat: bool
     ):
         width, trunk = config.width, prior_width(config, COARSEST)
-        self.remat = remat
+        self.remat, self.encoder_slope = remat, config.prior_encoder_slope
         self.stem = Conv(4, width, 7, padding=3, reflect=True, rng=rng, dtype=dtype)
         widths = [width, 2 * width, 4 * width, 4 * width]
         pairs = zip(widths[:-1], widths[1:], strict=True)
@@ -74,7 +75,10 @@ class PriorLearner(nnx.Module):
         )
         self.trunk_fusion = Conv(config.dense_blocks * trunk, trunk, 1, rng=rng, dtype=dtype)
         self.trunk_out = Conv(trunk, trunk, 3, padding=1, rng=rng, dtype=dtype)
-        self.prior_blocks = nnx.List([ResidualBlock(trunk, trunk, rng=rng, dtype=dtype) for _ in range(config.prior_blocks)])
+        self.variational = VariationalModule(trunk, config.latent_channels, rng=rng, dtype=dtype) if config.variational else None
+        # The decoded latent is concatenated to the trunk.
+        inputs = [2 * trunk if config.variational and i == 0 else trunk for i in range(config.prior_blocks)]
+        self.prior_blocks = nnx.List([ResidualBlock(i, trunk, rng=rng, dtype=dtype) for i in inputs])
 
         self.levels = tuple(sorted(config.prior_levels, reverse=True))  # coarsest first
         finer = self.levels[1:]
@@ -88,10 +92,10 @@ class PriorLearner(nnx.Module):
 
     def encode(self, masked: Array, mask: Array) -> tuple[Array, dict[int, Array]]:
         """Masked photo (b, P, P, 3), mask (b, P, P, 1) -> trunk (b, P/4, P/4, c) and the encoder's maps by level."""
-        x = jax.nn.relu(self.stem(enlarge(jnp.concatenate([masked, mask], -1))))
+        x = leaky_relu(self.stem(enlarge(jnp.concatenate([masked, mask], -1))), self.encoder_slope)
         skips = {}
         for level, conv in enumerate(self.downsampling, 1):
-            x = skips[level] = jax.nn.relu(conv(x))
+            x = skips[level] = leaky_relu(conv(x), self.encoder_slope)
         return self.trunk(x), skips
 
     def trunk(self, encoded: Array) -> Array:
@@ -102,9 +106,12 @@ class PriorLearner(nnx.Module):
             outputs.append(x)
         return encoded + self.trunk_out(self.trunk_fusion(jnp.concatenate(outputs, -1)))
 
-    def pyramid(self, trunk: Array, skips: dict[int, Array]) -> Pyramid:
-        """Prior pyramid {l: (b, P / 2^(l-1), P / 2^(l-1), c_l)} (Eq. 3)."""
+    def pyramid(self, trunk: Array, skips: dict[int, Array], latent: Array | None = None) -> Pyramid:
+        """Prior pyramid {l: (b, P / 2^(l-1), P / 2^(l-1), c_l)} (Eq. 3; Eq. 5 with a latent (b, P/32, P/32, z))."""
         x = trunk
+        if self.variational is not None:
+            assert latent is not None, "a variational prior learner is given a latent"
+            x = jnp.concatenate([trunk, self.variational.decode(latent)], -1)
         for block in self.prior_blocks:
             x = block(x)
         priors = {COARSEST: x}

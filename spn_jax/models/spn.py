@@ -1,8 +1,9 @@
-"""SPN: prior learner and generator as one module."""
+"""SPN: prior learner and generator as one module; SPL and the probabilistic SPN are values of its config."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -12,6 +13,9 @@ from jax.typing import DTypeLike
 from spn_jax.config import ModelConfig
 from spn_jax.models.generator import Generator
 from spn_jax.models.prior import PriorLearner, Pyramid
+from spn_jax.models.variational import Posterior
+
+SMALLEST = 16  # height and width below which a reflected border would be wider than the features
 
 
 class SPNOutput(NamedTuple):
@@ -20,27 +24,25 @@ class SPNOutput(NamedTuple):
     image: (b, s, P, P, 3) in [0, 1], the raw prediction, holes and known pixels alike.
     prior: {l: (b, s, P / 2^(l-1), P / 2^(l-1), c_l)}, the semantic pyramid.
     distilled: the heads' prediction of the teacher's features at the same sizes; computed only where it is used (under jit).
-    posterior: (mu, sigma) of the stochastic model, None in the deterministic one.
+    posterior: what the probabilistic model's latents are drawn from, None in the deterministic one.
     """
 
     image: Array
     prior: Pyramid
     distilled: Pyramid
-    posterior: tuple[Array, Array] | None
+    posterior: Posterior | None
 
 
 class SPN(nnx.Module):
     """Semantic Pyramid Network (Zhang et al., Pattern Recognition 2023).
 
     Args:
-        config: sizes.
+        config: sizes and kind.
         teacher_channels: {l: channels} of the teacher's maps that the heads predict, from the cache's manifest.
         rng: draws the initial parameters.
         dtype: compute type; parameters are float32.
         remat: recompute the repeated blocks in the backward pass.
     """
-
-    stride = 4  # height and width of the input must be divisible by it
 
     def __init__(
         self,
@@ -51,45 +53,87 @@ class SPN(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
     ):
+        self.stride = config.stride  # height and width of the input must be divisible by it
+        self.latent_channels = config.latent_channels if config.variational else None
         self.prior_learner = PriorLearner(config, teacher_channels, rng=rng, dtype=dtype, remat=remat)
         self.generator = Generator(config, rng=rng, dtype=dtype, remat=remat)
 
-    def __call__(self, image: Array, mask: Array, noise: Array | None = None) -> SPNOutput:
-        """Completes photos.
+    @property
+    def variational(self) -> bool:
+        """Whether the completions of a photo differ with the noise."""
+        return self.latent_channels is not None
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Shape (h/32, w/32, z) of the noise of one completion; ValueError if the model is deterministic."""
+        if self.latent_channels is None:
+            raise ValueError("this SPN is deterministic: it has no variational module to feed noise to")
+        return height // self.stride, width // self.stride, self.latent_channels
+
+    def __call__(self, image: Array, mask: Array, noise: Array | None = None, *, key: Array | None = None, samples: int = 1) -> SPNOutput:
+        """Completes photos. What precedes the latent is computed once a photo, however many completions there are.
 
         Args:
             image: (b, P, P', 3) in [0, 1]; what lies under the mask is never looked at.
             mask: (b, P, P', 1), 1 = hole.
-            noise: for stochastic models; must be None here.
+            noise: standard normal (b, s, P/32, P'/32, z), one a completion. The probabilistic model needs it or `key`.
+            key: of jax.random, to draw the noise of `samples` completions from.
 
         Raises:
-            ValueError: shapes that do not fit each other or the network's stride, or noise for a deterministic model.
+            ValueError: shapes that do not fit each other or the network's stride; noise or a key for a deterministic model,
+                neither or both for a probabilistic one.
         """
         check_input(image, mask, self.stride)
-        if noise is not None:
-            raise ValueError("noise was given, but this SPN is deterministic: it has no variational module to feed it to")
+        noise = self._noise(image.shape, noise, key, samples)
         masked = image * (1 - mask) + mask
         trunk, skips = self.prior_learner.encode(masked, mask)
-        priors = self.prior_learner.pyramid(trunk, skips)
-        features = self.generator.refine(self.generator.encode(masked, mask), priors)
-        completed = self.generator.decode(features, priors)
-        return SPNOutput(
-            image=with_sample_axis(completed),
-            prior={level: with_sample_axis(prior) for level, prior in priors.items()},
-            distilled={level: with_sample_axis(maps) for level, maps in self.prior_learner.distil(priors).items()},
-            posterior=None,
-        )
+        features = self.generator.encode(masked, mask)
+
+        posterior, latent, samples = None, None, 1
+        if noise is not None and self.prior_learner.variational is not None:
+            posterior = self.prior_learner.variational.posterior(trunk)
+            samples = noise.shape[1]
+            latent = merge_samples(posterior.sample(noise))
+            trunk, skips, features = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=0), (trunk, skips, features))
+        priors = self.prior_learner.pyramid(trunk, skips, latent)
+        completed = self.generator.decode(self.generator.refine(features, priors), priors)
+        distilled = self.prior_learner.distil(priors)
+        image, priors, distilled = jax.tree.map(lambda x: split_samples(x, samples), (completed, priors, distilled))
+        return SPNOutput(image=image, prior=priors, distilled=distilled, posterior=posterior)
+
+    def _noise(self, shape: tuple[int, ...], noise: Array | None, key: Array | None, samples: int) -> Array | None:
+        """The noise given or drawn; None for a deterministic model."""
+        batch, height, width, _ = shape
+        if not self.variational:
+            if noise is not None or key is not None or samples != 1:
+                raise ValueError("noise, a key or samples were given, but this SPN is deterministic: it has no variational module")
+            return None
+        if (noise is None) == (key is None):
+            raise ValueError("this SPN is probabilistic: give it either noise or a key to draw some")
+        wanted = self.noise_shape(height, width)
+        if noise is None:
+            return jax.random.normal(key, (batch, samples, *wanted), jnp.float32)
+        if noise.ndim != 5 or (noise.shape[0], *noise.shape[2:]) != (batch, *wanted):
+            raise ValueError(
+                f"noise {noise.shape} must have the shape (b, s, h/32, w/32, z), here ({batch}, s, {', '.join(map(str, wanted))})"
+            )
+        return noise
 
 
-def with_sample_axis(x: Array) -> Array:
-    """(b, ...) -> (b, 1, ...)."""
-    return x[:, None]
+def merge_samples(x: Array) -> Array:
+    """(b, s, ...) -> (b s, ...)."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def split_samples(x: Array, samples: int) -> Array:
+    """(b s, ...) -> (b, s, ...)."""
+    return x.reshape(-1, samples, *x.shape[1:])
 
 
 def check_input(image: Array, mask: Array, stride: int) -> None:
     """Raises ValueError unless image is (b, h, w, 3), mask (b, h, w, 1), and h and w fit the network."""
-    height, width = image.shape[1:3]
     if image.ndim != 4 or image.shape[-1] != 3 or mask.shape != (*image.shape[:3], 1):
         raise ValueError(f"image {image.shape} and mask {mask.shape} must have shapes (b, h, w, 3) and (b, h, w, 1)")
-    if height % stride or width % stride or min(height, width) < 4 * stride:
-        raise ValueError(f"height and width {height} x {width} must be multiples of {stride} and at least {4 * stride}")
+    height, width = image.shape[1:3]
+    least = max(SMALLEST, stride)
+    if height % stride or width % stride or min(height, width) < least:
+        raise ValueError(f"height and width {height} x {width} must be multiples of {stride} and at least {least}")
