@@ -108,7 +108,7 @@ class LossConfig:
     diversity_form: Literal["released", "paper"] = "released"  # 1 / sum over VGG19's levels (released), or mean of 1 / level (paper)
     kl: float = 0.0  # lambda 5 (Eq. 6); 0.05 in the probabilistic SPN
     kl_direction: Literal["paper", "released"] = "paper"  # KL(posterior, prior), or KL(prior, posterior), which blows up at small sigma
-    vgg: str = ""  # VGG19's weights: an .npz of teacher_export.weights, or "random" (seeded by train.seed; for trials only)
+    vgg: str = safe("")  # VGG19's weights: an .npz of teacher_export.weights, or "random" (seeded by train.seed; for trials only)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

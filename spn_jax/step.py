@@ -17,11 +17,22 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from spn_jax.config import Config, LossConfig, OptimizerConfig
-from spn_jax.losses import adversarial_loss, discriminator_loss, prior_loss, reconstruction_loss
+from spn_jax.losses import (
+    adversarial_loss,
+    discriminator_loss,
+    diversity_loss,
+    feature_matching_loss,
+    hole_shares,
+    kl_loss,
+    perceptual_loss,
+    prior_loss,
+    reconstruction_loss,
+    sample_distances,
+)
 from spn_jax.models.discriminator import Discriminator, Judgement
 from spn_jax.models.layers import SpectralVector
 from spn_jax.models.prior import Pyramid
-from spn_jax.models.spn import SPN, SPNOutput
+from spn_jax.models.spn import SPN, SPNOutput, merge_samples, split_samples
 
 Metrics = dict[str, Array]
 Batch = Mapping[str, Any]
@@ -49,6 +60,8 @@ class StepGraph:
     schedule: Schedule
     micro_batches: int
     ema_decay: float | None
+    samples: int
+    seed: int
 
 
 @jax.tree_util.register_dataclass
@@ -69,9 +82,20 @@ class Frozen(NamedTuple):
     """Networks that a step uses and never trains, donates or checkpoints.
 
     teacher: a module that maps the photo at 2P (b, 2P, 2P, 3) in [0, 1] to {level: features}; None where features are cached.
+    vgg: a module that maps images (b, h, w, 3) in [0, 1] to a tuple of maps; needed by the perceptual and the diversity loss.
     """
 
     teacher: nnx.Module | None = None
+    vgg: nnx.Module | None = None
+
+
+class References(NamedTuple):
+    """What predictions are compared with, besides the photo; a loss without weight leaves its part empty."""
+
+    teacher: Pyramid  # the teacher's features of the photos
+    judged: tuple[Array, ...]  # the discriminator's features of the photos, before its update
+    perceived: tuple[Array, ...]  # VGG19's features of the photos
+    whole: tuple[Array, Array] | None = None  # where the batch is one part of a larger one: that one's sample_distances and mask
 
 
 def resolve_schedule(config: Config, steps_per_epoch: int) -> Schedule:
@@ -113,6 +137,8 @@ def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: 
         schedule=schedule,
         micro_batches=config.train.micro_batches,
         ema_decay=config.train.ema_decay,
+        samples=config.train.samples,
+        seed=config.train.seed,
     )
     adam = scale_by_adam(graph)
     state = TrainState(
@@ -155,12 +181,14 @@ def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Ba
         state: donated.
         frozen: networks that are used but not trained.
         batch: "image" (b, P, P, 3) and "mask" (b, P, P, 1) as uint8 (photos 0..255, masks 0 and 1) or float in [0, 1];
-            "targets" {level: (b, h, w, c)} or "image_2x" (b, 2P, 2P, 3) for a teacher in `frozen`.
+            "targets" {level: (b, h, w, c)} or "image_2x" (b, 2P, 2P, 3) for a teacher in `frozen`. A probabilistic model
+            takes "noise" (b, s, P/32, P/32, z), or draws it from the seed and the step.
 
     Returns:
         The new state and scalar metrics under path-like names.
     """
     batch = {**batch, "image": unit_range(batch["image"]), "mask": as_float(batch["mask"])}
+    batch |= draw_noise(graphdef, state, batch)
     for_real = power_iteration(graphdef, state.discriminator, state.spectral)
     for_fake = power_iteration(graphdef, state.discriminator, for_real)
 
@@ -173,22 +201,27 @@ def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Ba
     if in_parts:
         parts = split_batch(batch, graphdef.micro_batches)
 
-        def judge_part(part: Batch) -> tuple[nnx.State, Metrics]:
+        def judge_part(part: Batch) -> tuple[tuple[nnx.State, Metrics], Array | None]:
             fake = generate(graphdef, state.model, part).image
-            return discriminator_gradients(graphdef, state, for_real, for_fake, part, fake)
+            judged = discriminator_gradients(graphdef, state, for_real, for_fake, part, fake)
+            return judged, sample_distances(perceive(frozen, fake), part["mask"]) if graphdef.loss.diversity else None
 
-        judged = mean_over_parts(judge_part, parts)
+        judged, distances = mean_over_parts(judge_part, parts)
     else:
         output, pull_back = forward(batch)
-        judged = discriminator_gradients(graphdef, state, for_real, for_fake, batch, output.image)
+        judged, distances = discriminator_gradients(graphdef, state, for_real, for_fake, batch, output.image), None
 
     discriminator, discriminator_optimizer = update(graphdef, state, "discriminator", judged[0])
     for_generator = power_iteration(graphdef, discriminator, for_fake)
     critic = (discriminator, for_generator)
-    if in_parts:
-        learned = mean_over_parts(lambda part: generator_gradients(graphdef, state, critic, frozen, part, *forward(part)), parts)
-    else:
-        learned = generator_gradients(graphdef, state, critic, frozen, batch, output, pull_back)
+
+    def learn(part: Batch, output: SPNOutput, pull_back: Callable) -> tuple[nnx.State, Metrics]:
+        known = references(graphdef, state, for_real, frozen, part)
+        if distances is not None:
+            known = known._replace(whole=(distances, batch["mask"]))
+        return generator_gradients(graphdef, state.step, critic, frozen, part, known, output, pull_back)
+
+    learned = mean_over_parts(lambda part: learn(part, *forward(part)), parts) if in_parts else learn(batch, output, pull_back)
 
     model, model_optimizer = update(graphdef, state, "model", learned[0])
     new_state = TrainState(
@@ -205,7 +238,17 @@ def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Ba
 
 def generate(graphdef: StepGraph, parameters: nnx.State, batch: Batch) -> SPNOutput:
     """Prior learner and generator with given parameters on a batch of floats."""
-    return nnx.merge(graphdef.model, parameters)(batch["image"], batch["mask"])
+    return nnx.merge(graphdef.model, parameters)(batch["image"], batch["mask"], batch.get("noise"))
+
+
+def draw_noise(graphdef: StepGraph, state: TrainState, batch: Batch) -> dict[str, Array]:
+    """{"noise": (b, s, h/32, w/32, z)} for a probabilistic model, from the seed and the step alone; {} if it is there or not needed."""
+    model = nnx.merge(graphdef.model, state.model)
+    if not model.variational or "noise" in batch:
+        return {}
+    count, height, width, _ = batch["image"].shape
+    key = jax.random.fold_in(jax.random.key(graphdef.seed), state.step)
+    return {"noise": jax.random.normal(key, (count, graphdef.samples, *model.noise_shape(height, width)), jnp.float32)}
 
 
 def judge(graphdef: StepGraph, kernels: nnx.State, spectral: nnx.State, images: Array) -> Judgement:
@@ -229,40 +272,67 @@ def discriminator_gradients(
     def loss(kernels: nnx.State) -> tuple[Array, Metrics]:
         real_logits = judge(graphdef, kernels, for_real, batch["image"]).logits
         fake_logits = judge(graphdef, kernels, for_fake, fake).logits
-        on_real, on_fake = discriminator_loss(real_logits, fake_logits)
+        on_real, on_fake = discriminator_loss(real_logits, fake_logits, graphdef.loss.adversarial)
         total = (on_real + on_fake) / 2
         return total, {"discriminator/loss": total, "discriminator/real": on_real, "discriminator/fake": on_fake}
 
     return jax.grad(loss, has_aux=True)(state.discriminator)
 
 
+def references(graphdef: StepGraph, state: TrainState, for_real: nnx.State, frozen: Frozen, batch: Batch) -> References:
+    """What the predictions of a batch are compared with; all of it constant.
+
+    The discriminator has judged the photos before, for its own loss, with the same kernels and vectors: the compiler
+    recognises that and computes it once.
+    """
+    loss, photos = graphdef.loss, batch["image"]
+    judged = judge(graphdef, state.discriminator, for_real, photos).features if loss.feature_matching else ()
+    perceived = frozen.vgg(photos) if loss.perceptual else ()  # type: ignore[operator, misc]
+    return jax.lax.stop_gradient(References(targets(frozen, batch), judged, perceived))
+
+
+def perceive(frozen: Frozen, images: Array) -> tuple[Array, ...]:
+    """VGG19's features (b, s, h, w, c), level by level, of images (b, s, P, P, 3)."""
+    return tuple(split_samples(level, images.shape[1]) for level in frozen.vgg(merge_samples(images)))  # type: ignore[operator, misc]
+
+
 def generator_gradients(
     graphdef: StepGraph,
-    state: TrainState,
+    step: Array,
     critic: tuple[nnx.State, nnx.State],
     frozen: Frozen,
     batch: Batch,
+    known: References,
     output: SPNOutput,
     pull_back: Callable,
 ) -> tuple[nnx.State, Metrics]:
-    """Gradients of the generator's loss (Eq. 12) for the parameters, through the forward pass already made, and its metrics."""
-    teacher = targets(frozen, batch)
+    """Gradients of the generator's loss for the parameters, through the forward pass already made, and its metrics.
+
+    `critic`: kernels and singular vectors of the discriminator, after its update.
+    """
 
     def loss(output: SPNOutput) -> tuple[Array, Metrics]:
         judgement = judge(graphdef, *critic, merge_samples(output.image))
-        return generator_loss(graphdef, state.step, output, judgement, teacher, batch)
+        perceived = perceive(frozen, output.image) if graphdef.loss.perceptual or graphdef.loss.diversity else ()
+        return generator_loss(graphdef, step, output, judgement, perceived, known, batch)
 
     output_gradients, metrics = jax.grad(loss, has_aux=True)(output)
     return pull_back(output_gradients)[0], metrics
 
 
 def generator_loss(
-    graphdef: StepGraph, step: Array, output: SPNOutput, judgement: Judgement, teacher: Pyramid, batch: Batch
+    graphdef: StepGraph,
+    step: Array,
+    output: SPNOutput,
+    judgement: Judgement,
+    perceived: tuple[Array, ...],
+    known: References,
+    batch: Batch,
 ) -> tuple[Array, Metrics]:
-    """Eq. 12: the weighted sum, and every term by name. The only place where weights are applied."""
+    """Eq. 12, or 15 of the probabilistic model: the weighted sum, and every term by name. The only place where weights are applied."""
     weights, mask = graphdef.loss, batch["mask"]
     by_level = {
-        level: prior_loss(distilled, teacher[level], mask, weights.prior_mask_weight) for level, distilled in output.distilled.items()
+        level: prior_loss(distilled, known.teacher[level], mask, weights.prior_mask_weight) for level, distilled in output.distilled.items()
     }
     terms = {
         "adversarial": adversarial_loss(judgement.logits, weights.adversarial),
@@ -273,10 +343,41 @@ def generator_loss(
         "adversarial": weights.adversarial_weight,
         "reconstruction": weights.reconstruction,
         "prior": weights.prior * prior_switch(graphdef.schedule, step),
+        "feature_matching": weights.feature_matching,
+        "perceptual": weights.perceptual,
+        "diversity": weights.diversity,
+        "kl": weights.kl,
     }
+    if weights.feature_matching:
+        judged = [split_samples(layer, output.image.shape[1]) for layer in judgement.features]
+        terms["feature_matching"] = feature_matching_loss(judged, known.judged)
+    if weights.perceptual:
+        terms["perceptual"] = perceptual_loss(perceived, known.perceived, weights.perceptual_levels)
+    if weights.diversity:
+        terms["diversity"] = diversity_term(graphdef, perceived, mask, known.whole)
+    if weights.kl and output.posterior is not None:
+        terms["kl"] = kl_loss(*output.posterior, weights.kl_direction)
     total = jnp.asarray(sum(factors[name] * term for name, term in terms.items()))
     levels = {f"generator/prior_level_{level}": value for level, value in by_level.items()}
     return total, {"generator/loss": total, **{f"generator/{name}": term for name, term in terms.items()}, **levels}
+
+
+def diversity_term(graphdef: StepGraph, perceived: tuple[Array, ...], mask: Array, whole: tuple[Array, Array] | None) -> Array:
+    """`diversity_loss` of a batch, from VGG19's features (b, s, h, w, c) of its predictions.
+
+    The loss is no mean over photos, so one part of a larger batch contributes the tangent at the whole batch's distances:
+    the mean over the parts then has the whole batch's value and gradient.
+    """
+    distances = sample_distances(perceived, mask)
+    shares = hole_shares(perceived, mask if whole is None else whole[1])
+
+    def loss(distances: Array) -> Array:
+        return diversity_loss(distances, shares, graphdef.loss.diversity_form)
+
+    if whole is None:
+        return loss(distances)
+    value, tangent = jax.linearize(loss, whole[0])
+    return value + tangent(distances - whole[0])
 
 
 def targets(frozen: Frozen, batch: Batch) -> Pyramid:
@@ -331,11 +432,6 @@ def mean_over_parts(function: Callable[[Batch], Any], parts: Batch) -> Any:
     total, _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, function(part)), None), zeros, parts)
     count = jax.tree.leaves(parts)[0].shape[0]
     return jax.tree.map(lambda x: x / count, total)
-
-
-def merge_samples(images: Array) -> Array:
-    """(b, s, h, w, c) -> (b s, h, w, c)."""
-    return rearrange(images, "b s h w c -> (b s) h w c")
 
 
 def unit_range(image: Array) -> Array:

@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from spn_jax.config import Config, apply_overrides, changed_settings, check_config, describe, from_dict, load_config, to_dict
+from spn_jax.config import (
+    Config,
+    ModelConfig,
+    TrainConfig,
+    apply_overrides,
+    changed_settings,
+    check_config,
+    describe,
+    from_dict,
+    load_config,
+    to_dict,
+)
 from spn_jax.errors import InputError
 
 
@@ -100,17 +111,44 @@ def test_a_key_like_no_other_gets_no_suggestion() -> None:
 
 # --- checks ---
 
+WRONG_TOGETHER = {
+    "model.decoder=region_norm": "needs model.prior_levels=3",
+    "model.decoder=region_norm model.prior_levels=3 model.variational=true": "and model.variational=false",
+    "train.samples=2": "train.samples ask for several completions of a photo; set model.variational=true",
+    "loss.kl=1 eval.samples=5": "loss.kl, eval.samples ask for several completions",
+    "model.variational=true loss.diversity=1": "set train.samples=2 or more",
+    "model.variational=true data.image_size=80": "must be divisible by 32",
+}
+
+
+@pytest.mark.parametrize("overrides", WRONG_TOGETHER)
+def test_settings_that_do_not_fit_each_other(overrides: str) -> None:
+    with pytest.raises(InputError, match=WRONG_TOGETHER[overrides]):
+        apply_overrides(Config(), overrides.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "stride"),
+    [({}, "spn", 4), ({"variational": True}, "spn-probabilistic", 32), ({"decoder": "region_norm", "prior_levels": (3,)}, "spl", 4)],
+)
+def test_kind_and_stride_of_a_model(changes: dict[str, Any], kind: str, stride: int) -> None:
+    model = ModelConfig(**changes)
+    assert (model.kind, model.stride) == (kind, stride)
+
+
 POSITIVE = [
     *("model.width", "model.dense_blocks", "model.dense_layers", "model.growth", "model.prior_blocks", "model.middle_blocks"),
     *("model.spade_hidden", "model.discriminator_width", "data.threads", "data.prefetch", "teacher.batch_size"),
     *("teacher.records_per_shard", "schedule.length", "schedule.drop_factor", "schedule.prior_loss_until"),
     *("schedule.base_batch_size", "optimizer.learning_rate", "optimizer.epsilon", "train.batch_size", "train.micro_batches"),
+    *("model.latent_channels", "train.samples", "eval.samples"),
     *("train.log_every", "train.image_every", "train.eval_every", "train.checkpoint_every", "train.keep_last"),
     *("eval.batch_size", "eval.photos"),
 ]
 NOT_NEGATIVE = [
     *("data.seed", "teacher.seed", "train.seed", "eval.seed", "train.keep_best", "loss.reconstruction", "loss.prior"),
     *("loss.adversarial_weight", "loss.prior_mask_weight", "loss.reconstruction_mask_weight"),
+    *("loss.feature_matching", "loss.perceptual", "loss.diversity", "loss.kl"),
 ]
 
 
@@ -299,30 +337,41 @@ def test_stored_settings_are_checked() -> None:
 SAFE = [  # these change neither the parameters nor the data of a run that is continued
     *("data.threads=1", "data.prefetch=1", "teacher.batch_size=1", "schedule.length=1", "train.log_every=1", "train.image_every=1"),
     *("train.eval_every=1", "train.checkpoint_every=1", "train.keep_last=1", "train.keep_best=0", "eval.batch_size=1"),
-    *("eval.photos=1", "eval.quantise=round", "eval.seed=1"),
+    *("eval.photos=1", "eval.quantise=round", "eval.seed=1", "eval.samples=2", "loss.vgg=a"),
     *("teacher.dtype=float32", "teacher.records_per_shard=1", "teacher.seed=1"),  # of the export; the cache itself may not change
 ]
 
 
 def test_safe_settings_may_change_on_resume() -> None:
-    assert changed_settings(Config(), apply_overrides(Config(), SAFE)) == []
+    before = Config(model=ModelConfig(variational=True))
+    assert changed_settings(before, apply_overrides(before, SAFE)) == []
 
 
 def test_every_other_setting_may_not() -> None:
     safe = {override.partition("=")[0] for override in SAFE}
-    before = to_dict(Config())
-    keys = [f"{section}.{name}" for section, values in before.items() for name in values]
+    keys = [f"{section}.{name}" for section, values in to_dict(Config()).items() for name in values]
     assert safe < set(keys)
+    # Some settings ask for a probabilistic model, and SPL's decoder for a single prior.
+    probabilistic, single = (
+        Config(model=ModelConfig(variational=True), train=TrainConfig(samples=2)),
+        Config(model=ModelConfig(prior_levels=(3,))),
+    )
     for key in sorted(set(keys) - safe):
         section, name = key.split(".")
-        after = to_dict(Config())
-        after[section][name] = OTHER[key] if key in OTHER else 2 * after[section][name] or 1
-        changes = changed_settings(Config(), from_dict(after, origin="test"))
-        assert len(changes) == 1 and changes[0].startswith(f"{key}: {before[section][name]} -> "), key
+        before = {"model.decoder": single, "model.variational": Config()}.get(key, probabilistic)
+        old, after = to_dict(before)[section][name], to_dict(before)
+        after[section][name] = OTHER[key] if key in OTHER else 2 * old or 1
+        changes = changed_settings(before, from_dict(after, origin="test"))
+        assert len(changes) == 1 and changes[0].startswith(f"{key}: {old} -> "), key
 
 
 OTHER: dict[str, Any] = {  # values for the settings that cannot be doubled
     "model.prior_levels": [3],
+    "model.spade_hidden_up_to_prior": True,
+    "model.variational": True,
+    "model.decoder": "region_norm",
+    "model.prior_encoder_slope": 0.1,
+    "model.discriminator": "instance_norm",
     "data.train_photos": "a",
     "data.test_photos": "a",
     "data.train_masks": "a",
@@ -335,6 +384,9 @@ OTHER: dict[str, Any] = {  # values for the settings that cannot be doubled
     "teacher.cache": "a",
     "teacher.photo": "upsampled",
     "loss.adversarial": "saturating",
+    "loss.perceptual_levels": "paper",
+    "loss.diversity_form": "paper",
+    "loss.kl_direction": "released",
     "optimizer.beta1": 0.5,
     "optimizer.beta2": 0.5,
     "schedule.unit": "steps",

@@ -42,6 +42,7 @@ def test_convolution_is_pytorchs(size: int, options: dict) -> None:
     arguments = {name: options.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))}
     mode = "reflect" if options.get("reflect") else "zeros"
     twin = torch.nn.Conv2d(5, 6, size, padding_mode=mode, **arguments)
+    assert conv.bias is not None
     twin.weight.data, twin.bias.data = kernel, torch.from_numpy(np.array(conv.bias[...]))
     np.testing.assert_allclose(conv(x), from_torch(twin(to_torch(x))), atol=1e-5)
 
@@ -66,6 +67,7 @@ def test_reflected_convolution_has_a_plain_form_elsewhere_and_right_gradients_he
 def test_initial_parameters_are_uniform_within_pytorchs_bound() -> None:
     conv = Conv(16, 64, 3, rng=rng(), dtype=jnp.float32)
     bound = (9 * 16) ** -0.5
+    assert conv.bias is not None
     for array in (conv.kernel[...], conv.bias[...]):
         assert float(jnp.abs(array).max()) <= bound
         assert float(jnp.std(array)) == pytest.approx(bound / 3**0.5, rel=0.2)

@@ -8,10 +8,11 @@ from flax import nnx
 
 from spn_jax.config import Config
 from spn_jax.models.discriminator import Judgement
-from spn_jax.models.spn import SPNOutput
+from spn_jax.models.spn import SPNOutput, merge_samples
 from spn_jax.parameters import named_arrays
 from spn_jax.step import (
     Frozen,
+    References,
     Schedule,
     StepGraph,
     TrainState,
@@ -20,7 +21,6 @@ from spn_jax.step import (
     generator_loss,
     judge,
     learning_rate,
-    merge_samples,
     moving_average,
     power_iteration,
     prior_switch,
@@ -195,7 +195,8 @@ def test_prior_loss_is_reported_but_not_learnt_after_its_end() -> None:
     output = SPNOutput(image=images, prior={}, distilled=maps, posterior=None)
     judgement = Judgement(logits=jnp.zeros((4, 2, 2, 1)), features=())
     floats = {"image": jnp.ones((4, 32, 32, 3)), "mask": jnp.ones((4, 32, 32, 1))}
-    (on, terms), (off, _) = (generator_loss(graph, jnp.asarray(s), output, judgement, batch["targets"], floats) for s in (0, 1))
+    known = References(teacher=batch["targets"], judged=(), perceived=())
+    (on, terms), (off, _) = (generator_loss(graph, jnp.asarray(s), output, judgement, (), known, floats) for s in (0, 1))
     assert float(terms["generator/prior"]) > 0
     assert float(on - off) == pytest.approx(float(terms["generator/prior"]), rel=1e-5)
 

@@ -21,8 +21,9 @@ class Judgement(NamedTuple):
 class Discriminator(nnx.Module):
     """Judges patches of an image as real (high) or completed (low).
 
-    `config.discriminator` chooses between the two of the paper. spectral_norm: all five layers have it, features are the
-    outputs of all. instance_norm: layers 2 to 4 have both norms, the first and the last none but a bias; features are the outputs of 2 to 4.
+    `config.discriminator` chooses between the two of the paper. spectral_norm: all five layers have it, and features are the
+    outputs of all. instance_norm: layers 2 to 4 have both norms, and features are their outputs; the first and the last layer
+    have a bias and no norm.
     """
 
     def __init__(self, config: ModelConfig, *, rng: np.random.Generator, dtype: DTypeLike):

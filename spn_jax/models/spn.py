@@ -107,11 +107,11 @@ class SPN(nnx.Module):
             if noise is not None or key is not None or samples != 1:
                 raise ValueError("noise, a key or samples were given, but this SPN is deterministic: it has no variational module")
             return None
-        if (noise is None) == (key is None):
-            raise ValueError("this SPN is probabilistic: give it either noise or a key to draw some")
         wanted = self.noise_shape(height, width)
-        if noise is None:
+        if key is not None and noise is None:
             return jax.random.normal(key, (batch, samples, *wanted), jnp.float32)
+        if key is not None or noise is None:
+            raise ValueError("this SPN is probabilistic: give it either noise or a key to draw some")
         if noise.ndim != 5 or (noise.shape[0], *noise.shape[2:]) != (batch, *wanted):
             raise ValueError(
                 f"noise {noise.shape} must have the shape (b, s, h/32, w/32, z), here ({batch}, s, {', '.join(map(str, wanted))})"

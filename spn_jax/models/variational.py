@@ -33,8 +33,8 @@ class VariationalModule(nnx.Module):
     """
 
     def __init__(self, features: int, latent: int, *, rng: np.random.Generator, dtype: DTypeLike):
-        def conv(features_in: int, features_out: int, size: int, **options: int) -> Conv:
-            return Conv(features_in, features_out, size, rng=rng, dtype=dtype, **options)
+        def conv(features_in: int, features_out: int, size: int, stride: int = 1, padding: int = 0) -> Conv:
+            return Conv(features_in, features_out, size, stride=stride, padding=padding, rng=rng, dtype=dtype)
 
         wide = 2 * features
         self.encoder = nnx.List([conv(i, wide, 4, stride=2, padding=1) for i in (features, wide, wide)])
