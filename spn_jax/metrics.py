@@ -1,4 +1,4 @@
-"""Scores of 8-bit pictures: PSNR, SSIM and MAE as the released program computes them.
+"""Scores of 8-bit pictures: PSNR, SSIM and MAE as the released program computes them, and how much completions differ.
 
 All functions work over any leading axes. Pictures are arrays (..., h, w, 3) of whole numbers 0..255 in any dtype. Sums are
 integers as far as they can be: float32 holds integers only up to 2^24, which the squared sums of one picture pass, and a
@@ -85,6 +85,31 @@ def hole_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
     hole = _integers(mask)
     rows = jnp.sum(jnp.abs(_integers(a) - _integers(b)) * hole, axis=(-2, -1)).astype(jnp.float32)
     return jnp.sum(rows, axis=-1) / (3 * PEAK * jnp.maximum(hole_area(mask), 1))
+
+
+def diversity(completions: ArrayLike, mask: ArrayLike) -> Array:
+    """Mean absolute difference of two completions of a photo over the hole's pixels and channels, (...), in [0, 1].
+
+    The mean is over all pairs. It is 0 where there is no hole, which says nothing about a model: means over photos leave such
+    photos out.
+
+    Args:
+        completions: (..., s, h, w, 3), two or more of each photo.
+        mask: (..., h, w, 1), 1 = hole.
+
+    Raises:
+        ValueError: there is only one completion.
+    """
+    samples = _integers(completions)
+    count = samples.shape[-4]
+    if count < 2:
+        raise ValueError("diversity compares completions of a photo, and there is only one")
+    hole = _integers(mask)[..., None, :, :, :]
+    # Sample i against all after it: s - 1 sums instead of one a pair, and no array of all pairs.
+    against_later = [jnp.abs(samples[..., i + 1 :, :, :, :] - samples[..., i : i + 1, :, :, :]) * hole for i in range(count - 1)]
+    rows = sum(jnp.sum(differences, axis=(-4, -2, -1)).astype(jnp.float32) for differences in against_later)
+    pairs = count * (count - 1) // 2
+    return jnp.sum(jnp.asarray(rows), axis=-1) / (3 * PEAK * pairs * jnp.maximum(hole_area(mask), 1))
 
 
 def hole_area(mask: ArrayLike) -> Array:

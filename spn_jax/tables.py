@@ -3,7 +3,7 @@
 Records are what n pictures scored: {"psnr": array (n,), "ssim": ..., "mae": ..., "hole": measured ratio, "bin": name of its row}.
 Identical pictures have an infinite PSNR (a mask without a hole, for one). It would make every mean infinite, so means of
 PSNR are over the finite values and the number left out is stated; such pictures count in all else. If all are identical,
-the mean is infinite.
+the mean is infinite. Diversity, which only methods with several samples have, is the mean over the pictures that have a hole.
 """
 
 import json
@@ -16,8 +16,8 @@ import numpy as np
 
 Records = Mapping[str, np.ndarray]
 
-SCORES = ("psnr", "ssim", "mae", "hole_mae")
-PRINTED = {"psnr": 2, "ssim": 4, "mae": 4}  # score: digits in the text table; files have all scores and digits
+SCORES = ("psnr", "ssim", "mae", "hole_mae", "diversity")
+PRINTED = {"psnr": 2, "ssim": 4, "mae": 4, "diversity": 4}  # score: digits in the text table; files have all scores and digits
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,14 @@ def rows_of(records: Records) -> list[Row]:
     for bin in BINS:
         chosen = np.ones(len(records["bin"]), bool) if bin is ALL else records["bin"] == bin.name
         if bin.always or chosen.any():
-            means = {score: _mean(records[score][chosen]) for score in SCORES if score in records}
+            means = {score: _mean(records[score][chosen & _counts(score, records)]) for score in SCORES if score in records}
             rows.append(Row(bin.name, int(chosen.sum()), int(np.isposinf(records["psnr"][chosen]).sum()), means))
     return rows
+
+
+def _counts(score: str, records: Records) -> np.ndarray:
+    """Which pictures a mean is over, (n,): where there is no hole, completions cannot differ."""
+    return records["hole"] > 0 if score == "diversity" else np.ones(len(records["bin"]), bool)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -89,19 +94,23 @@ def _mean(values: np.ndarray) -> float:
 def text_table(methods: Mapping[str, Records]) -> str:
     """A Markdown table that also reads well in a terminal: a line a bin, for each score a column a method.
 
-    All methods must have been scored on the same pairs.
+    A score that no method has is left out; one that some do not have is "-" there. All methods must have been scored on the same pairs.
     """
     rows = {name: rows_of(records) for name, records in methods.items()}
     first = next(iter(rows.values()))
     if any([(r.bin, r.images) for r in other] != [(r.bin, r.images) for r in first] for other in rows.values()):
         raise ValueError("methods side by side must be scored on the same pairs")
-    scores = [score for score in PRINTED if score in first[0].means]
+    scores = [score for score in PRINTED if any(score in other[0].means for other in rows.values())]
     header = ["hole", "images", *(f"{score} {name}" for score in scores for name in rows)]
     body = [
-        [row.bin, str(row.images), *(f"{rows[name][i].means[score]:.{PRINTED[score]}f}" for score in scores for name in rows)]
+        [row.bin, str(row.images), *(_cell(rows[name][i].means.get(score), PRINTED[score]) for score in scores for name in rows)]
         for i, row in enumerate(first)
     ]
     return "\n".join([*_aligned(header, body), *_notes(rows)]) + "\n"
+
+
+def _cell(mean: float | None, digits: int) -> str:
+    return "-" if mean is None else f"{mean:.{digits}f}"
 
 
 def _aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -122,13 +131,26 @@ def _notes(rows: Mapping[str, Sequence[Row]]) -> list[str]:
     return ["", *notes] if notes else []
 
 
+def diversity_in_words(records: Records, samples: int) -> str:
+    """One line: how far apart the completions of a photo are, on average, and over how many photos."""
+    pictures = int(_counts("diversity", records).sum())
+    if not pictures:
+        return "mean pairwise distance between samples inside the hole: not defined, no picture has a hole\n"
+    mean = rows_of(records)[-1].means["diversity"]
+    return (
+        f"mean pairwise distance between samples inside the hole: {mean:.4f} "
+        f"(of 1; over {pictures} picture{'' if pictures == 1 else 's'}, {samples} samples each)\n"
+    )
+
+
 def tsv_table(methods: Mapping[str, Records]) -> str:
-    """One line a method and bin, unrounded, for programs to read."""
-    scores = [score for score in SCORES if all(score in records for records in methods.values())]
+    """One line a method and bin, unrounded, for programs to read; "nan" for a score that a method does not have."""
+    scores = [score for score in SCORES if any(score in records for records in methods.values())]
     lines = ["\t".join(["method", "hole", "images", "identical", *scores])]
     for name, records in methods.items():
         for row in rows_of(records):
-            lines.append("\t".join([name, row.bin, str(row.images), str(row.identical), *(repr(row.means[s]) for s in scores)]))
+            means = (repr(row.means.get(score, math.nan)) for score in scores)
+            lines.append("\t".join([name, row.bin, str(row.images), str(row.identical), *means]))
     return "\n".join(lines) + "\n"
 
 

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,27 @@ def test_hole_mae_does_not_depend_on_the_holes_size() -> None:
         result = metrics.composite(np.full_like(truth, 151), truth, mask)
         assert metrics.hole_mae(result, truth, mask) == pytest.approx(0.2)
     assert metrics.hole_mae(truth, truth, np.zeros((16, 16, 1))) == 0
+
+
+@pytest.mark.parametrize("samples", [2, 5])
+def test_diversity_is_the_mean_difference_of_all_pairs_in_the_hole(samples: int) -> None:
+    rng = np.random.default_rng(4)
+    completions, mask = noisy(rng, (2, samples, 16, 12, 3)), rng.integers(0, 2, (2, 16, 12, 1), dtype=np.uint8)
+    for photo, hole, value in zip(completions, mask, metrics.diversity(completions, mask), strict=True):
+        pairs = [np.abs(a.astype(int) - b)[hole[..., 0] > 0].mean() for a, b in itertools.combinations(photo, 2)]
+        assert value == pytest.approx(np.mean(pairs) / 255, rel=1e-6)
+
+
+def test_diversity_looks_into_the_hole_alone() -> None:
+    completions, mask = np.zeros((3, 16, 16, 3), np.uint8), np.zeros((16, 16, 1), np.uint8)
+    completions[1] = 255
+    assert metrics.diversity(completions, mask) == 0  # no hole
+    mask[:4] = 1
+    completions[1, :4] = completions[2, :4] = 51
+    assert metrics.diversity(completions, mask) == pytest.approx(0.2 * 2 / 3)
+    assert metrics.diversity(completions, np.ones_like(mask)) > 0.5
+    with pytest.raises(ValueError, match="only one"):
+        metrics.diversity(completions[:1], mask)
 
 
 def test_leading_axes_are_kept() -> None:

@@ -76,6 +76,38 @@ def test_tsv_has_every_digit() -> None:
     assert [line[1] for line in lines[1:]] == ["20-40%", "40-60%", "All"]
 
 
+def with_diversity(holes: list[float], diversity: list[float]) -> dict[str, np.ndarray]:
+    return records(holes, [20.0] * len(holes)) | {"diversity": np.array(diversity, np.float32)}
+
+
+def test_diversity_is_a_column_where_a_method_has_it_and_a_dash_where_one_has_not() -> None:
+    methods = {"mean": records([0.3], [18]), "spn": with_diversity([0.3], [0.03125])}
+    lines = tables.text_table(methods).splitlines()
+    assert lines[0].replace(" ", "").endswith("|diversitymean|diversityspn|")
+    assert lines[2].replace(" ", "").endswith("|-|0.0312|")
+    assert len({len(line) for line in lines}) == 1
+    assert "diversity" not in tables.text_table({"mean": methods["mean"]})
+
+    header, *_, total = [line.split("\t") for line in tables.tsv_table(methods).splitlines()]
+    assert (header[-1], total[0], total[-1]) == ("diversity", "spn", "0.03125")
+    assert tables.tsv_table(methods).splitlines()[1].endswith("\tnan")
+    content = json.loads(tables.as_json(methods, {}))
+    assert content["rows"]["spn"][-1]["diversity"] == 0.03125 == content["images"]["spn"]["diversity"][0]
+    assert "diversity" not in content["rows"]["mean"][-1]
+
+
+def test_pictures_without_a_hole_are_left_out_of_the_mean_of_diversity() -> None:
+    method = with_diversity([0.0, 0.3, 0.5], [0.0, 0.02, 0.04])
+    assert tables.rows_of(method)[-1].means["diversity"] == pytest.approx(0.03)
+    assert tables.diversity_in_words(method, 5) == (
+        "mean pairwise distance between samples inside the hole: 0.0300 (of 1; over 2 pictures, 5 samples each)\n"
+    )
+    one, none = with_diversity([0.3], [0.02]), with_diversity([0.0], [0.0])
+    assert "over 1 picture, 2 samples each" in tables.diversity_in_words(one, 2)
+    assert "not defined, no picture has a hole" in tables.diversity_in_words(none, 2)
+    assert json.loads(tables.as_json({"spn": none}, {}))["rows"]["spn"][-1]["diversity"] is None
+
+
 def test_json_is_strict_and_keeps_every_picture() -> None:
     text = tables.as_json({"spn": records([0.0, 0.3], [np.inf, 20])}, {"step": 7})
     content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
