@@ -1,0 +1,60 @@
+"""VGG19 (Simonyan and Zisserman, ICLR 2015) up to relu5_1, whose maps the perceptual and diversity losses compare."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+from spn_jax.models.layers import Conv
+
+WIDTHS = (64, 128, 256, 512, 512)  # channels of the five blocks, and so of the five maps
+TORCHVISION = ((0, 2), (5, 7), (10, 12, 14, 16), (19, 21, 23, 25), (28,))  # each block's convolutions as torchvision numbers its `features`
+
+
+class VGG19(nnx.Module):
+    """The five maps relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 of an image.
+
+    The image is taken as it is, in [0, 1]: the released program does not subtract ImageNet's mean or divide by its standard
+    deviation, although the published weights were trained so.
+
+    A new network has He's initialisation (ICCV 2015; kernels uniform in +-sqrt(6 / fan_in), no biases), under which the maps
+    keep their size whatever the depth. Under PyTorch's default the mean square would shrink sixfold a layer: beside the first, the
+    deep levels of a loss on a random network would be nothing.
+    """
+
+    def __init__(self, *, rng: np.random.Generator, dtype: DTypeLike):
+        def conv(features_in: int, features_out: int) -> Conv:
+            conv = Conv(features_in, features_out, 3, padding=1, rng=rng, dtype=dtype)
+            conv.kernel[...] = conv.kernel[...] * 6**0.5
+            conv.bias = nnx.Param(jnp.zeros(features_out))
+            return conv
+
+        def block(i: int) -> nnx.List:
+            widths = [(3, *WIDTHS)[i]] + [WIDTHS[i]] * len(TORCHVISION[i])
+            return nnx.List([conv(*pair) for pair in zip(widths[:-1], widths[1:], strict=True)])
+
+        self.blocks = nnx.List([block(i) for i in range(5)])
+
+    def __call__(self, image: Array) -> tuple[Array, ...]:
+        """Image (b, h, w, 3) in [0, 1], sides at least 16 -> maps (b, h', w', c): h' = h, h/2, ..., h/16 rounded down, c as in WIDTHS."""
+        assert min(image.shape[1:3]) >= 16, f"VGG19 halves an image four times, {image.shape} is too small"
+        x, maps = image, []
+        for i, block in enumerate(self.blocks):
+            x = max_pool(x) if i else x
+            for conv in block:
+                x = jax.nn.relu(conv(x))
+                if conv is block[0]:
+                    maps.append(x)
+        return tuple(maps)
+
+
+def max_pool(x: Array) -> Array:
+    """Maximum over squares of 2 x 2: (b, h, w, c) -> (b, h // 2, w // 2, c).
+
+    Two maxima of a pair each: on the CPU the gradient takes a tenth of the time of a pooling operation's.
+    """
+    height, width = (size // 2 * 2 for size in x.shape[1:3])
+    x = jnp.maximum(x[:, 0:height:2], x[:, 1:height:2])
+    return jnp.maximum(x[:, :, 0:width:2], x[:, :, 1:width:2])

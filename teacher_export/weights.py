@@ -1,0 +1,123 @@
+"""`python -m teacher_export.weights vgg19 --weights FILE|timm:NAME OUTPUT.npz`: a network's weights from torch, for spn_jax.
+
+FILE is the published file (spn_jax.weights.NETWORKS names it) or one with the same names in it, .pth or .safetensors.
+"""
+
+import argparse
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spn_jax.errors import InputError, run_command
+from spn_jax.files import check_writable
+from spn_jax.parameters import compare_names
+from spn_jax.weights import NETWORKS, write_weights
+
+if TYPE_CHECKING:
+    from teacher_export.frameworks import torch
+
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt)$")  # torch.hub's: vgg19-dcbb9e9d.pth begins its SHA-256 with dcbb9e9d
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Writes the weights file. InputError for wrong input."""
+    parser = argparse.ArgumentParser("python -m teacher_export.weights", description="Writes a network's weights as .npz.")
+    parser.add_argument("network", choices=sorted(NETWORKS))
+    parser.add_argument("--weights", required=True, help="published file, or timm:NAME (downloaded, for example timm:vgg19.tv_in1k)")
+    parser.add_argument("output", metavar="OUTPUT.npz")
+    options = parser.parse_args(arguments)
+    output = Path(options.output)
+    if output.suffix != ".npz":
+        raise InputError(f"{output} does not end in .npz; name the file to be written last, after --weights and its value")
+    check_writable(output.parent)
+    dump(options.network, options.weights, output)
+
+
+def dump(network: str, weights: str, output: Path) -> None:
+    """Writes the arrays of `weights` that `network` uses; says what was left out.
+
+    Raises:
+        InputError: weights that cannot be had, are damaged or do not fit (everything listed at once); no place to write.
+    """
+    from teacher_export.teachers import hash_tensors  # after the cheap checks: importing torch takes seconds
+
+    if weights.startswith("timm:"):
+        tensors, origin = download(network, weights.removeprefix("timm:")), {"origin": weights}
+    else:
+        file_sha256 = check_file(weights)
+        tensors, origin = read_file(weights), {"origin": f"file {Path(weights).name}", "file_sha256": file_sha256}
+    used, left_out = select(network, tensors, weights)
+    origin["weights_sha256"] = hash_tensors(used)
+    write_weights(output, network, {name: tensor.detach().float().cpu().numpy() for name, tensor in used.items()}, origin)
+    print(
+        f"{output}: {network}, {len(used)} tensors of {weights}, sha256 {origin['weights_sha256'][:12]}; left out: {left_out}", flush=True
+    )
+
+
+def download(network: str, name: str) -> dict[str, "torch.Tensor"]:
+    """The tensors of timm's pretrained model `name`. InputError if it is another network or cannot be loaded."""
+    from teacher_export.frameworks import timm
+
+    if name.partition(".")[0] != network:
+        raise InputError(
+            f"--weights timm:{name} is not a {network}; write timm:{network}.TAG or pass {NETWORKS[network].address} as a file"
+        )
+    try:
+        return dict(timm.create_model(name, pretrained=True).state_dict())
+    except Exception as error:  # the hub's client, its network library and timm each have errors of their own
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(
+            f"--weights timm:{name} could not be loaded ({reason}); check the name and the internet connection, "
+            f"or download {NETWORKS[network].address} elsewhere and pass --weights FILE"
+        ) from error
+
+
+def check_file(path: str) -> str:
+    """The SHA-256 of a file. InputError if it cannot be read, or is not the one that its name promises."""
+    if not Path(path).is_file():
+        raise InputError(f"--weights {path} is not a file; pass a weights file or timm:NAME")
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"--weights {path} cannot be read ({error.strerror or error})") from error
+    promised = HASH_IN_NAME.search(path)
+    if promised and not digest.startswith(promised[1]):
+        raise InputError(
+            f"--weights {path} is damaged: its SHA-256 begins with {digest[: len(promised[1])]} and its name says {promised[1]}; "
+            "download it again, or rename it if that part of the name is no checksum"
+        )
+    return digest
+
+
+def read_file(path: str) -> dict[str, "torch.Tensor"]:
+    """The tensors of a torch file (see `teachers.read_state_dict`) or a .safetensors file. InputError if it is neither."""
+    from teacher_export.frameworks import timm
+    from teacher_export.teachers import read_state_dict
+
+    if not path.endswith(".safetensors"):
+        return read_state_dict(path)
+    try:
+        return dict(timm.models.load_state_dict(path, weights_only=True))
+    except Exception as error:  # those of a package that timm brings along
+        raise InputError(f"--weights {path} is damaged or no safetensors file; download it again") from error
+
+
+def select(network: str, tensors: Mapping[str, "torch.Tensor"], weights: str) -> tuple[dict[str, "torch.Tensor"], str]:
+    """The tensors that the network uses, and the parts left out as text. InputError lists everything that does not fit, at once."""
+    shapes, parts = NETWORKS[network].shapes(), NETWORKS[network].left_out
+    # Whole dotted names, so that "features.300" is not taken for a part of "features.30".
+    left_out = {part: [name for name in tensors if name == part or name.startswith(part + ".")] for part in parts}
+    unused = {name for names in left_out.values() for name in names}
+    given = {name: tensor for name, tensor in tensors.items() if name not in unused}
+    problems = compare_names(shapes, {name: tuple(tensor.shape) for name, tensor in given.items()})
+    if problems:
+        raise InputError(f"--weights {weights} does not fit {network}: {'; '.join(problems)}; its release is {NETWORKS[network].address}")
+    described = ", ".join(f"{part} ({len(names)} tensors)" for part, names in left_out.items() if names)
+    return {name: given[name] for name in shapes}, described or "nothing"
+
+
+if __name__ == "__main__":
+    run_command(main)
