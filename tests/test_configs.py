@@ -1,5 +1,7 @@
 """Every experiment of configs/ loads, says on its first page what it is, and has the paper's settings; the README names real ones."""
 
+import dataclasses
+import itertools
 import re
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from spn_jax.config import Config, ModelConfig, check_config, load_config, to_di
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").glob("*.py"))
-FULL_SIZE = ("celeba", "places2", "paris_streetview")
+FULL_SIZE = ("celeba", "places2", "paris_streetview", "celebahq_probabilistic", "paris_streetview_probabilistic", "spl")
 names = pytest.mark.parametrize("name", [path.stem for path in FILES])
 full_size = pytest.mark.parametrize("name", FULL_SIZE)
 
@@ -26,7 +28,7 @@ def docstring(name: str) -> str:
 
 
 def test_the_experiments_are_there() -> None:
-    assert {*FULL_SIZE, "demo", "tiny"} <= {path.stem for path in FILES}
+    assert {*FULL_SIZE, "demo", "demo_probabilistic", "tiny"} <= {path.stem for path in FILES}
 
 
 @names
@@ -46,11 +48,12 @@ def test_docstring_is_the_page_of_the_experiment(name: str) -> None:
         assert re.search(rf"(^|\. ){heading}", text, re.MULTILINE), f"configs/{name}.py says nothing about {heading}"
 
 
-@names
-def test_cache_and_work_folder_belong_to_the_experiment(name: str) -> None:
-    """Two experiments never write to the same folder."""
-    others = {path.stem: load(path.stem).teacher.cache for path in FILES if path.stem != name}
-    assert load(name).teacher.cache not in others.values()
+def test_experiments_share_a_cache_only_where_it_would_hold_the_same() -> None:
+    configs = {path.stem: load(path.stem) for path in FILES}
+    shared = [(a, b) for a, b in itertools.combinations(configs, 2) if configs[a].teacher.cache == configs[b].teacher.cache]
+    assert ("demo", "demo_probabilistic") in shared
+    for a, b in shared:
+        assert (configs[a].data, configs[a].teacher) == (configs[b].data, configs[b].teacher)
 
 
 PAPER = {
@@ -66,7 +69,6 @@ PAPER = {
     "loss.adversarial_weight": 1,
     "loss.prior_mask_weight": 3,
     "loss.reconstruction_mask_weight": 2,
-    "loss.adversarial": "non_saturating",
     "optimizer.learning_rate": 1e-4,
     "optimizer.beta1": 0,
     "optimizer.beta2": 0.9,
@@ -79,6 +81,29 @@ PAPER = {
     "train.compute_dtype": "float32",
     "train.ema_decay": None,
     "eval.quantise": "truncate",
+}
+DETERMINISTIC = {
+    "model.variational": False,
+    "loss.adversarial": "non_saturating",
+    **{f"loss.{name}": 0 for name in ("feature_matching", "perceptual", "diversity", "kl")},
+    "train.samples": 1,
+    "eval.samples": 1,
+}
+PROBABILISTIC = {
+    "model.variational": True,
+    "model.latent_channels": 128,
+    "model.spade_hidden_up_to_prior": True,
+    "model.discriminator": "instance_norm",
+    "loss.adversarial": "hinge",
+    "loss.feature_matching": 10,
+    "loss.perceptual": 10,
+    "loss.perceptual_levels": "released",
+    "loss.diversity": 1,
+    "loss.diversity_form": "released",
+    "loss.kl": 0.05,
+    "loss.kl_direction": "paper",
+    "train.samples": 2,
+    "eval.samples": 5,
 }
 OF_ITS_OWN = {
     "celeba": {
@@ -99,6 +124,27 @@ OF_ITS_OWN = {
         "schedule.learning_rate_drops": [50],
         "schedule.prior_loss_until": 60,
     },
+    "celebahq_probabilistic": {
+        "data.crop": "none",
+        "schedule.length": 70,
+        "schedule.learning_rate_drops": [50],
+        "schedule.prior_loss_until": 60,
+    },
+    "paris_streetview_probabilistic": {
+        "data.crop": "none",
+        "schedule.length": 75,
+        "schedule.learning_rate_drops": [50],
+        "schedule.prior_loss_until": 60,
+    },
+    "spl": {
+        "data.crop": "none",
+        "model.decoder": "region_norm",
+        "model.prior_levels": [3],
+        "model.prior_encoder_slope": 0.1,
+        "schedule.length": 70,
+        "schedule.learning_rate_drops": [50],
+        "schedule.prior_loss_until": 60,
+    },
 }
 
 
@@ -106,9 +152,16 @@ OF_ITS_OWN = {
 def test_full_size_experiments_have_the_papers_settings(name: str) -> None:
     config = load(name)
     settings = {f"{section}.{key}": value for section, values in to_dict(config).items() for key, value in values.items()}
-    expected = PAPER | OF_ITS_OWN[name]
+    expected = PAPER | (PROBABILISTIC if name.endswith("_probabilistic") else DETERMINISTIC) | OF_ITS_OWN[name]
     assert {key: settings[key] for key in expected} == expected
-    assert config.model == ModelConfig()
+
+
+def test_sizes_of_the_full_size_models_are_the_defaults() -> None:
+    """What the configs of variants set are choices; every number of channels and blocks is the paper's."""
+    sizes = [field.name for field in dataclasses.fields(ModelConfig) if field.type is int]
+    for name in FULL_SIZE:
+        assert all(getattr(load(name).model, size) == getattr(ModelConfig(), size) for size in sizes)
+    assert all(load(name).model == ModelConfig() for name in ("celeba", "places2", "paris_streetview"))
 
 
 def test_full_size_model_is_the_papers() -> None:
@@ -121,6 +174,12 @@ def test_full_size_model_is_the_papers() -> None:
         "prior_levels": [1, 2, 3],
         "middle_blocks": 8,
         "spade_hidden": 128,
+        "spade_hidden_up_to_prior": False,
+        "variational": False,
+        "latent_channels": 128,
+        "decoder": "spade",
+        "prior_encoder_slope": 0,
+        "discriminator": "spectral_norm",
         "discriminator_width": 64,
     }
 
