@@ -3,6 +3,7 @@
 import argparse
 import enum
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -16,13 +17,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from spn_jax import figures, metrics, tables
 from spn_jax.baselines import BASELINES, Baseline, find_baseline
 from spn_jax.checkpoint import LoadedModel, find_checkpoint, load_model
-from spn_jax.config import Config, apply_overrides
+from spn_jax.config import Config, EvalConfig, ModelConfig, apply_overrides
 from spn_jax.data.images import PhotoSource, open_photos
 from spn_jax.data.masks import MaskSource, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.errors import InputError, run_command
 from spn_jax.files import check_writable, write_atomically
 from spn_jax.pairs import draw_pairs
+from spn_jax.predict import check_samples, complete, draw_noise
 from spn_jax.sharding import make_mesh, replicate, shard_batch
 
 Arrays = dict[str, np.ndarray]
@@ -33,7 +35,10 @@ class Detail(enum.IntEnum):
 
     SCORES = 0  # scores, index, valid: (b,) each
     PICTURES = 1  # and image, mask, completed: uint8 (b, h, w, 3) and (b, h, w, 1)
-    PRIORS = 2  # and the coarsest prior: float32 (b, h', w', c)
+    GRID = 2  # and the coarsest prior, float32 (b, h', w', c), and of several completions the first: uint8 (b, s, h, w, 3)
+
+
+SAMPLES_SHOWN = 5  # completions of a photo in a grid, at most
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -49,7 +54,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     run_parser.add_argument("--checkpoint", required=True, help="a run's work directory (its newest checkpoint) or one checkpoint")
     run_parser.add_argument("--photos", help="photos to complete; data.test_photos of the checkpoint's config if not given")
     run_parser.add_argument("--masks", help="masks; data.test_masks of the checkpoint's config if not given")
-    run_parser.add_argument("--seed", type=int, help="which mask each photo gets; eval.seed of the checkpoint's config if not given")
+    run_parser.add_argument(
+        "--seed", type=int, help="of the masks' choice and of samples; eval.seed of the checkpoint's config if not given"
+    )
+    run_parser.add_argument(
+        "--samples", type=int, metavar="N", help="completions of each photo, the best by PSNR is scored; eval.samples if not given"
+    )
     run_parser.add_argument("--batch-size", type=int, help="photos a call over all devices; eval.batch_size if not given")
     run_parser.add_argument(
         "--baseline", action="append", default=[], metavar="NAME", help=f"a method to compare with, repeatable: {', '.join(BASELINES)}"
@@ -90,6 +100,8 @@ def run(options: argparse.Namespace) -> None:
 
     methods = {name: records_of(of_method, masks.tenths(pairs)) for name, of_method in parts.items()}
     table = tables.text_table(methods)
+    if "diversity" in methods["spn"]:
+        table += "\n" + tables.diversity_in_words(methods["spn"], config.eval.samples)
     print("\n" + table, flush=True)
     if options.output is not None:
         about = about_run(loaded, config) | {"pairs": [[photos.names[i], masks.names[pair]] for i, pair in enumerate(pairs)]}
@@ -105,7 +117,7 @@ def check_options(options: argparse.Namespace) -> None:
     """Raises InputError for what can be known to be wrong before the checkpoint is read; makes the folder of the results."""
     if options.grid < 0:
         raise InputError(f"--grid {options.grid} must not be negative; 0 draws no grid")
-    apply_overrides(Config(), overrides_of(options))
+    apply_overrides(Config(model=ModelConfig(variational=True)), overrides_of(options))  # the model that allows most
     if options.output is not None:
         check_writable(options.output)
     elif options.save_composites or options.grid:
@@ -114,6 +126,8 @@ def check_options(options: argparse.Namespace) -> None:
 
 def evaluation_config(config: Config, options: argparse.Namespace) -> Config:
     """The checkpoint's config with what the command line says about the evaluation."""
+    if options.samples is not None:
+        check_samples(options.samples, config)
     config = apply_overrides(config, overrides_of(options))
     if not config.data.test_photos:
         raise InputError("the checkpoint's config names no data.test_photos; say which photos to complete with --photos")
@@ -126,6 +140,7 @@ def overrides_of(options: argparse.Namespace) -> list[str]:
         "data.test_photos": options.photos,
         "data.test_masks": options.masks,
         "eval.seed": options.seed,
+        "eval.samples": options.samples,
         "eval.batch_size": options.batch_size,
     }
     return [f"{key}={value}" for key, value in given.items() if value is not None]
@@ -134,10 +149,11 @@ def overrides_of(options: argparse.Namespace) -> list[str]:
 def announcement(loaded: LoadedModel, config: Config, photos: PhotoSource, masks: MaskSource, mesh: Mesh) -> str:
     """What is about to be scored, for the terminal."""
     teacher = loaded.info.get("teacher", {}).get("origin") or "none"
+    several = f"; {config.eval.samples} completions of each, the best by PSNR is scored" if config.eval.samples > 1 else ""
     return (
         f"checkpoint of step {loaded.step}; its teacher's weights: {teacher}\n"
         f"{len(photos)} photos of {config.data.test_photos} at {config.data.image_size} pixels, "
-        f"{len(masks)} masks of {config.data.test_masks}, {mesh.size} device(s)"
+        f"{len(masks)} masks of {config.data.test_masks}, {mesh.size} device(s){several}"
     )
 
 
@@ -149,6 +165,7 @@ def about_run(loaded: LoadedModel, config: Config) -> dict[str, Any]:
         "photos": config.data.test_photos,
         "masks": config.data.test_masks,
         "seed": config.eval.seed,
+        "samples": config.eval.samples,
         "image_size": config.data.image_size,
         "quantise": config.eval.quantise,
     }
@@ -160,13 +177,14 @@ def evaluate_model(
     """Scores every valid picture of the batches, once.
 
     Args:
-        model: a pytree that maps image (b, h, w, 3) in [0, 1] and mask (b, h, w, 1) to an object with .image (b, s, h, w, 3)
-            and .prior {level: (b, s, h', w', c)}. Of s completions the one of best PSNR is scored (SPN's protocol).
+        model: a pytree that maps image (b, h, w, 3) in [0, 1], mask (b, h, w, 1) and the noise of `draw_noise` to an object with
+            .image (b, s, h, w, 3) and .prior {level: (b, s, h', w', c)}. Of s completions the one of best PSNR is scored
+            (SPN's protocol); s is config.eval.samples where the model is probabilistic.
         batches: of `evaluation_batches`; with several processes each brings its own rows and all get all records.
         tenths: as in `records_of`.
 
     Returns:
-        Records of `records_of`: index, hole, bin, psnr, ssim, mae, hole_mae.
+        Records of `records_of`: index, hole, bin, psnr, ssim, mae, hole_mae, and of several completions diversity.
 
     Raises:
         InputError: a prediction is not finite.
@@ -175,28 +193,37 @@ def evaluate_model(
 
 
 def summarise(records: tables.Records) -> dict[str, float]:
-    """Means as metrics to log: eval/psnr, ... over all pictures, and eval/20-40/psnr, ... of the bins that have any."""
+    """Means as metrics to log: eval/psnr, ... over all pictures, and eval/20-40/psnr, ... of the bins that have any.
+
+    A mean over no picture, as that of diversity where none has a hole, is left out.
+    """
     summary: dict[str, float] = {}
     for row in tables.rows_of(records):
         prefix = "eval/" if row.bin == "All" else f"eval/{row.bin.removesuffix('%')}/"
-        summary |= {f"{prefix}{score}": mean for score, mean in row.means.items() if row.images}
+        summary |= {f"{prefix}{score}": mean for score, mean in row.means.items() if not math.isnan(mean)}
     return summary
 
 
 def sample_grid(model: Callable[..., Any], batches: Iterable[Mapping[str, Any]], mesh: Mesh, config: Config) -> np.ndarray:
-    """A labelled grid (h, w, 3) of all valid pictures of the batches: input, k-means map of the coarsest prior, result, truth."""
+    """A labelled grid (h, w, 3) of all valid pictures of the batches: input, k-means map of the coarsest prior, result, truth.
+
+    Where there are several completions, the first SAMPLES_SHOWN of them stand in place of the result; the prior is that of the best.
+    """
     rows: dict[str, list[np.ndarray]] = {}
-    for part in scored_batches(model, batches, mesh, config, lambda batch: Detail.PRIORS):
+    for part in scored_batches(model, batches, mesh, config, lambda batch: Detail.GRID):
         for row in np.flatnonzero(part["valid"]):
             _add_column(rows, part, int(row))
     return figures.image_grid(rows)
 
 
 def _add_column(rows: dict[str, list[np.ndarray]], part: Arrays, row: int) -> None:
+    results = {"result": part["completed"][row]}
+    if "samples" in part:
+        results = {f"sample {i}": sample for i, sample in enumerate(part["samples"][row], 1)}
     pictures = {
         "input": figures.masked_input(part["image"][row], part["mask"][row]),
         "prior": figures.cluster_map(part["prior"][row]),
-        "result": part["completed"][row],
+        **results,
         "truth": part["image"][row],
     }
     for label, picture in pictures.items():
@@ -214,7 +241,7 @@ def scored_batches(
     local_devices = len(mesh.local_devices)
     for batch in batches:
         padded = _pad({key: batch[key] for key in ("image", "mask", "index", "valid")}, local_devices)
-        scored = _score_batch(model, shard_batch(padded, mesh), how=config.eval.quantise, mesh=mesh, detail=detail(batch))
+        scored = _score_batch(model, shard_batch(padded, mesh), settings=config.eval, mesh=mesh, detail=detail(batch))
         yield jax.tree.map(np.asarray, scored)
 
 
@@ -228,22 +255,24 @@ def _pad(batch: Mapping[str, np.ndarray], devices: int) -> Arrays:
     return padded
 
 
-@functools.partial(jax.jit, static_argnames=("how", "mesh", "detail"))
-def _score_batch(model: Any, batch: dict[str, jax.Array], *, how: Any, mesh: Mesh, detail: Detail) -> dict[str, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("settings", "mesh", "detail"))
+def _score_batch(model: Any, batch: dict[str, jax.Array], *, settings: EvalConfig, mesh: Mesh, detail: Detail) -> dict[str, jax.Array]:
     image, mask = batch["image"], batch["mask"]
-    with jax.default_matmul_precision("highest"):
-        output = model(image.astype(jnp.float32) / 255, mask.astype(jnp.float32))
-    predictions = output.image.astype(jnp.float32)
-    # Known pixels are the photo's own 8-bit values; quantising a float copy of them could only lose.
-    completions = metrics.composite(metrics.quantise(predictions, how), image[:, None], mask[:, None])
+    noise = draw_noise(model, settings.seed % 2**32, batch["index"], settings.samples, *image.shape[1:3])
+    completions, output = complete(model, image, mask, noise, settings.quantise)
     best = jnp.argmax(metrics.psnr(completions, image[:, None]), axis=1)
     completed = _take_sample(completions, best)
     result = _scores(completed, image, mask) | {"index": batch["index"], "valid": batch["valid"]}
-    result["finite"] = jnp.all(jnp.isfinite(predictions), axis=(1, 2, 3, 4))
+    result["finite"] = jnp.all(jnp.isfinite(output.image), axis=(1, 2, 3, 4))
+    several = completions.shape[1] > 1
+    if several:
+        result["diversity"] = metrics.diversity(completions, mask)
     if detail >= Detail.PICTURES:
-        result |= {"image": image, "mask": mask, "completed": completed.astype(jnp.uint8)}
-    if detail >= Detail.PRIORS:
+        result |= {"image": image, "mask": mask, "completed": completed}
+    if detail >= Detail.GRID:
         result["prior"] = _take_sample(output.prior[max(output.prior)], best).astype(jnp.float32)
+        if several:
+            result["samples"] = completions[:, :SAMPLES_SHOWN]
     # Everything to every device, so that each process can read all rows.
     return jax.lax.with_sharding_constraint(result, NamedSharding(mesh, PartitionSpec()))
 
@@ -328,7 +357,7 @@ class Gallery:
     def detail(self, batch: Mapping[str, Any]) -> Detail:
         """What it needs of a batch."""
         if self._in_grid.intersection(batch["index"].tolist()):
-            return Detail.PRIORS
+            return Detail.GRID
         return Detail.SCORES if self._composites is None else Detail.PICTURES
 
     def add(self, part: Arrays) -> None:

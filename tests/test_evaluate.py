@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -17,9 +18,11 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from spn_jax import checkpoint, evaluate
-from spn_jax.config import Config, DataConfig, EvalConfig
+from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from spn_jax.errors import InputError
+from spn_jax.models.spn import SPN
 from spn_jax.sharding import make_mesh
+from tests.tiny import tiny
 
 SIZE = 32
 CONFIG = Config(data=DataConfig(image_size=SIZE), eval=EvalConfig(batch_size=4))
@@ -37,11 +40,36 @@ class FakeModel:
 
     colours: jax.Array
 
-    def __call__(self, image: jax.Array, mask: jax.Array) -> Output:
+    def __call__(self, image: jax.Array, mask: jax.Array, noise: None) -> Output:
         b, h, w, _ = image.shape
         samples = jnp.broadcast_to(self.colours[None, :, None, None], (b, len(self.colours), h, w, 3))
         visible = (image * (1 - mask))[:, None, ::4, ::4]
         return Output(samples, {3: jnp.broadcast_to(visible, (b, len(self.colours), *visible.shape[2:]))})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class FakeSampler:
+    """Fills holes with the colour that the noise of each completion says."""
+
+    spread: jax.Array
+    variational = True
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return height // 32, width // 32, 3
+
+    def __call__(self, image: jax.Array, mask: jax.Array, noise: jax.Array) -> Output:
+        (b, s), (h, w) = noise.shape[:2], image.shape[1:3]
+        colours = jax.nn.sigmoid(self.spread * noise.mean((2, 3)))
+        samples = jnp.broadcast_to(colours[:, :, None, None], (b, s, h, w, 3))
+        return Output(samples, {3: samples[:, :, ::4, ::4]})
+
+
+SAMPLER = FakeSampler(jnp.array(2.0))
+
+
+def sampling(samples: int, **settings: Any) -> Config:
+    return dataclasses.replace(CONFIG, eval=EvalConfig(samples=samples, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +123,58 @@ def test_the_best_sample_by_psnr_is_scored(mesh) -> None:
     images, masks = pictures(2)
     images[0], images[1] = 10, 250
     model = FakeModel(jnp.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
-    parts = list(evaluate.scored_batches(model, batched(images, masks, 2), mesh, CONFIG, lambda batch: evaluate.Detail.PRIORS))
+    parts = list(evaluate.scored_batches(model, batched(images, masks, 2), mesh, CONFIG, lambda batch: evaluate.Detail.GRID))
     assert parts[0]["completed"][0, 0, 0].tolist() == [0, 0, 0]
     assert parts[0]["completed"][1, 0, 0].tolist() == [255, 255, 255]
     assert parts[0]["prior"].shape == (2, SIZE // 4, SIZE // 4, 3)
+
+
+def test_several_samples_are_scored_by_the_best_and_by_how_much_they_differ(mesh) -> None:
+    images, masks = pictures(3)
+    (part,) = evaluate.scored_batches(SAMPLER, batched(images, masks, 3), mesh, sampling(5), lambda batch: evaluate.Detail.GRID)
+    records = evaluate.evaluate_model(SAMPLER, batched(images, masks, 3), mesh, sampling(5))
+    assert part["samples"].shape == (3, 5, SIZE, SIZE, 3)
+    for i in range(3):
+        scores = [peak_signal_noise_ratio(images[i], sample) for sample in part["samples"][i]]
+        assert records["psnr"][i] == pytest.approx(max(scores), abs=1e-4)
+        np.testing.assert_array_equal(part["completed"][i], part["samples"][i][np.argmax(scores)])
+        hole = masks[i, ..., 0] > 0
+        pairs = [np.abs(a.astype(int) - b)[hole].mean() for a, b in itertools.combinations(part["samples"][i], 2)]
+        assert records["diversity"][i] == pytest.approx(np.mean(pairs) / 255, rel=1e-5)
+
+
+def test_known_pixels_are_the_photos_in_every_sample(mesh) -> None:
+    images, masks = pictures(3)
+    (part,) = evaluate.scored_batches(SAMPLER, batched(images, masks, 3), mesh, sampling(4), lambda batch: evaluate.Detail.GRID)
+    for i in range(4):
+        np.testing.assert_array_equal(np.where(masks > 0, 0, part["samples"][:, i]), np.where(masks > 0, 0, images))
+
+
+def test_samples_depend_on_seed_and_photo_alone(mesh) -> None:
+    images, masks = pictures(5)
+    one, three = (evaluate.evaluate_model(SAMPLER, batched(images, masks, size), mesh, sampling(2)) for size in (1, 3))
+    for name in one.keys() - {"bin"}:
+        np.testing.assert_array_equal(one[name], three[name])
+    again = evaluate.evaluate_model(SAMPLER, batched(images, masks, 3), mesh, sampling(2, seed=2**40 + 1))
+    assert (again["diversity"] != one["diversity"]).all()
+    assert len(set(one["diversity"])) == 5
+    more = evaluate.evaluate_model(SAMPLER, batched(images, masks, 3), mesh, sampling(4))
+    assert (more["psnr"] >= one["psnr"]).all()  # samples are added to those there are
+
+
+def test_the_probabilistic_spn_is_evaluated_with_samples(mesh) -> None:
+    overrides = ("model.variational=true", "model.latent_channels=4", "model.discriminator=instance_norm", "eval.samples=2")
+    config = tiny(*overrides)
+    model = SPN(config.model, {}, rng=np.random.default_rng(0))
+    images, masks = pictures(2)
+    (part,) = evaluate.scored_batches(model, batched(images, masks, 2), mesh, config, lambda batch: evaluate.Detail.GRID)
+    assert part["samples"].shape == (2, 2, SIZE, SIZE, 3) and part["finite"].all()
+    assert (part["diversity"] > 0).all()
+
+
+def test_one_sample_has_no_diversity(mesh) -> None:
+    records = evaluate.evaluate_model(SAMPLER, batched(*pictures(2), 2), mesh, sampling(1))
+    assert "diversity" not in records
 
 
 def test_known_pixels_of_composites_are_the_photos(mesh) -> None:
@@ -139,14 +215,14 @@ def test_rows_are_padded_to_the_devices() -> None:
 
 
 FOUR_DEVICES = """
-import jax, jax.numpy as jnp, json
-from tests.test_evaluate import CONFIG, FakeModel, batched, pictures
+import json
+from tests.test_evaluate import SAMPLER, batched, pictures, sampling
 from spn_jax import evaluate
 from spn_jax.sharding import make_mesh, replicate
 mesh = make_mesh()
 assert mesh.size == 4
-model = replicate(FakeModel(jnp.array([[0.2, 0.5, 0.9]])), mesh)
-records = evaluate.evaluate_model(model, batched(*pictures(6), 5), mesh, CONFIG)
+model = replicate(SAMPLER, mesh)
+records = evaluate.evaluate_model(model, batched(*pictures(6), 5), mesh, sampling(3))
 print(json.dumps({name: values.tolist() for name, values in records.items()}))
 """
 
@@ -156,7 +232,7 @@ def test_four_devices_score_as_one_does(mesh) -> None:
     root = Path(__file__).parent.parent
     process = subprocess.run([sys.executable, "-c", FOUR_DEVICES], cwd=root, env=environment, check=True, capture_output=True, text=True)
     four = json.loads(process.stdout.splitlines()[-1])
-    one = evaluate.evaluate_model(FakeModel(jnp.array([[0.2, 0.5, 0.9]])), batched(*pictures(6), 5), mesh, CONFIG)
+    one = evaluate.evaluate_model(SAMPLER, batched(*pictures(6), 5), mesh, sampling(3))
     assert four.keys() == one.keys()
     assert four.pop("bin") == one.pop("bin").tolist()
     for name in one:
@@ -169,6 +245,18 @@ def test_summary_has_all_and_the_bins_that_hold_pictures() -> None:
     assert set(summary) == {f"eval/{row}{score}" for row in ("", "20-40/") for score in ("psnr", "ssim", "mae")}
     assert summary["eval/psnr"] == 25
     assert summary["eval/20-40/mae"] == pytest.approx(0.2)
+
+
+def test_a_mean_over_no_picture_is_not_logged() -> None:
+    records = {"psnr": np.array([np.inf]), "diversity": np.array([0.0]), "hole": np.array([0.0]), "bin": np.array(["0%"])}
+    assert set(evaluate.summarise(records)) == {"eval/psnr", "eval/0/psnr"}
+
+
+@pytest.mark.parametrize("samples", [2, 7])
+def test_sample_grid_shows_several_samples_in_place_of_the_result(mesh, samples: int) -> None:
+    grid = evaluate.sample_grid(SAMPLER, batched(*pictures(3), 4), mesh, sampling(samples))
+    rows = 3 + min(samples, evaluate.SAMPLES_SHOWN)  # input, prior, truth
+    assert grid.shape[0] == 4 + rows * (SIZE + 4)
 
 
 def test_sample_grid_shows_every_valid_picture(mesh) -> None:
@@ -274,7 +362,7 @@ def test_a_mask_whose_hole_is_lost_in_resizing_has_a_row_of_its_own(run_folder: 
     assert rows["All"]["images"] == 5 and math.isfinite(rows["All"]["psnr"])
 
 
-SCORES, PICTURES, PRIORS = evaluate.Detail
+SCORES, PICTURES, GRID = evaluate.Detail
 
 
 @pytest.mark.parametrize(
@@ -284,8 +372,8 @@ SCORES, PICTURES, PRIORS = evaluate.Detail
         ("--baseline mean", [PICTURES, PICTURES, PICTURES]),
         ("--output OUT", [SCORES, SCORES, SCORES]),
         ("--output OUT --save-composites", [PICTURES, PICTURES, PICTURES]),
-        ("--output OUT --grid 2", [PRIORS, SCORES, PRIORS]),  # photos 0 and 4 of 5, two a batch
-        ("--output OUT --grid 1 --baseline mean", [PRIORS, PICTURES, PICTURES]),
+        ("--output OUT --grid 2", [GRID, SCORES, GRID]),  # photos 0 and 4 of 5, two a batch
+        ("--output OUT --grid 1 --baseline mean", [GRID, PICTURES, PICTURES]),
     ],
 )
 def test_no_more_is_brought_to_the_host_than_is_used(
@@ -295,12 +383,38 @@ def test_no_more_is_brought_to_the_host_than_is_used(
 
     def watched(*inputs: Any) -> Iterator[evaluate.Arrays]:
         for part in original(*inputs):
-            brought.append(PRIORS if "prior" in part else PICTURES if "completed" in part else SCORES)
+            brought.append(GRID if "prior" in part else PICTURES if "completed" in part else SCORES)
             yield part
 
     monkeypatch.setattr(evaluate, "scored_batches", watched)
     evaluate.main(["run", "--checkpoint", str(run_folder), *arguments.replace("OUT", str(run_folder / "out")).split()])
     assert brought == expected
+
+
+def test_run_with_several_samples(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = evaluate.load_model("")
+    config = dataclasses.replace(loaded.config, model=ModelConfig(variational=True), eval=EvalConfig(batch_size=2, samples=5))
+    monkeypatch.setattr(evaluate, "load_model", lambda path: dataclasses.replace(loaded, config=config, model=SAMPLER))
+    out = run_folder / "out"
+    evaluate.main(f"run --checkpoint {run_folder} --samples 3 --baseline mean --output {out} --save-composites --grid 2".split())
+
+    printed, table = capsys.readouterr().out, (out / "results.md").read_text()
+    results = json.loads((out / "results.json").read_text())
+    distance = np.mean(results["images"]["spn"]["diversity"])
+    sentence = f"mean pairwise distance between samples inside the hole: {distance:.4f} (of 1; over 5 pictures, 3 samples each)"
+    assert "; 3 completions of each, the best by PSNR is scored" in printed
+    assert sentence in printed and sentence in table and "diversity spn | diversity mean" in table
+    assert results["about"]["samples"] == 3 and "diversity" not in results["images"]["mean"]
+    with Image.open(out / "grid.png") as grid:
+        assert grid.height == 4 + 6 * (128 + 4)
+    for i, (photo, _) in enumerate(results["about"]["pairs"]):
+        truth, best = (np.asarray(Image.open(folder / photo)) for folder in (run_folder / "photos", out / "composites"))
+        assert results["images"]["spn"]["psnr"][i] == pytest.approx(peak_signal_noise_ratio(truth, best), abs=1e-4)
+
+
+def test_several_samples_of_a_deterministic_model_are_refused(run_folder: Path) -> None:
+    with pytest.raises(InputError, match="--samples 5: the checkpoint's model is deterministic"):
+        evaluate.main(["run", "--checkpoint", str(run_folder), "--samples", "5"])
 
 
 def test_run_without_output_writes_nothing(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,6 +453,7 @@ def test_wrong_input_is_one_sentence(run_folder: Path, arguments: str, message: 
         ("--grid 2", "say where with --output"),
         ("--grid -1 --output out", "--grid -1 must not be negative"),
         ("--batch-size 0", "eval.batch_size=0 must be greater than 0"),
+        ("--samples 0", "eval.samples=0 must be greater than 0"),
         ("--seed -1", "eval.seed=-1 must not be negative"),
         ("--output taken", "folder taken cannot be written to"),
         ("--output taken/below", "folder taken/below cannot be written to"),

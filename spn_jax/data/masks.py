@@ -143,8 +143,17 @@ def _is_paper_set(names: Sequence[str]) -> bool:
     return [Path(name).stem for name in names] == [f"{i:05d}" for i in range(TENTHS * MASKS_PER_TENTH)]
 
 
+def read_hole(file: Path | io.BytesIO, invert: bool, what: str) -> np.ndarray:
+    """Where a mask file has its hole, (h, w) bool: the white, or with `invert` the black half of its range; never what is transparent.
+
+    Raises:
+        InputError: it cannot be read as an image; `what` names it.
+    """
+    return _is_white(decode_image(file, what), background=255 if invert else 0) != invert
+
+
 def _read_mask(file: Path | io.BytesIO, size: int, invert: bool, what: str) -> np.ndarray:
-    hole = _is_white(decode_image(file, what), background=255 if invert else 0) != invert
+    hole = read_hole(file, invert, what)
     height, width = hole.shape
     if not hole.any():
         colour, advice = ("black", "data.invert_masks=false") if invert else ("white", "data.invert_masks=true")

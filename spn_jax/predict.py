@@ -1,0 +1,288 @@
+"""Fills the hole of a photo: `python -m spn_jax.predict --checkpoint DIR --image FILE --mask FILE --output FILE`.
+
+White in the mask is the hole; the photo has any size, and what is outside the hole comes back as it was. `--samples N` writes N
+completions by a probabilistic model, as FILE-1 ... FILE-N.
+"""
+
+import argparse
+import functools
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from PIL import Image
+
+from spn_jax.checkpoint import load_model
+from spn_jax.config import Config
+from spn_jax.data.images import decode_photo
+from spn_jax.data.masks import read_hole
+from spn_jax.errors import InputError, run_command
+from spn_jax.files import check_writable, write_atomically
+from spn_jax.metrics import composite, quantise
+from spn_jax.models.spn import SMALLEST, SPN
+
+# Suffix of an output: Pillow's name of the format and its options; every one but JPEG keeps each pixel as it is.
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".tif": ("TIFF", {"compression": "tiff_lzw"}),
+    ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
+    ".bmp": ("BMP", {}),
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(arguments)
+    outputs = output_files(options)
+    photo, mask = read_inputs(options)
+    inpainter = Inpainter.from_checkpoint(options.checkpoint)
+    check_samples(options.samples, inpainter.config)
+    check_writable(options.output.parent)
+    if is_lossy(options.output):
+        print(f"note: JPEG changes every pixel a little, those outside the hole too; an --output that ends in {lossless()} does not")
+    for output, completed in zip(outputs, inpainter(photo, mask, options.samples, options.seed), strict=True):
+        write_atomically(output, encode(completed, output))
+        print(f"written: {output}", flush=True)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m spn_jax.predict", description=__doc__)
+    parser.add_argument("--checkpoint", required=True, help="a run's work directory (its newest checkpoint) or one checkpoint")
+    parser.add_argument("--image", required=True, type=Path, help="the photo")
+    parser.add_argument("--mask", required=True, type=Path, help="an image of the photo's size; white is the hole")
+    parser.add_argument("--invert-mask", action="store_true", help="black is the hole")
+    parser.add_argument(
+        "--output", required=True, type=Path, help=f"the completed photo; the suffix tells the format: {', '.join(FORMATS)}"
+    )
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="different completions (probabilistic models only)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise that makes them different")
+    return parser.parse_args(arguments)
+
+
+class Inpainter:
+    """Fills holes with the model of a checkpoint, in photos of any size.
+
+    Args:
+        model: its parameters lie on one device.
+        config: of the checkpoint.
+    """
+
+    def __init__(self, model: SPN, config: Config):
+        self.model, self.config = model, config
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> Self:
+        """The newest checkpoint of a run's work directory, or one checkpoint. InputError: there is none, or it is damaged."""
+        loaded = load_model(path)
+        return cls(loaded.model, loaded.config)
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, samples: int = 1, seed: int = 0) -> np.ndarray:
+        """Completes one photo. A size that has not been seen before is compiled first, which takes longer than the work itself.
+
+        Args:
+            image: uint8 (h, w, 3), h and w at least 1; it is neither cut nor resized.
+            mask: uint8 (h, w, 1), 1 = hole; what the image holds there has no influence.
+            samples: completions; more add to those that fewer would have given.
+            seed: of their noise.
+
+        Returns:
+            uint8 (s, h, w, 3); bit for bit the image outside the hole.
+
+        Raises:
+            InputError: several samples of a deterministic model; a photo too large for the memory; a model that diverged.
+            ValueError: arrays of another type or shape.
+        """
+        check_arrays(image, mask)
+        check_samples(samples, self.config)
+        height, width = image.shape[:2]
+        # Photo and mask are continued alike: a mirror image of the hole that counted as known would show what is under it.
+        padded, hole = (pad(array, self.model.stride) for array in (image, mask))
+        try:
+            completions, finite = _complete_one(
+                self.model, padded, hole, np.uint32(seed % 2**32), samples=samples, how=self.config.eval.quantise
+            )
+            completions = np.asarray(completions)[:, :height, :width]
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"{samples} completion(s) of a photo of {width} x {height} pixels do not fit into the memory of "
+                f"{jax.devices()[0].device_kind}; make the photo smaller, or ask for fewer --samples"
+            ) from error
+        if not finite:
+            raise InputError("the model's prediction is not finite; its training diverged: take an earlier checkpoint")
+        return completions
+
+
+def check_samples(samples: int, config: Config) -> None:
+    """Raises InputError unless a model of this config makes so many different completions of a photo."""
+    if samples < 1:
+        raise InputError(f"--samples {samples} must be at least 1")
+    if samples > 1 and not config.model.variational:
+        raise InputError(
+            f"--samples {samples}: the checkpoint's model is deterministic and completes a photo in one way; "
+            "leave --samples out, or take a checkpoint of a probabilistic model"
+        )
+
+
+def complete(
+    model: Callable[..., Any], image: Array, mask: Array, noise: Array | None, how: Literal["truncate", "round"]
+) -> tuple[Array, Any]:
+    """Completes photos, at the precision that scores are reported for; to be called under jit.
+
+    Args:
+        model: maps image (b, h, w, 3) in [0, 1], mask (b, h, w, 1) and noise to an object with .image (b, s, h, w, 3).
+        image: uint8 (b, h, w, 3).
+        mask: uint8 (b, h, w, 1), 1 = hole.
+        noise: of `draw_noise`.
+        how: predictions become 8-bit values by this.
+
+    Returns:
+        8-bit composites uint8 (b, s, h, w, 3), and what the model returned.
+    """
+    with jax.default_matmul_precision("highest"):
+        output = model(image.astype(jnp.float32) / 255, mask.astype(jnp.float32), noise)
+    predictions = quantise(output.image, how).astype(jnp.uint8)
+    # Known pixels are the photo's own 8-bit values; quantising a float copy of them could only lose.
+    return composite(predictions, image[:, None], mask[:, None]), output
+
+
+def draw_noise(model: Any, seed: int | Array, photos: Array, samples: int, height: int, width: int) -> Array | None:
+    """What tells the completions of a photo from each other; None for a model that makes only one.
+
+    The noise of a completion follows from the seed, the photo's number and its own number alone: it does not depend on the batch or
+    the devices, and more samples add to those before.
+
+    Args:
+        model: .variational, and .noise_shape(height, width); models without the former are deterministic.
+        seed: in [0, 2^32).
+        photos: numbers (b,).
+
+    Returns:
+        Standard normal (b, samples, h/32, w/32, z).
+    """
+    if not getattr(model, "variational", False):
+        return None
+    key, shape = jax.random.key(seed), model.noise_shape(height, width)
+
+    def of_sample(photo: Array, sample: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, photo), sample), shape, jnp.float32)
+
+    of_photo = jax.vmap(of_sample, in_axes=(None, 0))
+    return jax.vmap(of_photo, in_axes=(0, None))(photos, jnp.arange(samples))
+
+
+@functools.partial(jax.jit, static_argnames=("samples", "how"))
+def _complete_one(
+    model: SPN, image: Array, mask: Array, seed: Array, samples: int, how: Literal["truncate", "round"]
+) -> tuple[Array, Array]:
+    """Completions uint8 (s, h, w, 3) of one photo (h, w, 3), and whether the predictions are finite."""
+    noise = draw_noise(model, seed, jnp.zeros(1, jnp.int32), samples, *image.shape[:2])
+    completions, output = complete(model, image[None], mask[None], noise, how)
+    return completions[0], jnp.isfinite(output.image).all()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the host's or the device's memory did not suffice; XLA has no type of its own for it."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+def pad(array: np.ndarray, stride: int) -> np.ndarray:
+    """(h, w, c) continued by its mirror image, to the right and below, to the nearest size that the network takes."""
+    least = max(SMALLEST, stride)
+    height, width = (max(-(-side // stride) * stride, least) for side in array.shape[:2])
+    return np.pad(array, ((0, height - array.shape[0]), (0, width - array.shape[1]), (0, 0)), mode="symmetric")
+
+
+def check_arrays(image: np.ndarray, mask: np.ndarray) -> None:
+    """Raises ValueError unless they are a photo and its mask."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"the photo must be uint8 (h, w, 3), not {image.dtype} {image.shape}")
+    if mask.dtype != np.uint8 or mask.shape != (*image.shape[:2], 1) or mask.max() > 1:
+        raise ValueError(
+            f"the mask must be uint8 {(*image.shape[:2], 1)} of zeros and ones, not {mask.dtype} {mask.shape} up to {mask.max()}"
+        )
+
+
+def read_inputs(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """The photo, uint8 (h, w, 3), and its mask, uint8 (h, w, 1).
+
+    The photo is read as those of training are: upright, in RGB (grey ones too), transparent parts white.
+
+    Raises:
+        InputError: a file is missing or no image, their sizes differ, there is no hole.
+    """
+    for name, path in ("--image", options.image), ("--mask", options.mask):
+        if not path.is_file():
+            raise InputError(f"{name} {path} is not a file; pass the path of an image")
+    photo = decode_photo(options.image, f"--image {options.image}")
+    hole = read_hole(options.mask, options.invert_mask, f"--mask {options.mask}")
+    if hole.shape != photo.shape[:2]:
+        theirs, ours = (f"{shape[1]} x {shape[0]}" for shape in (photo.shape, hole.shape))
+        raise InputError(
+            f"--mask {options.mask} is {ours} pixels, the photo {options.image}, upright, is {theirs}; make a mask of the photo's size"
+        )
+    if not hole.any():
+        hint = (
+            "black is the hole with --invert-mask, without it white is"
+            if options.invert_mask
+            else "white is the hole; --invert-mask: black"
+        )
+        raise InputError(f"nothing to fill: no pixel of --mask {options.mask} is {'black' if options.invert_mask else 'white'} ({hint})")
+    return photo, hole.astype(np.uint8)[..., None]
+
+
+def output_files(options: argparse.Namespace) -> list[Path]:
+    """A file a completion.
+
+    Raises:
+        InputError: one could not be written, or would replace what is read; a number that is none of samples or a seed.
+    """
+    output = options.output
+    if options.samples < 1:
+        raise InputError(f"--samples {options.samples} must be at least 1")
+    if options.seed < 0:
+        raise InputError(f"--seed {options.seed} must not be negative")
+    if output.suffix.lower() not in FORMATS:
+        raise InputError(f"--output {output} must name an image file: its suffix is none of {', '.join(FORMATS)}")
+    numbered = [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(1, options.samples + 1)]
+    files = numbered if options.samples > 1 else [output]
+    for file in files:
+        if file.is_dir():
+            raise InputError(f"--output {file} is a folder; choose the name of a file")
+        if file.resolve() in (options.image.resolve(), options.mask.resolve()):
+            raise InputError(f"--output {file} would replace what is read; choose another name")
+    return files
+
+
+def is_lossy(output: Path) -> bool:
+    """Whether the file's format changes pixels."""
+    return FORMATS[output.suffix.lower()][0] == "JPEG"
+
+
+def lossless() -> str:
+    """The suffixes of formats that keep every pixel, for the terminal."""
+    *others, last = (suffix for suffix in FORMATS if not is_lossy(Path(f"x{suffix}")))
+    return f"{', '.join(others)} or {last}"
+
+
+def encode(picture: np.ndarray, output: Path) -> bytes:
+    """A picture, uint8 (h, w, 3), as a file of the format that the suffix of `output` tells; InputError if that cannot hold it."""
+    kind, options = FORMATS[output.suffix.lower()]
+    buffer = io.BytesIO()
+    try:
+        Image.fromarray(picture).save(buffer, kind, **options)
+    except (OSError, ValueError) as error:  # WebP and JPEG have a largest size, and Pillow may have been built without WebP
+        raise InputError(f"{output} cannot be written as {kind} ({error}); choose an --output that ends in .png") from error
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    run_command(main)
