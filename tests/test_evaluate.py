@@ -166,10 +166,12 @@ def test_the_probabilistic_spn_is_evaluated_with_samples(mesh) -> None:
     overrides = ("model.variational=true", "model.latent_channels=4", "model.discriminator=instance_norm", "eval.samples=2")
     config = tiny(*overrides)
     model = SPN(config.model, {}, rng=np.random.default_rng(0))
+    sigma: Any = model.prior_learner.variational.sigma.bias  # type: ignore[union-attr]
+    sigma.set_value(sigma.get_value() + 20)  # enough for the samples to differ in 8 bits
     images, masks = pictures(2)
     (part,) = evaluate.scored_batches(model, batched(images, masks, 2), mesh, config, lambda batch: evaluate.Detail.GRID)
     assert part["samples"].shape == (2, 2, SIZE, SIZE, 3) and part["finite"].all()
-    assert (part["diversity"] > 0).all()
+    assert (part["diversity"] > 0.002).all()
 
 
 def test_one_sample_has_no_diversity(mesh) -> None:

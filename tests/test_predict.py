@@ -1,5 +1,6 @@
 """Filling the hole of one photo: what comes back untouched, what may influence the rest, and what is refused."""
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from spn_jax import predict
 from spn_jax.checkpoint import Checkpoints
 from spn_jax.config import to_dict
 from spn_jax.errors import InputError, run_command
+from spn_jax.parameters import named_arrays, with_named_arrays
 from spn_jax.predict import Inpainter
 from tests.tiny import CHANNELS, new_state, tiny
 
@@ -21,18 +23,24 @@ KINDS = {
     "spn": (),
     "spn-probabilistic": ("model.variational=true", "model.latent_channels=4", "model.discriminator=instance_norm"),
 }
+SIGMA = "prior_learner.variational.sigma.bias"
 HEIGHT, WIDTH = 21, 29  # neither is a multiple of 4
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run's folder by kind of model, with initial parameters."""
+    """A run's folder by kind of model, with initial parameters, but for a latent that varies enough to be seen in 8 bits."""
     folder = tmp_path_factory.mktemp("runs")
     for kind, overrides in KINDS.items():
         config = tiny(*overrides)
         info = {"config": to_dict(config), "teacher": {"channels": {str(level): c for level, c in CHANNELS.items()}}}
+        state = new_state(config)[1]
+        if config.model.variational:
+            names = named_arrays(state.model)
+            names[SIGMA] = names[SIGMA] + 20
+            state = dataclasses.replace(state, model=with_named_arrays(state.model, names, what=kind))
         with Checkpoints(folder / kind, 1, 0) as saved:
-            saved.save(1, new_state(config)[1], info, None)
+            saved.save(1, state, info, None)
             saved.wait()
     return {kind: folder / kind for kind in KINDS}
 
