@@ -27,7 +27,17 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import spn_jax
-from spn_jax.checkpoint import BEST_METRIC, FOLDER, Checkpoints, find_checkpoint, load_parameters, newest_checkpoint, read_info, restore
+from spn_jax.checkpoint import (
+    BEST_METRIC,
+    FOLDER,
+    Checkpoints,
+    find_checkpoint,
+    load_discriminator,
+    load_parameters,
+    newest_checkpoint,
+    read_info,
+    restore,
+)
 from spn_jax.config import Config, TrainConfig, changed_settings, describe, from_dict, load_config, to_dict
 from spn_jax.data.images import PhotoSource, open_photos
 from spn_jax.data.masks import MaskSource, open_test_masks, open_train_masks
@@ -42,6 +52,7 @@ from spn_jax.pairs import draw_pairs
 from spn_jax.parameters import named_arrays, with_named_arrays
 from spn_jax.sharding import check_divisible, make_mesh, replicate, shard_batch
 from spn_jax.step import Frozen, Metrics, StepGraph, TrainState, build_networks, compile_train_step, create_state, resolve_schedule
+from spn_jax.weights import load_vgg19
 
 Say = Callable[[str], None]
 
@@ -73,11 +84,12 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
     channels = data.cache.channels if data.cache else {}
     graph, state = create_state(config, schedule, *build_networks(config, channels))
     state = replicate(state, mesh)
-    for line in summary(config, state, mesh, data, schedule.length):
+    frozen, vgg_origin = open_frozen(config)
+    for line in summary(config, state, mesh, data, schedule.length, vgg_origin):
         say(line)
 
     # Where to start: from this run's newest checkpoint, from the parameters of another run, or anew
-    info = checkpoint_info(config, data)
+    info = checkpoint_info(config, data, vgg_origin)
     newest = newest_checkpoint(workdir / FOLDER)
     evaluate_first = False
     if newest is not None:
@@ -103,7 +115,7 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
         stopped = stack.enter_context(Stop())
         batches = stack.enter_context(contextlib.closing(read_batches(config, data, start, schedule.length)))
         stack.enter_context(matmul_precision(config))
-        train_step, frozen = compile_train_step(mesh), Frozen()
+        train_step, frozen = compile_train_step(mesh), replicate(frozen, mesh)
         progress = Progress(start, schedule.length)
         reports = StepReports(config.train.log_every, log, progress, say)
         held_out = HeldOut(config, mesh, data, log, say, stopped)
@@ -174,11 +186,19 @@ def open_cache(config: Config, photos: PhotoSource, config_file: str) -> Teacher
     return cache
 
 
-def checkpoint_info(config: Config, data: Data) -> dict[str, Any]:
+def open_frozen(config: Config) -> tuple[Frozen, str | None]:
+    """VGG19 where a loss compares its features, and where its weights come from; InputError if there are none."""
+    if not (config.loss.perceptual or config.loss.diversity):
+        return Frozen(), None
+    vgg, origin = load_vgg19(config.loss.vgg, config.train.seed, jnp.dtype(config.train.compute_dtype))
+    return Frozen(vgg=vgg), origin
+
+
+def checkpoint_info(config: Config, data: Data, vgg_origin: str | None) -> dict[str, Any]:
     """What every checkpoint of the run says about itself."""
     cache = data.cache
     return {
-        "model": "spn",
+        "model": config.model.kind,
         "version": spn_jax.__version__,
         "config": to_dict(config),
         "teacher": {
@@ -186,6 +206,7 @@ def checkpoint_info(config: Config, data: Data) -> dict[str, Any]:
             "origin": cache.manifest.weights_origin if cache else None,
             "identity": cache.identity() if cache else None,
         },
+        "vgg": vgg_origin,
         "data": {"photos": digest(data.photos.names), "masks": digest(data.masks.names)},
     }
 
@@ -197,9 +218,15 @@ def digest(names: Sequence[str]) -> str:
 
 def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: Config, workdir: Path) -> None:
     """Raises InputError, listing what differs, if a checkpoint belongs to a run with other settings or another teacher."""
+    if "converted_from" in stored:
+        raise InputError(
+            f"{workdir} holds a converted checkpoint, which has nothing to continue; choose another --workdir and start from it with --init"
+        )
     lines = changed_settings(from_dict(stored["config"], origin=str(workdir)), config)
     if any(stored["teacher"][key] != info["teacher"][key] for key in ("channels", "identity")):
         lines.append(f"teacher's cache: {stored['teacher']} -> {info['teacher']}")
+    if stored.get("vgg") != info["vgg"]:
+        lines.append(f"weights of VGG19: {stored.get('vgg')} -> {info['vgg']}")
     before, now = stored.get("data", info["data"]), info["data"]
     lines += [f"training {kind}: {before[kind]} -> {now[kind]}" for kind in now if before[kind] != now[kind]]
     if lines:
@@ -210,9 +237,10 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
 
 
 def initialise_from(state: TrainState, path: str, mesh: Mesh, say: Say) -> TrainState:
-    """The state of a new run whose prior learner and generator start from a checkpoint's parameters.
+    """The state of a new run that starts from a checkpoint's parameters, those of its discriminator included.
 
-    Distillation heads belong to a teacher: those that do not fit this run's keep their new values, and `say` is told.
+    Distillation heads belong to a teacher: those that do not fit this run's keep their new values. So does the discriminator
+    where the checkpoint has none or one of another kind. `say` is told.
     """
     folder = find_checkpoint(path)
     wanted = named_arrays(state.model)
@@ -222,7 +250,23 @@ def initialise_from(state: TrainState, path: str, mesh: Mesh, say: Say) -> Train
     if anew := [name for name in wanted if name not in arrays]:
         say(f"these belong to another teacher there and start anew: {', '.join(anew)}")
     ema = None if state.ema is None else jax.tree.map(jnp.copy, model)  # the step overwrites both, so they must not share memory
-    return dataclasses.replace(state, model=model, ema=ema)
+    state = dataclasses.replace(state, model=model, ema=ema)
+
+    judge = load_discriminator(folder)
+    kernels, vectors = named_arrays(state.discriminator), named_arrays(state.spectral)
+    if judge is None or shapes(judge) != shapes({**kernels, **vectors}):
+        say(f"the discriminator starts anew: the checkpoint has {'none' if judge is None else 'another kind'}")
+        return state
+    discriminator, spectral = (
+        replicate(with_named_arrays(tree, {name: np.asarray(judge[name]) for name in names}, what=str(folder)), mesh)
+        for tree, names in ((state.discriminator, kernels), (state.spectral, vectors))
+    )
+    return dataclasses.replace(state, discriminator=discriminator, spectral=spectral)
+
+
+def shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of every named array."""
+    return {name: np.shape(array) for name, array in arrays.items()}
 
 
 HEADS = "prior_learner.distillation_heads."
@@ -406,7 +450,7 @@ def write_descriptions(workdir: Path, config: Config, state: TrainState) -> None
     write_atomically(workdir / "config.txt", "\n".join(describe(config)) + "\n")
 
 
-def summary(config: Config, state: TrainState, mesh: Mesh, data: Data, steps: int) -> Iterator[str]:
+def summary(config: Config, state: TrainState, mesh: Mesh, data: Data, steps: int, vgg_origin: str | None) -> Iterator[str]:
     """The lines a run begins with: parameters by part, devices, sizes of the data."""
     for network, tree in ("", state.model), ("discriminator.", state.discriminator):
         counts: dict[str, int] = {}
@@ -424,8 +468,11 @@ def summary(config: Config, state: TrainState, mesh: Mesh, data: Data, steps: in
     else:
         manifest = data.cache.manifest
         yield f"teacher: {manifest.teacher}, weights {manifest.weights_origin}, features in {manifest.dtype}"
+    if vgg_origin:
+        yield f"VGG19: weights {vgg_origin}"
     train = config.train
-    yield f"steps: {steps:,} of {train.batch_size} photos in {train.micro_batches} part(s), computed in {train.compute_dtype}"
+    completions = f", {train.samples} completions each," if train.samples > 1 else ""
+    yield f"steps: {steps:,} of {train.batch_size} photos{completions} in {train.micro_batches} part(s), computed in {train.compute_dtype}"
 
 
 class Stop:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spn_jax.models import layers
-from spn_jax.models.layers import Conv, RegionNorm, ResidualBlock, SpectralConv
+from spn_jax.models.layers import Conv, LearntRegionNorm, RegionNorm, ResidualBlock, SpectralConv
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -94,16 +94,22 @@ def test_instance_norm_is_pytorchs_and_keeps_float32_statistics_for_bfloat16() -
     np.testing.assert_allclose(np.asarray(low, np.float32), exact, atol=0.02)
 
 
-def region_norm_by_definition(x: np.ndarray, mask: np.ndarray, norm: RegionNorm) -> np.ndarray:
-    """Fill the other region with the mean, normalise the whole, scale, add, one affine map a region."""
-    parts = 0
-    for region in (mask, 1 - mask):
-        area = np.maximum(region.sum((1, 2), keepdims=True), 1)
-        mean = (x * region).sum((1, 2), keepdims=True) / area
-        whole = x * region + (1 - region) * mean
+def normalised_by_definition(x: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Fill the other region with the mean, normalise the whole, scale; add both."""
+    parts = np.zeros_like(x)
+    for inside in (region, 1 - region):
+        area = np.maximum(inside.sum((1, 2), keepdims=True), 1)
+        mean = (x * inside).sum((1, 2), keepdims=True) / area
+        whole = x * inside + (1 - inside) * mean
         normed = (whole - whole.mean((1, 2), keepdims=True)) / np.sqrt(whole.var((1, 2), keepdims=True) + 1e-5)
         parts = parts + normed * np.sqrt(area / (x.shape[1] * x.shape[2]))
-    hole, known = (parts * mask, norm.hole_gamma, norm.hole_beta), (parts * (1 - mask), norm.known_gamma, norm.known_beta)
+    return parts
+
+
+def region_norm_by_definition(x: np.ndarray, mask: np.ndarray, norm: RegionNorm) -> np.ndarray:
+    """One affine map a region."""
+    normed = normalised_by_definition(x, mask)
+    hole, known = (normed * mask, norm.hole_gamma, norm.hole_beta), (normed * (1 - mask), norm.known_gamma, norm.known_beta)
     return sum(part * (1 + np.asarray(gamma[...])) + np.asarray(beta[...]) for part, gamma, beta in (hole, known))
 
 
@@ -116,6 +122,34 @@ def test_region_norm_follows_its_definition(hole: str) -> None:
         parameter[...] = jnp.asarray(random(3, seed=i + 1))
     wanted = region_norm_by_definition(x, mask[:, ::2, ::2], norm)
     np.testing.assert_allclose(norm(jnp.asarray(x, jnp.float32), jnp.asarray(mask, jnp.float32)), wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize(("left", "right", "share"), [(-10.0, 20.0, "some"), (-20.0, -20.0, "none"), (20.0, 20.0, "all")])
+def test_region_norm_with_a_learnt_region_follows_its_definition(left: float, right: float, share: str) -> None:
+    """The golden file of SPL has one region with nearly all pixels and one with none: here is a mixed one."""
+    x, norm = random(2, 16, 16, 3), LearntRegionNorm(rng=rng(), dtype=jnp.float32)
+    x += np.linspace(left, right, 16, dtype=np.float32)[:, None]  # moves mean and maximum, hence the importance
+    norm.importance.kernel[...] = jnp.abs(norm.importance.kernel[...]) / 4
+
+    def conv(layer: Conv, maps: np.ndarray) -> np.ndarray:
+        kernel = torch.from_numpy(np.asarray(layer.kernel[...]).transpose(3, 2, 0, 1).copy())
+        offset = None if layer.bias is None else torch.from_numpy(np.array(layer.bias[...]))
+        return from_torch(torch.nn.functional.conv2d(to_torch(maps), kernel, offset, padding=3))
+
+    importance = 1 / (1 + np.exp(-conv(norm.importance, np.stack([x.mean(-1), x.max(-1)], -1))))
+    region = (importance >= 0.8).astype(np.float32)
+    assert {"some": 0.2 < region.mean() < 0.8, "none": region.mean() == 0, "all": region.mean() == 1}[share]
+    wanted = normalised_by_definition(x, region) * (1 + conv(norm.gamma, importance)) + conv(norm.beta, importance)
+    np.testing.assert_allclose(norm(x), wanted, atol=1e-4)
+
+
+def test_learnt_region_norms_convolutions_all_learn() -> None:
+    """The region itself has no gradient; the importance has one through gamma and beta."""
+    x, norm = random(2, 16, 16, 3), LearntRegionNorm(rng=rng(), dtype=jnp.float32)
+    gradients = jax.grad(lambda norm: jnp.sum(norm(x) ** 2))(norm)
+    for layer in (gradients.importance, gradients.gamma, gradients.beta):
+        assert float(jnp.abs(layer.kernel[...]).max()) > 0
+    assert gradients.importance.bias is None
 
 
 def test_residual_block_has_a_convolved_shortcut_only_where_the_width_changes() -> None:
