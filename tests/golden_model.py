@@ -36,12 +36,12 @@ def released_generator() -> dict[str, np.ndarray]:
 
 
 def released_discriminator() -> dict[str, np.ndarray]:
-    """Kernels from names, singular vectors at the power iteration's fixed point."""
+    """Kernels from names, singular vectors at the power iteration's fixed point; `conv1` is `features` by another name."""
     arrays = {}
     for name, shape in layout("discriminator").items():
         if not name.endswith("weight_orig"):
             continue
-        kernel = parity_fill.weight("discriminator." + name, shape)
+        kernel = parity_fill.weight("discriminator." + name.replace("conv1.", "features."), shape)
         left, _, right = np.linalg.svd(kernel.reshape(shape[0], -1).astype(np.float64), full_matrices=False)
         module = name.removesuffix("weight_orig")
         arrays.update({name: kernel, module + "weight_u": left[:, 0], module + "weight_v": right[0]})
@@ -59,7 +59,7 @@ def golden_networks(dtype: DTypeLike) -> tuple[SPN, Discriminator]:
     model = nnx.eval_shape(lambda: SPN(config, TEACHER_CHANNELS, rng=np.random.default_rng(0), dtype=dtype))
     discriminator = nnx.eval_shape(lambda: Discriminator(config, rng=np.random.default_rng(0), dtype=dtype))
     load(model, model_from_released(released_generator(), config), dtype)
-    load(discriminator, discriminator_from_released(released_discriminator()), dtype)
+    load(discriminator, discriminator_from_released(released_discriminator(), config), dtype)
     return model, discriminator
 
 
