@@ -37,6 +37,9 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".bmp": ("BMP", {}),
 }
 
+SMALLER = "make the photo smaller, or ask for fewer --samples"
+MEMINFO = Path("/proc/meminfo")  # of Linux
+
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
@@ -76,6 +79,7 @@ class Inpainter:
 
     def __init__(self, model: SPN, config: Config):
         self.model, self.config = model, config
+        self._programs: dict[Any, Any] = {}  # compiled, by size and number of samples
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:
@@ -104,21 +108,31 @@ class Inpainter:
         height, width = image.shape[:2]
         # Photo and mask are continued alike: a mirror image of the hole that counted as known would show what is under it.
         padded, hole = (pad(array, self.model.stride) for array in (image, mask))
+        what = f"{samples} completion(s) of a photo of {width} x {height} pixels"
+        inputs = (self.model, padded, hole, np.uint32(seed % 2**32))
         try:
-            completions, finite = _complete_one(
-                self.model, padded, hole, np.uint32(seed % 2**32), samples=samples, how=self.config.eval.quantise
-            )
-            completions = np.asarray(completions)[:, :height, :width]
+            completions, finite = jax.tree.map(np.asarray, self._program(inputs, samples, what)(*inputs))
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise InputError(
-                f"{samples} completion(s) of a photo of {width} x {height} pixels do not fit into the memory of "
-                f"{jax.devices()[0].device_kind}; make the photo smaller, or ask for fewer --samples"
-            ) from error
+            raise InputError(f"{what} did not fit into the memory; {SMALLER}") from error
         if not finite:
             raise InputError("the model's prediction is not finite; its training diverged: take an earlier checkpoint")
-        return completions
+        return completions[:, :height, :width]
+
+    def _program(self, inputs: tuple[Any, ...], samples: int, what: str) -> Callable[..., tuple[Array, Array]]:
+        """The compiled network for a size and number of samples. InputError if it needs more memory than is free.
+
+        It is asked beforehand because a CPU does not report that memory ran out: the process is killed.
+        """
+        kind = (inputs[1].shape, samples)
+        if kind not in self._programs:
+            self._programs[kind] = _complete_one.lower(*inputs, samples=samples, how=self.config.eval.quantise).compile()
+        program = self._programs[kind]
+        needed, free = program.memory_analysis().temp_size_in_bytes, free_memory(jax.devices()[0])
+        if free is not None and needed > free:
+            raise InputError(f"{what} need {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; {SMALLER}")
+        return program
 
 
 def check_samples(samples: int, config: Config) -> None:
@@ -192,6 +206,17 @@ def _complete_one(
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that the host's or the device's memory did not suffice; XLA has no type of its own for it."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+def free_memory(device: jax.Device) -> int | None:
+    """Bytes that a program could still take, the host's (with swap space) where the device is the CPU; None where it cannot be known."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    if device.platform != "cpu" or not MEMINFO.is_file():
+        return None
+    kilobytes = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in MEMINFO.read_text().splitlines())}
+    return 1024 * (kilobytes["MemAvailable"] + kilobytes["SwapFree"])
 
 
 def pad(array: np.ndarray, stride: int) -> np.ndarray:

@@ -146,16 +146,27 @@ def test_a_photo_too_large_for_the_memory_is_one_sentence(sampler: Inpainter, mo
     def fail(*inputs: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(predict, "_complete_one", fail)
-    with pytest.raises(InputError, match=r"^2 completion\(s\) of a photo of 29 x 21 pixels do not fit .*; make the photo smaller.*$"):
+    monkeypatch.setattr(Inpainter, "_program", fail)
+    with pytest.raises(InputError, match=r"^2 completion\(s\) of a photo of 29 x 21 pixels did not fit .*; make the photo smaller.*$"):
         sampler(photo(), corner(), samples=2)
+
+
+def test_memory_that_would_not_suffice_is_told_before_it_is_taken(sampler: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = predict.free_memory(jax.devices("cpu")[0])
+    assert free is not None and 1e6 < free < 1e15
+    sampler(photo(), corner())
+    monkeypatch.setattr(predict, "free_memory", lambda device: 1000)
+    with pytest.raises(InputError, match=r"of a photo of 29 x 21 pixels need 0\.\d GB of memory, 0\.0 GB are free; make the photo smaller"):
+        sampler(photo(), corner())
+    monkeypatch.setattr(predict, "free_memory", lambda device: None)
+    sampler(photo(), corner())
 
 
 def test_other_errors_of_the_device_are_not_hidden(sampler: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*inputs: Any, **options: Any) -> None:
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
-    monkeypatch.setattr(predict, "_complete_one", fail)
+    monkeypatch.setattr(Inpainter, "_program", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
         sampler(photo(), corner())
 
@@ -291,7 +302,7 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
     Image.new("L", (WIDTH, HEIGHT), 255).save("white.png")
     before = sorted(folder.rglob("*"))
     # Nothing of the kind may come after the work.
-    monkeypatch.setattr(predict, "_complete_one", lambda *inputs, **options: pytest.fail("the network ran"))
+    monkeypatch.setattr(Inpainter, "__call__", lambda *inputs: pytest.fail("the network ran"))
     monkeypatch.setattr(sys, "argv", ["predict", *arguments(checkpoints["spn"], more)])
     with pytest.raises(SystemExit) as ended:
         run_command(predict.main)
