@@ -3,10 +3,13 @@
 Inside a step: `model` (parameters of prior learner and generator), `ema` (their moving average, where the run keeps one),
 `training` (step, discriminator, singular vectors, optimisers), and in `_CHECKPOINT_METADATA` the resolved config, the
 kind of model, the code's version and the teacher's channels as JSON. Prediction reads `model` or `ema` alone.
+A converted checkpoint is step 0; its `training` is the discriminator alone, or is not there.
 """
 
 import contextlib
 import dataclasses
+import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -214,6 +217,82 @@ def read_info(path: Path) -> dict[str, Any]:
     if not isinstance(info, dict) or "config" not in info:
         raise InputError(f"checkpoint {path} was not written by spn_jax: it holds no config")
     return info
+
+
+def require_new_folder(folder: Path) -> None:
+    """Raises InputError if there is anything at `folder` but an empty folder."""
+    try:
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be read ({error.strerror or error}); choose another") from error
+    kind = "already holds something" if folder.is_dir() else "is a file"
+    raise InputError(f"{folder} {kind}; choose a new folder, nothing is overwritten")
+
+
+def save_converted(
+    workdir: Path, model: Mapping[str, np.ndarray], discriminator: Mapping[str, np.ndarray] | None, info: Mapping[str, Any]
+) -> Path:
+    """Writes parameters that another program trained as a checkpoint of step 0 in a new work directory; returns its folder.
+
+    The work directory appears only when it is complete.
+
+    Args:
+        model: prior learner and generator by name.
+        discriminator: kernels and singular vectors by name ("convs.0.kernel", "convs.0.u", ...), if there are any.
+        info: what the checkpoint says about itself.
+
+    Raises:
+        InputError: the work directory holds something, or cannot be written.
+    """
+    require_new_folder(workdir)
+    parts = {"model": dict(model)}
+    if discriminator is not None:
+        parts["training"] = {f"{training_field(name)}.{name}": array for name, array in discriminator.items()}
+    workdir = workdir.resolve()
+    try:
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=workdir.parent, prefix=f".{workdir.name}-") as temporary:
+            whole = Path(temporary) / workdir.name
+            arrays = jax.tree.map(np.ascontiguousarray, parts)
+            ocp.save_checkpointables(whole / FOLDER / "0", arrays, custom_metadata=dict(info))
+            os.rename(whole, workdir)
+    except Exception as error:  # Orbax and TensorStore have many kinds
+        raise InputError(f"{workdir} cannot be written ({first_line(error)}); choose another folder or free space") from error
+    return workdir / FOLDER / "0"
+
+
+DISCRIMINATOR_FIELDS = ("discriminator", "spectral")  # of TrainState: kernels and biases, singular vectors
+
+
+def training_field(name: str) -> str:
+    """The field of TrainState that holds an array of the discriminator."""
+    return DISCRIMINATOR_FIELDS[name.endswith((".u", ".v"))]
+
+
+def load_discriminator(folder: Path) -> dict[str, jax.Array] | None:
+    """The discriminator in step folder `folder`, {"convs.0.kernel": array, "convs.0.u": array, ...}; None if there is none.
+
+    Raises:
+        InputError: the checkpoint is damaged.
+    """
+    stored = stored_metadata(folder).metadata
+    if "training" not in stored:
+        return None
+    if not stored["training"]:
+        raise damaged(folder, ValueError("'training' cannot be read"))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+        for name, leaf in stored["training"].items()
+        if name.partition(".")[0] in DISCRIMINATOR_FIELDS
+    }
+    if not wanted:
+        return None
+    options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))  # the optimisers are larger
+    with ocp.Context(pytree_options=options):
+        loaded = load_arrays(folder, {"training": wanted})["training"]
+    return {name.partition(".")[2]: array for name, array in loaded.items()}
 
 
 def teacher_channels(info: Mapping[str, Any]) -> dict[int, int]:
