@@ -6,7 +6,6 @@ To add one, write a function like `load_tresnet_l` and enter it in TEACHERS.
 
 import dataclasses
 import hashlib
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -126,6 +125,24 @@ def _download(name: str) -> tuple[Any, str]:
     return model, f"timm:tresnet_l.{tag} ({data})"
 
 
+def read_torch_file(path: str | Path, what: str, layout: str) -> Any:
+    """What a torch file holds, on the CPU; nothing in it is executed.
+
+    Args:
+        what: names the file in errors.
+        layout: says in errors what the file must hold.
+
+    Raises:
+        InputError: it cannot be read, is not a torch file, or needs code to be executed.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{what} cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # a broken file can fail in any way
+        raise InputError(f"{what} is not a torch file of tensors alone (it was read without executing anything); {layout}") from error
+
+
 def read_state_dict(path: str) -> dict[str, torch.Tensor]:
     """The tensors of a torch file that holds {"model": {name: tensor}} or {name: tensor}; nothing in it is executed.
 
@@ -135,12 +152,7 @@ def read_state_dict(path: str) -> dict[str, torch.Tensor]:
     if not Path(path).is_file():
         raise InputError(f"--weights {path} is not a file; pass a weights file, timm:NAME or random")
     layout = 'it must hold {"model": {name: tensor}} or {name: tensor}'
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"--weights {path} is not a torch file of tensors alone (it was read without executing anything); {layout}"
-        ) from error
+    content = read_torch_file(path, f"--weights {path}", layout)
     tensors = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(v, torch.Tensor) for v in tensors.values()):
         raise InputError(f"--weights {path} has another layout: {layout}")
