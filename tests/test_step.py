@@ -8,7 +8,7 @@ from flax import nnx
 
 from spn_jax.config import Config
 from spn_jax.models.discriminator import Judgement
-from spn_jax.models.spn import SPNOutput, merge_samples
+from spn_jax.models.spn import SPNOutput, merge_samples, split_samples
 from spn_jax.parameters import named_arrays
 from spn_jax.step import (
     Frozen,
@@ -236,3 +236,108 @@ def test_compiled_step_gives_back_the_states_memory() -> None:
     graph, state = new_state(tiny())
     compiled_step()(graph, state, Frozen(), random_batch(tiny()))
     assert all(x.is_deleted() for x in jax.tree.leaves(state.model))
+
+
+# --- the probabilistic model ---
+
+
+class Perceiver(nnx.Module):
+    """Stands for VGG19: five maps of halving size, each a few fixed combinations of the mean colours."""
+
+    def __init__(self) -> None:
+        self.mixing = nnx.Param(jnp.asarray(np.random.default_rng(5).standard_normal((5, 3, 4)), jnp.float32))
+
+    def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
+        levels = []
+        for level in range(5):
+            levels.append(jax.nn.relu(image @ self.mixing[...][level]))
+            image = nnx.avg_pool(image, (2, 2), (2, 2))
+        return tuple(levels)
+
+
+PROBABILISTIC = (
+    *("model.variational=true", "model.latent_channels=6", "model.spade_hidden_up_to_prior=true", "model.discriminator=instance_norm"),
+    *("loss.adversarial=hinge", "loss.feature_matching=10", "loss.perceptual=10", "loss.diversity=1", "loss.kl=0.05", "train.samples=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def sampled() -> tuple[TrainState, list]:
+    """Two steps of the probabilistic model on two batches."""
+    return run_steps(tiny(*PROBABILISTIC), 2, Frozen(vgg=Perceiver()))
+
+
+def test_probabilistic_loss_is_the_weighted_sum_of_its_terms(sampled: tuple) -> None:
+    factors = {"adversarial": 1, "reconstruction": 10, "prior": 1, "feature_matching": 10, "perceptual": 10, "diversity": 1, "kl": 0.05}
+    for metrics in sampled[1]:
+        assert all(np.isfinite(value) for value in metrics.values())
+        total = sum(factor * metrics[f"generator/{name}"] for name, factor in factors.items())
+        assert metrics["generator/loss"] == pytest.approx(total, rel=1e-6)
+
+
+def test_every_parameter_of_the_probabilistic_model_gets_a_gradient(sampled: tuple) -> None:
+    sizes = {name: float(jnp.abs(g).max()) for name, g in named_arrays(sampled[0].model_optimizer.mu).items()}
+    silent = {name for name, size in sizes.items() if size == 0}
+    # Their loss-free biases: a normalisation without parameters takes every constant away.
+    assert all(name.endswith(".bias") for name in silent)
+    assert not [name for name in silent if "variational" in name or "prior_blocks" in name]
+
+
+def noise(config: Config, step: int) -> jax.Array:
+    """What a step draws where no noise is given."""
+    return jax.random.normal(jax.random.fold_in(jax.random.key(config.train.seed), step), (4, 2, 1, 1, 6))
+
+
+def test_noise_follows_from_seed_and_step_and_may_be_given(sampled: tuple) -> None:
+    config, vgg = tiny(*PROBABILISTIC), Frozen(vgg=Perceiver())
+    same, later = (run_steps(config, 1, vgg, random_batch(config) | {"noise": noise(config, i)})[1][0] for i in (0, 1))
+    # At first the samples hardly differ, and the diversity loss magnifies the rounding of that.
+    assert same["generator/diversity"] == pytest.approx(sampled[1][0]["generator/diversity"], rel=1e-2)
+    for name in ("reconstruction", "feature_matching", "perceptual"):
+        assert same[f"generator/{name}"] == pytest.approx(sampled[1][0][f"generator/{name}"], rel=1e-6)
+        assert later[f"generator/{name}"] != pytest.approx(sampled[1][0][f"generator/{name}"], rel=1e-6)
+
+
+def test_gradient_accumulation_of_the_probabilistic_model_equals_one_large_batch() -> None:
+    """The diversity loss is no mean over photos, and holes of different size make its parts unlike."""
+    config, vgg = tiny(*PROBABILISTIC), Frozen(vgg=Perceiver())
+    batch = random_batch(config) | {"noise": 100 * noise(config, 0)}  # samples that differ visibly
+    batch["mask"][:2, :, 8:] = 0
+    whole, metrics = run_steps(config, 1, vgg, batch)
+    accumulated, metrics_of_parts = run_steps(tiny(*PROBABILISTIC, "train.micro_batches=2"), 1, vgg, batch)
+    assert_metrics_close(metrics_of_parts[0], metrics[0], 1e-4)
+    assert gradient_difference(accumulated, whole) < 1e-4
+
+
+def test_feature_matching_compares_with_the_photos_features_before_the_discriminators_update() -> None:
+    config = tiny(*PROBABILISTIC)
+    graph, before = new_state(config)
+    batch = random_batch(config)
+    after, metrics = run_steps(config, 1, Frozen(vgg=Perceiver()), batch)
+    image, mask = jnp.asarray(batch["image"], jnp.float32) / 255, jnp.asarray(batch["mask"], jnp.float32)
+    once = power_iteration(graph, before.discriminator, before.spectral)
+    real = judge(graph, before.discriminator, once, image).features
+    fakes = merge_samples(nnx.merge(graph.model, before.model)(image, mask, noise(config, 0)).image)
+    fake = judge(graph, after.discriminator, after.spectral, fakes).features
+    distances = [float(jnp.abs(split_samples(f, 2) - r[:, None]).mean()) for f, r in zip(fake, real, strict=True)]
+    assert metrics[0]["generator/feature_matching"] == pytest.approx(np.mean(distances), rel=1e-4)
+
+
+def test_photos_are_judged_once_a_step() -> None:
+    """Feature matching judges them again with the same kernels; the compiler must see that it is the same."""
+    graph, state = new_state(tiny(*PROBABILISTIC))
+    lowered = jax.jit(train_step, static_argnums=0).lower(graph, state, Frozen(vgg=Perceiver()), random_batch(tiny()))
+    lines = lowered.compile().as_text().splitlines()
+    assert sum("f32[4,16,16,4]{3,2,1,0} convolution(" in line and "size=4x4 stride=2x2" in line for line in lines) == 1
+
+
+def test_step_of_spl_has_one_prior_and_trains_everything() -> None:
+    config = tiny("model.decoder=region_norm", "model.prior_levels=3", "model.prior_encoder_slope=0.1")
+    batch = random_batch(config)
+    batch["targets"] = {3: batch["targets"][3]}
+    state, history = run_steps(config, 1, batch=batch)
+    assert history[0]["generator/prior"] == history[0]["generator/prior_level_3"]
+    total = history[0]["generator/adversarial"] + 10 * history[0]["generator/reconstruction"] + history[0]["generator/prior"]
+    assert history[0]["generator/loss"] == pytest.approx(total, rel=1e-6)
+    silent = [name for name, g in named_arrays(state.model_optimizer.mu).items() if float(jnp.abs(g).max()) == 0]
+    assert all(name.endswith(".bias") for name in silent), silent
