@@ -1,0 +1,258 @@
+"""Released checkpoints (.pt) to checkpoints of spn_jax, and back.
+
+python -m teacher_export.convert INPUT.pt OUTPUT_DIR [--model KIND] [--config configs/X.py] [section.key=value ...]
+python -m teacher_export.convert CHECKPOINT_DIR OUTPUT.pt --to-torch [--no-module]
+"""
+
+import argparse
+import hashlib
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from flax import nnx
+
+import spn_jax
+from spn_jax.checkpoint import (
+    find_checkpoint,
+    load_discriminator,
+    load_model,
+    require_new_folder,
+    save_converted,
+    stored_metadata,
+    teacher_channels,
+)
+from spn_jax.config import Config, EvalConfig, apply_overrides, load_config, to_dict
+from spn_jax.convert import (
+    FULL_SIZE,
+    Converted,
+    convert_released,
+    detect_kind,
+    discriminator_to_released,
+    model_to_released,
+    split_released,
+)
+from spn_jax.errors import InputError, run_command
+from spn_jax.files import write_atomically
+from spn_jax.log import quiet_libraries
+from spn_jax.parameters import named_arrays
+
+LAYOUT = "it must hold a released SPN as {name: tensor}, or that in {name: {...}}"
+DEEPEST = 8  # dictionaries in dictionaries; one that holds itself has no end
+
+DESCRIPTION = """\
+Makes a checkpoint of spn_jax from a checkpoint of the authors' PyTorch programs, or the reverse (--to-torch).
+
+From PyTorch, INPUT is the .pt file and OUTPUT a new folder, which evaluate, predict and train --init then take as a checkpoint.
+The file is read without executing anything in it. Names may begin with `generator.` or `discriminator.`, then `module.`.
+Labels, teacher and VGG19 (adversarial_loss.*, tresnet_xL_hold.*, vgg_loss.*) are left out and listed; any other entry that is
+missing, left over or misshapen stops the command. A file without discriminator gives a checkpoint without one.
+
+To PyTorch, INPUT is a work directory or one of its checkpoints, and OUTPUT a new .pt file.
+Both ways every number keeps all its bits."""
+
+EXAMPLES = """\
+examples:
+  python -m teacher_export.convert celeba.pt runs/celeba_released data.test_photos=DIR data.crop=center
+  python -m teacher_export.convert paris.pt runs/paris_released --config configs/paris_streetview.py
+  python -m teacher_export.convert runs/celeba celeba.pt --to-torch"""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Converts in the direction that the options say. InputError for wrong input."""
+    quiet_libraries()
+    options = parse_arguments(arguments)
+    if options.to_torch:
+        if options.model or options.config or options.overrides:
+            raise InputError("--to-torch takes kind and settings from the checkpoint; leave out --model, --config and section.key=value")
+        to_torch(options.input, options.output, module=not options.no_module)
+    elif options.no_module:
+        raise InputError("--no-module is about the names that --to-torch writes; leave it out, a file is read with and without them")
+    else:
+        from_torch(options.input, options.output, kind=options.model, config_file=options.config, overrides=options.overrides)
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m teacher_export.convert", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", type=Path, metavar="INPUT", help="released .pt file; with --to-torch a checkpoint folder")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="new folder; with --to-torch a new .pt file")
+    parser.add_argument("--model", choices=list(FULL_SIZE), help="kind of the file's model; default: what the names in it say")
+    parser.add_argument(
+        "--config",
+        help="settings that the checkpoint stores (data, evaluation, and the model with its sizes); default: the published model's",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from these")
+    parser.add_argument("--to-torch", action="store_true", help="write a .pt file from a checkpoint of spn_jax")
+    parser.add_argument(
+        "--no-module", action="store_true", help="with --to-torch: write generator.NAME, not generator.module.NAME as the authors do"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def from_torch(path: Path, output: Path, *, kind: str | None, config_file: str | None, overrides: Sequence[str]) -> Path:
+    """Writes the released file `path` as a checkpoint in the new folder `output`; returns the checkpoint's folder.
+
+    Args:
+        kind: of the model; None: by the names in the file.
+        config_file: with the settings to store, the model's among them; None: the published model's.
+        overrides: `section.key=value` settings.
+
+    Raises:
+        InputError: a file that cannot be read or does not fit, listing every entry; settings of another kind; an output that
+            holds something or cannot be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; pass a released .pt file, or --to-torch to make one from a checkpoint")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; pass a released .pt file")
+    require_new_folder(output)
+    config = load_config(config_file, overrides) if config_file else None
+    if config and kind and config.model.kind != kind:
+        raise InputError(f"--model {kind} contradicts --config {config_file}, whose model is {config.model.kind}; leave out one of them")
+
+    arrays, digest = read_arrays(path)
+    file = split_released(arrays)
+    kind = kind or (config.model.kind if config else detect_kind(file.generator, str(path)))
+    config = config or apply_overrides(default_config(kind), overrides)
+    converted = convert_released(file, config.model, str(path))
+    print(f"{path}: {kind}, {count(converted.model):,} parameters in prior learner and generator")
+    if converted.discriminator:
+        print(f"discriminator: {count(converted.discriminator):,} parameters")
+    else:
+        print("discriminator: there is none in the file, so none in the checkpoint; train --init starts a new one")
+    print(f"left out: {len(file.left_out)} entries that belong to neither")
+    for name in file.left_out:
+        print(f"  {name}")
+    info = checkpoint_info(config, converted, {"file": path.name, "sha256": digest})
+    folder = save_converted(output, converted.model, converted.discriminator, info)
+    print(f"wrote {folder}", flush=True)
+    return folder
+
+
+def default_config(kind: str) -> Config:
+    """Settings of a published model: five completions a photo in the evaluation of the probabilistic one, as in the paper."""
+    model = FULL_SIZE[kind]
+    return Config(model=model, eval=EvalConfig(samples=5 if model.variational else 1))
+
+
+def checkpoint_info(config: Config, converted: Converted, source: Mapping[str, str]) -> dict[str, Any]:
+    """What the checkpoint says about itself, as those of training runs do, but of no training data."""
+    return {
+        "model": config.model.kind,
+        "version": spn_jax.__version__,
+        "config": to_dict(config),
+        "teacher": {
+            "channels": {str(level): channels for level, channels in converted.teacher_channels.items()},
+            "origin": "released checkpoint",
+            "identity": None,
+        },
+        "converted_from": dict(source),
+    }
+
+
+def count(arrays: Mapping[str, np.ndarray]) -> int:
+    """Parameters, not counting the singular vectors of spectral norm."""
+    return sum(math.prod(array.shape) for name, array in arrays.items() if not name.endswith((".u", ".v")))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """The tensors of a torch file by name, those in dictionaries with dots between, and the file's SHA-256.
+
+    Raises:
+        InputError: not a torch file, code in it, anything but tensors (listed), or one name twice.
+    """
+    from teacher_export.teachers import read_torch_file  # after the cheap checks: importing torch takes seconds
+
+    content = read_torch_file(path, str(path), LAYOUT)
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}; {LAYOUT}")
+    arrays: dict[str, np.ndarray] = {}
+    problems = []
+    for name, value in flatten(content):
+        array = to_numpy(value)
+        if array is None:
+            problems.append(f"{name} is no dense tensor ({type(value).__name__})")
+        elif name in arrays:
+            problems.append(f"{name} is there twice")
+        else:
+            arrays[name] = array
+    if problems:
+        raise InputError(f"{path} has another layout: {'; '.join(problems)}; {LAYOUT}")
+    with open(path, "rb") as file:
+        return arrays, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flatten(content: Mapping[Any, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:
+    """(name, value) of all values in dictionaries of dictionaries."""
+    for key, value in content.items():
+        if isinstance(value, Mapping) and depth < DEEPEST:
+            yield from flatten(value, f"{prefix}{key}.", depth + 1)
+        else:
+            yield f"{prefix}{key}", value
+
+
+def to_numpy(value: Any) -> np.ndarray | None:
+    """A tensor as an array that shares its memory; None for anything else."""
+    from teacher_export.frameworks import torch
+
+    if not isinstance(value, torch.Tensor):
+        return None
+    value = value.detach()
+    if value.dtype == torch.bfloat16:  # of which numpy knows nothing
+        return value.float().numpy().astype(ml_dtypes.bfloat16)
+    try:
+        return value.numpy()
+    except (TypeError, RuntimeError):  # sparse, quantised, without data
+        return None
+
+
+def to_torch(checkpoint: Path, output: Path, *, module: bool) -> None:
+    """Writes the checkpoint as the new file `output` under the released names, with the discriminator where there is one.
+
+    Args:
+        checkpoint: step folder, checkpoints folder or work directory (newest step).
+        module: names as the authors' multi-GPU programs write and read them, `generator.module.NAME`.
+
+    Raises:
+        InputError: no checkpoint, or one that does not fit its own settings; the file exists or cannot be written.
+    """
+    if output.exists() or output.is_symlink():
+        raise InputError(f"{output} exists; choose another name, nothing is overwritten")
+    folder = find_checkpoint(checkpoint)
+    loaded = load_model(folder)
+    model = loaded.config.model
+    channels = teacher_channels(loaded.info)
+    parameters = jax.device_get(named_arrays(nnx.as_pure(nnx.state(loaded.model))))
+    networks = {"generator": model_to_released(parameters, model, channels)}
+    if (discriminator := load_discriminator(folder)) is not None:
+        networks["discriminator"] = discriminator_to_released(jax.device_get(discriminator), model)
+
+    from teacher_export.frameworks import torch
+
+    between = ".module." if module else "."
+    tensors = {
+        f"{network}{between}{name}": torch.from_numpy(np.array(array, order="C"))
+        for network, arrays in networks.items()
+        for name, array in arrays.items()
+    }
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    write_atomically(output, buffer.getvalue())
+    averaged = " (their moving average, which the run kept)" if "ema" in stored_metadata(folder).metadata else ""
+    print(f"{folder}: {model.kind}, step {loaded.step}, parameters of prior learner and generator{averaged}")
+    if discriminator is None:
+        print("discriminator: there is none in the checkpoint, so none in the file")
+    if missing := sorted(set(model.prior_levels) - set(channels)):
+        print(f"distillation heads: trained without those of level {', '.join(map(str, missing))}, which the released model has")
+    print(f"wrote {output}: {len(tensors)} tensors", flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
