@@ -94,7 +94,7 @@ def test_the_known_part_has_influence(inpainter: Inpainter) -> None:
 
 def test_a_photo_that_fits_is_completed_as_evaluations_complete_it(inpainter: Inpainter) -> None:
     image, mask = photo(32, 32), corner(32, 32)
-    noise = predict.draw_noise(inpainter.model, 3, np.zeros(1, np.int32), 1, 32, 32)
+    noise = predict.draw_noise(inpainter.model, 3, np.zeros(1, np.int32), np.arange(1), 32, 32)
     complete = jax.jit(predict.complete, static_argnames="how")
     completions, _ = complete(inpainter.model, image[None], mask[None], noise, how=inpainter.config.eval.quantise)
     # Another program, whose last digits may differ, and with them an 8-bit value.
@@ -117,11 +117,16 @@ def test_the_seed_decides_the_samples(sampler: Inpainter) -> None:
         assert (first != sampler(image, mask, samples=3, seed=seed)).any()
 
 
-def test_more_samples_add_to_the_noise_of_fewer(sampler: Inpainter) -> None:
-    few, many = (predict.draw_noise(sampler.model, 0, np.array([4, 9]), samples, 64, 32) for samples in (2, 5))
-    assert many is not None and few is not None and many.shape == (2, 5, 2, 1, 4)
-    np.testing.assert_array_equal(few, many[:, :2])
-    assert len(np.unique(many)) == many.size
+def test_more_samples_add_to_those_of_fewer(sampler: Inpainter) -> None:
+    image, mask = photo(), corner()
+    np.testing.assert_array_equal(sampler(image, mask, samples=3)[:2], sampler(image, mask, samples=2))
+
+
+def test_noise_is_a_different_one_for_each_sample_and_photo(sampler: Inpainter) -> None:
+    noise = predict.draw_noise(sampler.model, 0, np.array([4, 9]), np.arange(5), 64, 32)
+    assert noise is not None and noise.shape == (2, 5, 2, 1, 4)
+    assert len(np.unique(noise)) == noise.size
+    np.testing.assert_array_equal(noise[1:, 3:], predict.draw_noise(sampler.model, 0, np.array([9]), np.array([3, 4]), 64, 32))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +152,7 @@ def test_a_photo_too_large_for_the_memory_is_one_sentence(sampler: Inpainter, mo
         raise error
 
     monkeypatch.setattr(Inpainter, "_program", fail)
-    with pytest.raises(InputError, match=r"^2 completion\(s\) of a photo of 29 x 21 pixels did not fit .*; make the photo smaller.*$"):
+    with pytest.raises(InputError, match=r"^a photo of 29 x 21 pixels did not fit into the memory; make it smaller$"):
         sampler(photo(), corner(), samples=2)
 
 
@@ -156,7 +161,7 @@ def test_memory_that_would_not_suffice_is_told_before_it_is_taken(sampler: Inpai
     assert free is not None and 1e6 < free < 1e15
     sampler(photo(), corner())
     monkeypatch.setattr(predict, "free_memory", lambda device: 1000)
-    with pytest.raises(InputError, match=r"of a photo of 29 x 21 pixels need 0\.\d GB of memory, 0\.0 GB are free; make the photo smaller"):
+    with pytest.raises(InputError, match=r"a photo of 29 x 21 pixels needs 0\.\d GB of memory and 0\.0 GB are free; make it smaller"):
         sampler(photo(), corner())
     monkeypatch.setattr(predict, "free_memory", lambda device: None)
     sampler(photo(), corner())
