@@ -258,7 +258,7 @@ def _pad(batch: Mapping[str, np.ndarray], devices: int) -> Arrays:
 @functools.partial(jax.jit, static_argnames=("settings", "mesh", "detail"))
 def _score_batch(model: Any, batch: dict[str, jax.Array], *, settings: EvalConfig, mesh: Mesh, detail: Detail) -> dict[str, jax.Array]:
     image, mask = batch["image"], batch["mask"]
-    noise = draw_noise(model, settings.seed % 2**32, batch["index"], settings.samples, *image.shape[1:3])
+    noise = draw_noise(model, settings.seed % 2**32, batch["index"], jnp.arange(settings.samples), *image.shape[1:3])
     completions, output = complete(model, image, mask, noise, settings.quantise)
     best = jnp.argmax(metrics.psnr(completions, image[:, None]), axis=1)
     completed = _take_sample(completions, best)

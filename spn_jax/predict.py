@@ -37,7 +37,6 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".bmp": ("BMP", {}),
 }
 
-SMALLER = "make the photo smaller, or ask for fewer --samples"
 MEMINFO = Path("/proc/meminfo")  # of Linux
 
 
@@ -79,7 +78,7 @@ class Inpainter:
 
     def __init__(self, model: SPN, config: Config):
         self.model, self.config = model, config
-        self._programs: dict[Any, Any] = {}  # compiled, by size and number of samples
+        self._programs: dict[tuple[int, ...], Any] = {}  # compiled, by shape of the padded photo
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:
@@ -93,7 +92,7 @@ class Inpainter:
         Args:
             image: uint8 (h, w, 3), h and w at least 1; it is neither cut nor resized.
             mask: uint8 (h, w, 1), 1 = hole; what the image holds there has no influence.
-            samples: completions; more add to those that fewer would have given.
+            samples: number of completions; more add to those that fewer give.
             seed: of their noise.
 
         Returns:
@@ -108,30 +107,32 @@ class Inpainter:
         height, width = image.shape[:2]
         # Photo and mask are continued alike: a mirror image of the hole that counted as known would show what is under it.
         padded, hole = (pad(array, self.model.stride) for array in (image, mask))
-        what = f"{samples} completion(s) of a photo of {width} x {height} pixels"
+        what = f"a photo of {width} x {height} pixels"
         inputs = (self.model, padded, hole, np.uint32(seed % 2**32))
         try:
-            completions, finite = jax.tree.map(np.asarray, self._program(inputs, samples, what)(*inputs))
+            program = self._program(inputs, what)
+            # One at a time: together they would need the memory of so many photos.
+            completed, finite = zip(*(jax.tree.map(np.asarray, program(*inputs, np.uint32(i))) for i in range(samples)), strict=True)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise InputError(f"{what} did not fit into the memory; {SMALLER}") from error
-        if not finite:
+            raise InputError(f"{what} did not fit into the memory; make it smaller") from error
+        if not all(finite):
             raise InputError("the model's prediction is not finite; its training diverged: take an earlier checkpoint")
-        return completions[:, :height, :width]
+        return np.stack(completed)[:, :height, :width]
 
-    def _program(self, inputs: tuple[Any, ...], samples: int, what: str) -> Callable[..., tuple[Array, Array]]:
-        """The compiled network for a size and number of samples. InputError if it needs more memory than is free.
+    def _program(self, inputs: tuple[Any, ...], what: str) -> Callable[..., tuple[Array, Array]]:
+        """The compiled network for the photo's size. InputError if it needs more memory than is free.
 
         It is asked beforehand because a CPU does not report that memory ran out: the process is killed.
         """
-        kind = (inputs[1].shape, samples)
-        if kind not in self._programs:
-            self._programs[kind] = _complete_one.lower(*inputs, samples=samples, how=self.config.eval.quantise).compile()
-        program = self._programs[kind]
+        shape = inputs[1].shape
+        if shape not in self._programs:
+            self._programs[shape] = _complete_one.lower(*inputs, np.uint32(0), how=self.config.eval.quantise).compile()
+        program = self._programs[shape]
         needed, free = program.memory_analysis().temp_size_in_bytes, free_memory(jax.devices()[0])
         if free is not None and needed > free:
-            raise InputError(f"{what} need {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; {SMALLER}")
+            raise InputError(f"{what} needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; make it smaller")
         return program
 
 
@@ -168,19 +169,20 @@ def complete(
     return composite(predictions, image[:, None], mask[:, None]), output
 
 
-def draw_noise(model: Any, seed: int | Array, photos: Array, samples: int, height: int, width: int) -> Array | None:
+def draw_noise(model: Any, seed: int | Array, photos: Array, samples: Array, height: int, width: int) -> Array | None:
     """What tells the completions of a photo from each other; None for a model that makes only one.
 
     The noise of a completion follows from the seed, the photo's number and its own number alone: it does not depend on the batch or
-    the devices, and more samples add to those before.
+    the devices, and more samples add to those of fewer.
 
     Args:
         model: .variational, and .noise_shape(height, width); models without the former are deterministic.
         seed: in [0, 2^32).
-        photos: numbers (b,).
+        photos: their numbers (b,).
+        samples: the numbers (s,) of the completions of each.
 
     Returns:
-        Standard normal (b, samples, h/32, w/32, z).
+        Standard normal (b, s, h/32, w/32, z).
     """
     if not getattr(model, "variational", False):
         return None
@@ -190,17 +192,17 @@ def draw_noise(model: Any, seed: int | Array, photos: Array, samples: int, heigh
         return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, photo), sample), shape, jnp.float32)
 
     of_photo = jax.vmap(of_sample, in_axes=(None, 0))
-    return jax.vmap(of_photo, in_axes=(0, None))(photos, jnp.arange(samples))
+    return jax.vmap(of_photo, in_axes=(0, None))(photos, samples)
 
 
-@functools.partial(jax.jit, static_argnames=("samples", "how"))
+@functools.partial(jax.jit, static_argnames="how")
 def _complete_one(
-    model: SPN, image: Array, mask: Array, seed: Array, samples: int, how: Literal["truncate", "round"]
+    model: SPN, image: Array, mask: Array, seed: Array, sample: Array, how: Literal["truncate", "round"]
 ) -> tuple[Array, Array]:
-    """Completions uint8 (s, h, w, 3) of one photo (h, w, 3), and whether the predictions are finite."""
-    noise = draw_noise(model, seed, jnp.zeros(1, jnp.int32), samples, *image.shape[:2])
+    """One completion, uint8 (h, w, 3), of one photo (h, w, 3), and whether the prediction is finite."""
+    noise = draw_noise(model, seed, jnp.zeros(1, jnp.uint32), sample[None], *image.shape[:2])
     completions, output = complete(model, image[None], mask[None], noise, how)
-    return completions[0], jnp.isfinite(output.image).all()
+    return completions[0, 0], jnp.isfinite(output.image).all()
 
 
 def is_out_of_memory(error: Exception) -> bool:
