@@ -1,11 +1,11 @@
-# make setup | demo | test | test-long | lint. PYTHON=... picks the interpreter (3.11 or newer) the environment is made from.
+# make setup | demo | demo-probabilistic | test | test-long | lint. PYTHON=... picks the interpreter (3.11 or newer) the environment is made from.
 PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 CODE := spn_jax teacher_export configs scripts tests
 
-.PHONY: setup demo test test-long lint
+.PHONY: setup demo demo-probabilistic test test-long lint
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -26,6 +26,17 @@ demo: setup
 		--output runs/demo/evaluation --grid 6
 	@echo "The teacher knew nothing, there were minutes of training on a few photos: this shows that the program works, not what SPN can do."
 	@echo "demo done: table runs/demo/evaluation/results.md, pictures runs/demo/evaluation/grid.png and loss_curves.png"
+
+demo-probabilistic: setup
+	@echo "demo 1/4: photos"
+	@$(RUN) scripts/make_demo_photos.py --output runs/demo/photos --size 128
+	@echo "demo 2/4: features of a teacher with random weights"
+	@$(RUN) -m teacher_export --config configs/demo_probabilistic.py --weights random
+	@echo "demo 3/4: training; VGG19 of the perceptual losses has random weights too"
+	@$(RUN) -m spn_jax.train --config configs/demo_probabilistic.py --workdir runs/demo/probabilistic
+	@echo "demo 4/4: evaluation, five completions of each hole"
+	@$(RUN) -m spn_jax.evaluate run --checkpoint runs/demo/probabilistic --baseline mean --output runs/demo/probabilistic_evaluation --grid 6
+	@echo "demo done: table runs/demo/probabilistic_evaluation/results.md, pictures grid.png and loss_curves.png beside it"
 
 lint: setup
 	@echo "lint 1/3: ruff format"

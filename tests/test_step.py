@@ -327,7 +327,7 @@ def test_photos_are_judged_once_a_step() -> None:
     """Feature matching judges them again with the same kernels; the compiler must see that it is the same."""
     graph, state = new_state(tiny(*PROBABILISTIC))
     lowered = jax.jit(train_step, static_argnums=0).lower(graph, state, Frozen(vgg=Perceiver()), random_batch(tiny()))
-    lines = lowered.compile().as_text().splitlines()
+    lines = str(lowered.compile().as_text()).splitlines()
     assert sum("f32[4,16,16,4]{3,2,1,0} convolution(" in line and "size=4x4 stride=2x2" in line for line in lines) == 1
 
 
