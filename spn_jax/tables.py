@@ -1,6 +1,8 @@
-"""Scores by hole ratio: the paper's rows, several methods side by side, as text, TSV and JSON.
+"""Scores by hole ratio: a row a method and a column a bin, as in the paper, as text, TSV, LaTeX and JSON.
 
-Records are what n pictures scored: {"psnr": array (n,), "ssim": ..., "mae": ..., "hole": measured ratio, "bin": name of its row}.
+Records are what n pictures scored: {"psnr": array (n,), "ssim": ..., "hole": measured ratio, "bin": name of its bin in the
+paper's layout, "tenth": name of its ten-percent bin}; `bins_of` gives the names. Scores of whole sets, as FID, stand beside them
+in `Results`.
 Identical pictures have an infinite PSNR (a mask without a hole, for one). It would make every mean infinite, so means of
 PSNR are over the finite values and the number left out is stated; such pictures count in all else. If all are identical,
 the mean is infinite. Diversity, which only methods with several samples have, is the mean over the pictures that have a hole.
@@ -8,16 +10,48 @@ the mean is infinite. Diversity, which only methods with several samples have, i
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from spn_jax.paper import PRINTED_MAE, Quotation
+
 Records = Mapping[str, np.ndarray]
 
-SCORES = ("psnr", "ssim", "mae", "hole_mae", "diversity")
-PRINTED = {"psnr": 2, "ssim": 4, "mae": 4, "diversity": 4}  # score: digits in the text table; files have all scores and digits
+# Of a picture, and the mean over the samples of a picture where there are several; of a set of pictures.
+OF_COMPLETIONS = ("psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae", "lpips_alex", "lpips_vgg")
+OF_SAMPLES = ("diversity", "diversity_lpips")
+OF_PICTURES = (*OF_COMPLETIONS, *(f"{score}_mean" for score in OF_COMPLETIONS), *OF_SAMPLES)
+OF_SETS = ("fid", "kid", "kid_std", "p_ids", "u_ids")
+SCORES = (*OF_COMPLETIONS, *OF_SETS, *OF_PICTURES[len(OF_COMPLETIONS) :])
+
+NOT_PRINTED = ("kid_std",)  # the text and LaTeX tables print all other scores; files have all scores and digits
+DIGITS = {"psnr": 2, "psnr_mean": 2, "fid": 2, "kid": 5}
+FEWER_DIGITS = 4
+
+LATEX_LABELS = {
+    "psnr": r"PSNR $\uparrow$",
+    "ssim": r"SSIM $\uparrow$",
+    "ssim_gaussian": r"SSIM, Gaussian $\uparrow$",
+    "mae": r"MAE, grey $\downarrow$",
+    "mae_x10": r"MAE, grey, $\times 10$ $\downarrow$",
+    "mae_rgb": r"MAE $\downarrow$",
+    "hole_mae": r"MAE in the hole $\downarrow$",
+    "lpips_alex": r"LPIPS, AlexNet $\downarrow$",
+    "lpips_vgg": r"LPIPS, VGG $\downarrow$",
+    "fid": r"FID $\downarrow$",
+    "kid": r"KID $\downarrow$",
+    "p_ids": r"P-IDS $\uparrow$",
+    "u_ids": r"U-IDS $\uparrow$",
+    "diversity": r"Diversity, L1 $\uparrow$",
+    "diversity_lpips": r"Diversity, LPIPS $\uparrow$",
+}
+
+FID_IMAGES = 2048  # FID over fewer is warned of: the covariance of 2,048 features has not its full rank
+NORMAL_95 = 1.96  # standard errors on either side that hold 95 % of a normal distribution
+NOT_COMPARABLE = "paper, other images and masks: not comparable"
 
 
 @dataclass(frozen=True)
@@ -27,61 +61,119 @@ class Bin:
     name: str
     above: float
     up_to: float
-    always: bool  # a row of the paper, shown even when empty; the others are shown where they have pictures
+    always: bool  # a column of the layout, shown even when empty; the others are shown where they have pictures
 
     def holds(self, ratios: np.ndarray) -> np.ndarray:
         return (ratios > self.above) & (ratios <= self.up_to)
 
 
-BINS = (
-    Bin("0%", -1.0, 0.0, always=False),
-    Bin("0-20%", 0.0, 0.2, always=False),
-    Bin("20-40%", 0.2, 0.4, always=True),
-    Bin("40-60%", 0.4, 0.6, always=True),
-    Bin("60-100%", 0.6, 1.0, always=False),
-    Bin("All", -1.0, 1.0, always=True),
-)
+@dataclass(frozen=True)
+class Layout:
+    """Bins that share all hole ratios out among them, and then "All".
+
+    key: of the records, where the name of each picture's bin stands.
+    """
+
+    key: str
+    bins: tuple[Bin, ...]
 
 
-ALL = BINS[-1]
+ALL = Bin("All", -1.0, 1.0, always=True)
 
 
-def bins_of(ratios: np.ndarray, tenths: np.ndarray | None = None) -> np.ndarray:
-    """The name of the row each picture belongs to, all but "All".
+def _layout(key: str, inner: Sequence[Bin]) -> Layout:
+    return Layout(key, (Bin("0%", -1.0, 0.0, always=False), *inner, Bin("60-100%", 0.6, 1.0, always=False), ALL))
+
+
+def _paper_bins(all_always: bool) -> list[Bin]:
+    return [Bin("0-20%", 0.0, 0.2, all_always), Bin("20-40%", 0.2, 0.4, True), Bin("40-60%", 0.4, 0.6, True)]
+
+
+LAYOUTS = {
+    "deterministic": _layout("bin", _paper_bins(False)),  # the columns of Table 1
+    "probabilistic": _layout("bin", _paper_bins(True)),  # of Table 2
+    "tenths": _layout("tenth", [Bin(f"{10 * i}-{10 * i + 10}%", i / 10, (i + 1) / 10, True) for i in range(6)]),
+}
+BINS = LAYOUTS["deterministic"].bins
+
+
+def bins_of(ratios: np.ndarray, tenths: np.ndarray | None = None, layout: str = "deterministic") -> np.ndarray:
+    """The name of the bin each picture belongs to, all but "All".
 
     Args:
         ratios: measured share of the hole, (n,).
         tenths: where given, (n,), these decide and not the ratios: tenth t is the hole ratios in (t / 10, (t + 1) / 10].
+        layout: one of LAYOUTS; the paper's two have the same bins.
     """
     deciding = ratios if tenths is None else (tenths + 1) / 10
-    bins = [bin for bin in BINS if bin is not ALL]
+    bins = [bin for bin in LAYOUTS[layout].bins if bin is not ALL]
     return np.array([bin.name for bin in bins])[np.argmax([bin.holds(deciding) for bin in bins], axis=0)]
 
 
 @dataclass(frozen=True)
+class Results:
+    """What one method scored.
+
+    records: per picture, (n,) each, all optional but "psnr" and "bin" ("hole" where there is diversity, "tenth" for the tenths' layout):
+        the scores OF_COMPLETIONS, of several samples those of the one of best PSNR; then also "psnr_mean", "ssim_mean", ...: the
+        mean of the scores of all samples of a picture; and OF_SAMPLES: how far the samples lie apart, mean over all pairs, as L1
+        inside the hole ("diversity") and as LPIPS ("diversity_lpips"). Other keys, as "index", are passed on to the JSON.
+    of_sets: {name of a bin: {score: value}} of the scores OF_SETS. A bin, or a score in it, that was not computed is left out.
+    notes: sentences printed under the table, after the method's name.
+    missing: {score: why, in two or three words, as "no weights"}; they stand in the score's row in place of numbers.
+    """
+
+    records: Records
+    of_sets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+Methods = Mapping[str, "Results | Records"]  # records alone are results without scores of sets
+
+
+@dataclass(frozen=True)
 class Row:
-    """Means of one method over the pictures of one bin; NaN where there are none."""
+    """Scores of one method over the pictures of one bin: means, NaN where there are no pictures, and scores of the set.
+
+    intervals: half of the 95 % interval of each mean, by the normal approximation 1.96 s / sqrt(n) with the sample's standard
+        deviation s; NaN for fewer than two pictures. Scores of sets have none.
+    """
 
     bin: str
     images: int
     identical: int  # pictures of infinite PSNR, left out of its mean
     means: Mapping[str, float]
+    intervals: Mapping[str, float] = field(default_factory=dict)
 
 
-def rows_of(records: Records) -> list[Row]:
-    """The rows of one method; all but the last, "All", share the pictures out among them."""
+def rows_of(records: Records, layout: str = "deterministic", of_sets: Mapping[str, Mapping[str, float]] | None = None) -> list[Row]:
+    """The rows of one method; all but the last, "All", share the pictures out among them. Bins without pictures are shown where
+    the layout has them always.
+
+    Raises:
+        ValueError: of_sets has a score that tables do not know.
+    """
     rows = []
-    for bin in BINS:
-        chosen = np.ones(len(records["bin"]), bool) if bin is ALL else records["bin"] == bin.name
-        if bin.always or chosen.any():
-            means = {score: _mean(records[score][chosen & _counts(score, records)]) for score in SCORES if score in records}
-            rows.append(Row(bin.name, int(chosen.sum()), int(np.isposinf(records["psnr"][chosen]).sum()), means))
+    of_sets = {} if of_sets is None else of_sets
+    names = records[LAYOUTS[layout].key]
+    for bin in LAYOUTS[layout].bins:
+        chosen = np.ones(len(names), bool) if bin is ALL else names == bin.name
+        if not bin.always and not chosen.any():
+            continue
+        values = {score: records[score][chosen & _counts(score, records)] for score in OF_PICTURES if score in records}
+        means = {score: _mean(v) for score, v in values.items()} | dict(of_sets.get(bin.name, {}))
+        if unknown := [score for score in means if score not in SCORES]:
+            raise ValueError(f"{unknown} are no scores that tables know")
+        in_order = {score: means[score] for score in SCORES if score in means}
+        intervals = {score: _interval(v) for score, v in values.items()}
+        rows.append(Row(bin.name, int(chosen.sum()), int(np.isposinf(records["psnr"][chosen]).sum()), in_order, intervals))
     return rows
 
 
 def _counts(score: str, records: Records) -> np.ndarray:
     """Which pictures a mean is over, (n,): where there is no hole, completions cannot differ."""
-    return records["hole"] > 0 if score == "diversity" else np.ones(len(records["bin"]), bool)
+    return records["hole"] > 0 if score in OF_SAMPLES else np.ones(len(records["bin"]), bool)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -91,44 +183,189 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(finite, dtype=np.float64)) if len(finite) else math.inf
 
 
-def text_table(methods: Mapping[str, Records]) -> str:
-    """A Markdown table that also reads well in a terminal: a line a bin, for each score a column a method.
+def _interval(values: np.ndarray) -> float:
+    finite = values[~np.isposinf(values)]
+    return float(NORMAL_95 * np.std(finite, ddof=1, dtype=np.float64) / math.sqrt(len(finite))) if len(finite) > 1 else math.nan
 
-    A score that no method has is left out; one that some do not have is "-" there. All methods must have been scored on the same pairs.
+
+@dataclass(frozen=True)
+class _Line:
+    """A score of a method in every column, for people."""
+
+    score: str
+    method: str
+    cells: tuple[str, ...]
+
+
+def text_table(methods: Methods, layout: str = "deterministic", quotation: Quotation | None = None) -> str:
+    """A Markdown table that also reads well in a terminal: for each score a line a method, a column a bin, and notes below.
+
+    A score that no method has is left out; one that some do not have is "-" there, or the reason why. All methods must have been
+    scored on the same pairs.
+
+    Args:
+        layout: one of LAYOUTS.
+        quotation: the paper's figures. Comparable ones stand under ours, marked as quoted, and MAE is printed times ten, as
+            there; others follow in a block apart, under a heading that says so.
+
+    Raises:
+        ValueError: methods that were not scored on the same pairs; a score in `of_sets` that tables do not know.
     """
-    rows = {name: rows_of(records) for name, records in methods.items()}
-    first = next(iter(rows.values()))
-    if any([(r.bin, r.images) for r in other] != [(r.bin, r.images) for r in first] for other in rows.values()):
+    rows = _rows_of_all(methods, layout)
+    beside = quotation if quotation is not None and quotation.comparable else None
+    bins = [row.bin for row in next(iter(rows.values()))]
+    text = _markdown(bins, _lines(methods, rows, beside, "{mean} ± {interval}")) + _paragraphs(_notes(methods, rows, beside))
+    if quotation is None or beside is not None:
+        return text
+    apart = _markdown(list(dict.fromkeys(figure.bin for figure in quotation.figures)), _quoted_apart(quotation))
+    return text + f"\n### {NOT_COMPARABLE}\n\n" + apart + _paragraphs(_notes_of_paper(quotation))
+
+
+def latex_table(methods: Methods, layout: str = "deterministic", quotation: Quotation | None = None) -> str:
+    """What `text_table` has, as LaTeX's own tabular (no package is needed); notes are comments, and the marks stand in the table."""
+    rows = _rows_of_all(methods, layout)
+    beside = quotation if quotation is not None and quotation.comparable else None
+    bins = [row.bin for row in next(iter(rows.values()))]
+    text = _tabular(bins, _lines(methods, rows, beside, "{mean} $\\pm$ {interval}", _escape)) + _comments(_notes(methods, rows, beside))
+    if quotation is None or beside is not None:
+        return text
+    apart = _tabular(list(dict.fromkeys(figure.bin for figure in quotation.figures)), _quoted_apart(quotation))
+    return text + f"\n\\par\\medskip\\noindent\n{NOT_COMPARABLE}\n\\par\\noindent\n" + apart + _comments(_notes_of_paper(quotation))
+
+
+def _rows_of_all(methods: Methods, layout: str) -> dict[str, list[Row]]:
+    rows = {name: rows_of(results.records, layout, results.of_sets) for name, results in _results(methods).items()}
+    shapes = {tuple((row.bin, row.images) for row in of_method) for of_method in rows.values()}
+    holes = {results.records["hole"].tobytes() for results in _results(methods).values() if "hole" in results.records}
+    if len(shapes) != 1 or len(holes) > 1:
         raise ValueError("methods side by side must be scored on the same pairs")
-    scores = [score for score in PRINTED if any(score in other[0].means for other in rows.values())]
-    header = ["hole", "images", *(f"{score} {name}" for score in scores for name in rows)]
-    body = [
-        [row.bin, str(row.images), *(_cell(rows[name][i].means.get(score), PRINTED[score]) for score in scores for name in rows)]
-        for i, row in enumerate(first)
+    return rows
+
+
+def _results(methods: Methods) -> dict[str, Results]:
+    return {name: of_method if isinstance(of_method, Results) else Results(of_method) for name, of_method in methods.items()}
+
+
+def _lines(
+    methods: Methods, rows: Mapping[str, Sequence[Row]], beside: Quotation | None, form: str, plain: Callable[[str], str] = str
+) -> list[_Line]:
+    """Every line of the table of our methods, with comparable figures of the paper among them. `plain` makes text fit the format."""
+    results, first = _results(methods), next(iter(rows.values()))
+    lines = [_Line("images", "", tuple(str(row.images) for row in first))]
+    for score in SCORES:
+        if score in NOT_PRINTED or not any(score in row.means or score in results[name].missing for name in rows for row in rows[name]):
+            continue
+        times_ten = beside is not None and score == "mae"
+        label, factor = ("mae_x10", PRINTED_MAE) if times_ten else (score, 1)
+        for name, of_method in rows.items():
+            reason = plain(results[name].missing.get(score, "-"))
+            lines.append(_Line(label, plain(name), tuple(_cell(row, score, factor, reason, form) for row in of_method)))
+        if beside is not None:
+            bins = [row.bin for row in first]
+            lines += [
+                _Line(label, f"{method} (quoted)", tuple(beside.printed(method, score, bin) or "-" for bin in bins))
+                for method in beside.methods(score)
+            ]
+    return lines
+
+
+def _cell(row: Row, score: str, factor: int, reason: str, form: str) -> str:
+    mean, interval = row.means.get(score), row.intervals.get(score, math.nan)
+    if mean is None or math.isnan(mean):
+        return reason if row.images else "-"
+    digits = DIGITS.get(score, FEWER_DIGITS)
+    if math.isnan(interval) or math.isinf(mean):
+        return f"{factor * mean:.{digits}f}"
+    return form.format(mean=f"{factor * mean:.{digits}f}", interval=f"{factor * interval:.{digits}f}")
+
+
+def _quoted_apart(quotation: Quotation) -> list[_Line]:
+    bins = list(dict.fromkeys(figure.bin for figure in quotation.figures))
+    return [
+        _Line(_printed_name(score), method, tuple(quotation.printed(method, score, bin) or "-" for bin in bins))
+        for score in dict.fromkeys(figure.score for figure in quotation.figures)
+        for method in quotation.methods(score)
     ]
-    return "\n".join([*_aligned(header, body), *_notes(rows)]) + "\n"
 
 
-def _cell(mean: float | None, digits: int) -> str:
-    return "-" if mean is None else f"{mean:.{digits}f}"
+def _printed_name(score: str) -> str:
+    """The name under which the paper's figures of a score stand: they are as printed."""
+    return "mae_x10" if score == "mae" else score
 
 
-def _aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def _markdown(bins: Sequence[str], lines: Sequence[_Line]) -> str:
+    header = ["score", "method", *bins]
+    body = [[line.score, line.method, *line.cells] for line in lines]
     widths = [max(len(cell) for cell in column) for column in zip(header, *body, strict=True)]
-    lines = [" | ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) for cells in (header, *body)]
-    rule = "|".join("-" * (width + 1) + ":" for width in widths)
-    return [f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])]
+    rule = "|".join([f":{'-' * (width + 1)}" if i < 2 else f"{'-' * (width + 1)}:" for i, width in enumerate(widths)])
+    aligned = [
+        " | ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True)))
+        for cells in (header, *body)
+    ]
+    return "\n".join([f"| {aligned[0]} |", f"|{rule}|", *(f"| {line} |" for line in aligned[1:])]) + "\n"
 
 
-def _notes(rows: Mapping[str, Sequence[Row]]) -> list[str]:
-    notes = []
-    for name, of_method in rows.items():
-        total = of_method[-1]
-        if total.identical:
-            notes.append(
-                f"{name}: {total.identical} of {total.images} results equal the photo; their infinite PSNR is left out of the means."
-            )
-    return ["", *notes] if notes else []
+def _tabular(bins: Sequence[str], lines: Sequence[_Line]) -> str:
+    header = " & ".join(["", "", *(bin.replace("-", "--").replace("%", r"\,\%") for bin in bins)])
+    rows, before = [], None
+    for line in lines:
+        if line.score != before:
+            rows.append(r"\hline")
+        label = "" if line.score == before else _latex_label(line.score)
+        rows.append(" & ".join([label, line.method, *line.cells]) + r" \\")
+        before = line.score
+    begin = rf"\begin{{tabular}}{{ll{'r' * len(bins)}}}"
+    return "\n".join([begin, r"\hline", header + r" \\", *rows, r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def _latex_label(score: str) -> str:
+    if score in LATEX_LABELS or not score.endswith("_mean"):
+        return LATEX_LABELS.get(score, _escape(score))
+    return f"{LATEX_LABELS[score.removesuffix('_mean')]} (mean of samples)"
+
+
+def _escape(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+
+
+def _paragraphs(notes: Sequence[str]) -> str:
+    return "".join(f"\n{note}\n" for note in notes)
+
+
+def _comments(notes: Sequence[str]) -> str:
+    return "".join(f"% {line}\n" for note in notes for line in note.splitlines())
+
+
+def _notes(methods: Methods, rows: Mapping[str, Sequence[Row]], beside: Quotation | None) -> list[str]:
+    notes = [
+        f"{name}: {of_method[-1].identical} of {of_method[-1].images} results equal the photo; "
+        "their infinite PSNR is left out of the means."
+        for name, of_method in rows.items()
+        if of_method[-1].identical
+    ]
+    every_row = [row for of_method in rows.values() for row in of_method]
+    if any(not math.isnan(interval) for row in every_row for interval in row.intervals.values()):
+        notes.append(
+            "± is half of the 95 % interval of the mean over pictures, 1.96 s / sqrt(n) (normal approximation; s: standard deviation)."
+        )
+    if any("psnr_mean" in row.means for row in every_row):
+        notes.append("Of several samples of a picture the one of best PSNR is scored; scores that end in _mean are means over all samples.")
+    few = {f"{row.bin} ({row.images})": None for row in every_row if "fid" in row.means and row.images < FID_IMAGES}
+    if few:
+        notes.append(f"Warning: FID over fewer than {FID_IMAGES:,} images depends on their number: {', '.join(few)}.")
+    notes += [f"{name}: {note}" for name, results in _results(methods).items() for note in results.notes]
+    return notes + (_notes_of_paper(beside) if beside is not None else [])
+
+
+def _notes_of_paper(quotation: Quotation) -> list[str]:
+    if quotation.comparable:
+        first = f"(quoted): {quotation.source}, figures as printed, on other pairs of image and mask (the paper's are unpublished)."
+    else:
+        first = f"{quotation.source}, figures as printed. What differs: {'; '.join(quotation.differences)}."
+    if any(figure.score == "mae" for figure in quotation.figures):
+        first += f" mae_x10 is MAE times {PRINTED_MAE}, as the paper prints it."
+    return [first, *quotation.notes]
 
 
 def diversity_in_words(records: Records, samples: int) -> str:
@@ -143,31 +380,71 @@ def diversity_in_words(records: Records, samples: int) -> str:
     )
 
 
-def tsv_table(methods: Mapping[str, Records]) -> str:
-    """One line a method and bin, unrounded, for programs to read; "nan" for a score that a method does not have."""
-    scores = [score for score in SCORES if any(score in records for records in methods.values())]
-    lines = ["\t".join(["method", "hole", "images", "identical", *scores])]
-    for name, records in methods.items():
-        for row in rows_of(records):
-            means = (repr(row.means.get(score, math.nan)) for score in scores)
-            lines.append("\t".join([name, row.bin, str(row.images), str(row.identical), *means]))
-    return "\n".join(lines) + "\n"
+def tsv_table(methods: Methods, layout: str = "deterministic", quotation: Quotation | None = None) -> str:
+    """One line a method and bin, unrounded, for programs to read; "nan" for what a method does not have.
+
+    After the scores come half of their 95 % intervals (psnr_ci95, ...) and, last, the source: measured, quoted (the paper's
+    figures, as printed), or "quoted, not comparable".
+    """
+    rows = {name: rows_of(results.records, layout, results.of_sets) for name, results in _results(methods).items()}
+    every_row = [row for of_method in rows.values() for row in of_method]
+    scores = [score for score in SCORES if any(score in row.means for row in every_row)]
+    with_interval = [score for score in scores if score in OF_PICTURES]
+    figures = [] if quotation is None else quotation.figures
+    quoted_scores = list(dict.fromkeys(_printed_name(figure.score) for figure in figures))
+    columns = scores + [score for score in quoted_scores if score not in scores]
+
+    lines = [["method", "hole", "images", "identical", *columns, *(f"{score}_ci95" for score in with_interval), "source"]]
+    for name, of_method in rows.items():
+        for row in of_method:
+            values = dict(row.means)
+            if "mae" in values:
+                values["mae_x10"] = PRINTED_MAE * values["mae"]
+            numbers = [values.get(score, math.nan) for score in columns] + [row.intervals.get(s, math.nan) for s in with_interval]
+            lines.append([name, row.bin, str(row.images), str(row.identical), *map(repr, numbers), "measured"])
+    if quotation is not None:
+        source = "quoted" if quotation.comparable else "quoted, not comparable"
+        for method, bin in dict.fromkeys((figure.method, figure.bin) for figure in figures):
+            printed = {_printed_name(f.score): f.printed for f in figures if (f.method, f.bin) == (method, bin)}
+            cells = [printed.get(score, "nan") for score in columns] + ["nan"] * len(with_interval)
+            lines.append([f"{method} (quoted)", bin, "nan", "nan", *cells, source])
+    return "\n".join("\t".join(line) for line in lines) + "\n"
 
 
-def as_json(methods: Mapping[str, Records], about: Mapping[str, Any]) -> str:
-    """Everything: what was evaluated, the rows, and every picture's scores. Infinite or missing numbers are null."""
-    content = {
+def as_json(methods: Methods, about: Mapping[str, Any], layout: str = "deterministic", quotation: Quotation | None = None) -> str:
+    """Everything: what was evaluated, rows, every picture's scores, notes, the paper's figures. Infinite or missing numbers are null."""
+    results = _results(methods)
+    content: dict[str, Any] = {
         "about": dict(about),
-        "rows": {
-            name: [{"hole": r.bin, "images": r.images, "identical": r.identical, **_plain(r.means)} for r in rows_of(records)]
-            for name, records in methods.items()
-        },
+        "layout": layout,
+        "rows": {name: [_row_as_json(row) for row in rows_of(r.records, layout, r.of_sets)] for name, r in results.items()},
+        "notes": {name: list(r.notes) for name, r in results.items() if r.notes},
+        "missing": {name: dict(r.missing) for name, r in results.items() if r.missing},
         "images": {
-            name: {key: [v if isinstance(v, str) else _number(v) for v in values.tolist()] for key, values in r.items()}
-            for name, r in methods.items()
+            name: {key: [v if isinstance(v, str) else _number(v) for v in values.tolist()] for key, values in r.records.items()}
+            for name, r in results.items()
         },
     }
+    if quotation is not None:
+        content["paper"] = _quotation_as_json(quotation)
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _row_as_json(row: Row) -> dict[str, Any]:
+    numbers = {"hole": row.bin, "images": row.images, "identical": row.identical, **_plain(row.means)}
+    return numbers | {"ci95": _plain(row.intervals)}
+
+
+def _quotation_as_json(quotation: Quotation) -> dict[str, Any]:
+    return {
+        "heading": "quoted" if quotation.comparable else NOT_COMPARABLE,
+        "comparable": quotation.comparable,
+        "source": quotation.source,
+        "differences": list(quotation.differences),
+        "notes": list(quotation.notes),
+        "mae_printed_times": PRINTED_MAE,
+        "figures": [{"method": f.method, "score": f.score, "hole": f.bin, "printed": f.printed} for f in quotation.figures],
+    }
 
 
 def _plain(means: Mapping[str, float]) -> dict[str, float | None]:
