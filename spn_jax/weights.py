@@ -3,9 +3,12 @@
 A file holds the arrays that the network uses under the names of the torch release they come from (float32, kernels out, in, h, w),
 and as one entry more a JSON text that says what they are. `python -m teacher_export.weights` writes it. To add a network, enter it in
 NETWORKS and write a function like `load_vgg19`. Imports no torch.
+
+Inception's batch norm is stored as released and folded into kernels and biases when it is read.
 """
 
 import dataclasses
+import functools
 import io
 import json
 import zipfile
@@ -22,6 +25,9 @@ from jax.typing import DTypeLike
 
 from spn_jax.errors import InputError
 from spn_jax.files import write_atomically
+from spn_jax.models import inception
+from spn_jax.models.inception import InceptionV3
+from spn_jax.models.lpips import LPIPS, TRUNKS, Net
 from spn_jax.models.vgg import TORCHVISION, VGG19
 from spn_jax.parameters import compare_names, named_arrays, with_named_arrays
 
@@ -36,9 +42,11 @@ class Network:
     """What a weights file of a network holds and where to get it."""
 
     shapes: Callable[[], Shapes]  # of all arrays that are used, under their names in the release
-    left_out: tuple[str, ...]  # parts of the release that are not used, as whole dotted names
+    left_out: tuple[str, ...]  # parts of the release that are not used, as whole dotted names at the beginning or the end
     release: str  # name of the published file
     address: str  # where it is published
+    timm: str | None = None  # timm's name of the network, where the same weights can be had from it
+    lpips: str | None = None  # SHA-256 of the file with LPIPS's own weights, which is read beside the release
 
 
 def write_weights(path: Path, network: str, arrays: Mapping[str, np.ndarray], origin: Mapping[str, str]) -> None:
@@ -46,7 +54,7 @@ def write_weights(path: Path, network: str, arrays: Mapping[str, np.ndarray], or
 
     Args:
         arrays: what NETWORKS[network] uses, under the release's names.
-        origin: `origin` (for people), `weights_sha256` (of the arrays) and, where they came from a file, `file_sha256`.
+        origin: `origin` (for people), `weights_sha256` (of the arrays) and, where they came from files, `file_sha256`, `lpips_sha256`.
 
     Raises:
         InputError: it cannot be written.
@@ -107,7 +115,9 @@ def _read_info(entry: np.ndarray | None) -> dict[str, Any] | None:
 
 def dump_command(network: str) -> str:
     """The command that makes a network's weights file, for messages."""
-    return f"python -m teacher_export.weights {network} --weights {NETWORKS[network].release} {network}.npz"
+    entry = NETWORKS[network]
+    second = f" --lpips {network.removeprefix('lpips-')}.pth" if entry.lpips else ""
+    return f"python -m teacher_export.weights {network} --weights {entry.release}{second} {network.replace('-', '_')}.npz"
 
 
 def load_vgg19(weights: str, seed: int, dtype: DTypeLike) -> tuple[VGG19, str]:
@@ -129,9 +139,34 @@ def load_vgg19(weights: str, seed: int, dtype: DTypeLike) -> tuple[VGG19, str]:
         return VGG19(rng=np.random.default_rng(seed), dtype=dtype), f"random(seed={seed})"
     arrays, info = read_weights(weights, "vgg19")
     model = nnx.eval_shape(lambda: VGG19(rng=np.random.default_rng(0), dtype=dtype))
-    ours = {name: _from_torch(arrays[theirs]) for name, theirs in vgg19_names().items()}
-    nnx.update(model, with_named_arrays(nnx.as_pure(nnx.state(model)), ours, what=weights))
-    return model, f"{info['origin']}, sha256 {info['weights_sha256'][:12]}"
+    fill(model, {name: _from_torch(arrays[theirs]) for name, theirs in vgg19_names().items()}, weights)
+    return model, describe(info)
+
+
+def load_inception(path: str | Path) -> tuple[InceptionV3, str]:
+    """The network of FID, KID, P-IDS and U-IDS, and where its weights come from, for reports. InputError as in `read_weights`."""
+    arrays, info = read_weights(path, "inception")
+    model = abstract_inception()
+    fill(model, fold_batch_norm(arrays), path)
+    return model, describe(info)
+
+
+def load_lpips(path: str | Path, net: Net) -> tuple[LPIPS, str]:
+    """LPIPS with the trunk `net` ("alex" or "vgg"), and where its weights come from, for reports. InputError as in `read_weights`."""
+    arrays, info = read_weights(path, f"lpips-{net}")
+    model = abstract_lpips(net)
+    fill(model, {name: _from_torch(arrays[theirs]) for name, theirs in lpips_names(net).items()}, path)
+    return model, describe(info)
+
+
+def fill(model: nnx.Module, arrays: Mapping[str, Array], path: str | Path) -> None:
+    """Gives an abstract model its parameters; `path` says in an error where they come from."""
+    nnx.update(model, with_named_arrays(nnx.as_pure(nnx.state(model)), arrays, what=str(path)))
+
+
+def describe(info: Mapping[str, Any]) -> str:
+    """Where weights come from, in one phrase."""
+    return f"{info['origin']}, sha256 {info['weights_sha256'][:12]}"
 
 
 def vgg19_names() -> dict[str, str]:
@@ -152,8 +187,62 @@ def vgg19_shapes() -> Shapes:
     return {theirs: _torch_shape(ours[name].shape) for name, theirs in vgg19_names().items()}
 
 
+def abstract_inception() -> InceptionV3:
+    """InceptionV3 with shapes in place of parameters."""
+    return nnx.eval_shape(lambda: InceptionV3(rng=np.random.default_rng(0)))
+
+
+def inception_shapes() -> Shapes:
+    """Of the released Inception's arrays up to its last pooling, batch norm unfolded."""
+    shapes: Shapes = {}
+    for name, array in named_arrays(nnx.as_pure(nnx.state(abstract_inception()))).items():
+        layer, leaf = name.rsplit(".", 1)
+        if leaf == "kernel":
+            shapes[f"{layer}.conv.weight"] = _torch_shape(array.shape)
+            shapes |= {f"{layer}.bn.{part}": array.shape[-1:] for part in BATCH_NORM}
+    return shapes
+
+
+def fold_batch_norm(arrays: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """The released Inception's arrays -> ours: batch norm with running statistics is one factor and one summand a channel."""
+    folded = {}
+    for layer in (name.removesuffix(".conv.weight") for name in arrays if name.endswith(".conv.weight")):
+        gamma, beta, mean, variance = (arrays[f"{layer}.bn.{part}"].astype(np.float64) for part in BATCH_NORM)
+        factor = gamma / np.sqrt(variance + inception.EPSILON)
+        kernel = arrays[f"{layer}.conv.weight"] * factor[:, None, None, None]
+        folded[f"{layer}.kernel"] = _from_torch(kernel.astype(np.float32))
+        folded[f"{layer}.bias"] = _from_torch((beta - mean * factor).astype(np.float32))
+    return folded
+
+
+def abstract_lpips(net: Net) -> LPIPS:
+    """LPIPS with shapes in place of parameters."""
+    return nnx.eval_shape(lambda: LPIPS(net, rng=np.random.default_rng(0)))
+
+
+def lpips_names(net: Net) -> dict[str, str]:
+    """{our parameter: torchvision's or the lpips package's}."""
+    leaves = {"kernel": "weight", "bias": "bias"}
+    trunk = {
+        f"stages.{i}.{j}.{ours}": f"features.{layer.number}.{theirs}"
+        for i, stage in enumerate(TRUNKS[net].stages)
+        for j, layer in enumerate(stage)
+        for ours, theirs in leaves.items()
+    }
+    return trunk | {f"lins.{i}": f"lin{i}.model.1.weight" for i in range(len(TRUNKS[net].stages))}
+
+
+def lpips_shapes(net: Net) -> Shapes:
+    """Of the trunk's arrays and LPIPS's own, under their names in the two releases."""
+    ours = named_arrays(nnx.as_pure(nnx.state(abstract_lpips(net))))
+    shapes = {theirs: _torch_shape(ours[name].shape) for name, theirs in lpips_names(net).items()}
+    return {name: (1, *shape, 1, 1) if name.startswith("lin") else shape for name, shape in shapes.items()}
+
+
 def _from_torch(array: np.ndarray) -> Array:
-    """Kernels (out, in, h, w) -> (h, w, in, out); vectors as they are."""
+    """Kernels (out, in, h, w) -> (h, w, in, out), those of LPIPS's own (1, c, 1, 1) -> (c,); vectors as they are."""
+    if array.ndim == 4 and array.shape[0] == array.shape[2] == array.shape[3] == 1:
+        return jnp.asarray(array.reshape(-1))
     return jnp.asarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array)
 
 
@@ -162,11 +251,35 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in (3, 2, 0, 1)) if len(shape) == 4 else tuple(shape)
 
 
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var")  # PyTorch's names
+
 NETWORKS = {
     "vgg19": Network(
         shapes=vgg19_shapes,
         left_out=("features.30", "features.32", "features.34", "classifier", "pre_logits", "head"),
         release="vgg19-dcbb9e9d.pth",
         address="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+        timm="vgg19",
+    ),
+    "inception": Network(
+        shapes=inception_shapes,
+        left_out=("fc", "num_batches_tracked"),
+        release="pt_inception-2015-12-05-6726825d.pth",
+        address="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    ),
+    "lpips-alex": Network(
+        shapes=functools.partial(lpips_shapes, "alex"),
+        left_out=("classifier",),
+        release="alexnet-owt-7be5be79.pth",
+        address="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        lpips="df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+    ),
+    "lpips-vgg": Network(
+        shapes=functools.partial(lpips_shapes, "vgg"),
+        left_out=("classifier", "pre_logits", "head"),
+        release="vgg16-397923af.pth",
+        address="https://download.pytorch.org/models/vgg16-397923af.pth",
+        timm="vgg16",
+        lpips="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
     ),
 }

@@ -143,19 +143,19 @@ def read_torch_file(path: str | Path, what: str, layout: str) -> Any:
         raise InputError(f"{what} is not a torch file of tensors alone (it was read without executing anything); {layout}") from error
 
 
-def read_state_dict(path: str) -> dict[str, torch.Tensor]:
+def read_state_dict(path: str, option: str = "--weights") -> dict[str, torch.Tensor]:
     """The tensors of a torch file that holds {"model": {name: tensor}} or {name: tensor}; nothing in it is executed.
 
     Raises:
         InputError: no such file, not a torch file, or anything but tensors in it.
     """
     if not Path(path).is_file():
-        raise InputError(f"--weights {path} is not a file; pass a weights file, timm:NAME or random")
+        raise InputError(f"{option} {path} is not a file; pass a weights file, timm:NAME or random")
     layout = 'it must hold {"model": {name: tensor}} or {name: tensor}'
-    content = read_torch_file(path, f"--weights {path}", layout)
+    content = read_torch_file(path, f"{option} {path}", layout)
     tensors = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(v, torch.Tensor) for v in tensors.values()):
-        raise InputError(f"--weights {path} has another layout: {layout}")
+        raise InputError(f"{option} {path} has another layout: {layout}")
     return {str(name): tensor for name, tensor in tensors.items()}
 
 

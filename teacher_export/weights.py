@@ -1,6 +1,7 @@
 """`python -m teacher_export.weights vgg19 --weights FILE|timm:NAME OUTPUT.npz`: a network's weights from torch, for spn_jax.
 
 FILE is the published file (spn_jax.weights.NETWORKS names it) or one with the same names in it, .pth or .safetensors.
+LPIPS is published as two files, a classifier's and its own: `... lpips-alex --weights alexnet-owt-7be5be79.pth --lpips alex.pth OUT.npz`.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from spn_jax.errors import InputError, run_command
 from spn_jax.files import check_writable
 from spn_jax.parameters import compare_names
-from spn_jax.weights import NETWORKS, write_weights
+from spn_jax.weights import NETWORKS, dump_command, write_weights
 
 if TYPE_CHECKING:
     from teacher_export.frameworks import torch
@@ -26,17 +27,21 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("python -m teacher_export.weights", description="Writes a network's weights as .npz.")
     parser.add_argument("network", choices=sorted(NETWORKS))
     parser.add_argument("--weights", required=True, help="published file, or timm:NAME (downloaded, for example timm:vgg19.tv_in1k)")
+    parser.add_argument("--lpips", help="the lpips package's weights/v0.1/alex.pth or vgg.pth; for lpips-alex and lpips-vgg alone")
     parser.add_argument("output", metavar="OUTPUT.npz")
     options = parser.parse_args(arguments)
     output = Path(options.output)
     if output.suffix != ".npz":
         raise InputError(f"{output} does not end in .npz; name the file to be written last, after --weights and its value")
+    if (options.lpips is not None) != (NETWORKS[options.network].lpips is not None):
+        need = "needs LPIPS's own weights too" if options.lpips is None else "has no part in LPIPS, leave --lpips out"
+        raise InputError(f"{options.network} {need}: `{dump_command(options.network)}`")
     check_writable(output.parent)
-    dump(options.network, options.weights, output)
+    dump(options.network, options.weights, output, options.lpips)
 
 
-def dump(network: str, weights: str, output: Path) -> None:
-    """Writes the arrays of `weights` that `network` uses; says what was left out.
+def dump(network: str, weights: str, output: Path, lpips: str | None = None) -> None:
+    """Writes the arrays of `weights` (and of LPIPS's own file `lpips`) that `network` uses; says what was left out.
 
     Raises:
         InputError: weights that cannot be had, are damaged or do not fit (everything listed at once); no place to write.
@@ -48,11 +53,17 @@ def dump(network: str, weights: str, output: Path) -> None:
     else:
         file_sha256 = check_file(weights)
         tensors, origin = read_file(weights), {"origin": f"file {Path(weights).name}", "file_sha256": file_sha256}
-    used, left_out = select(network, tensors, weights)
+    if lpips is not None:
+        digest = check_file(lpips, "--lpips")
+        tensors |= read_file(lpips, "--lpips")
+        version = "LPIPS 0.1" if digest == NETWORKS[network].lpips else "not LPIPS 0.1's own file"
+        origin |= {"origin": f"{origin['origin']} and {Path(lpips).name} ({version})", "lpips_sha256": digest}
+    used, left_out = select(network, tensors, weights if lpips is None else f"{weights} with --lpips {lpips}")
     origin["weights_sha256"] = hash_tensors(used)
     write_weights(output, network, {name: tensor.detach().float().cpu().numpy() for name, tensor in used.items()}, origin)
     print(
-        f"{output}: {network}, {len(used)} tensors of {weights}, sha256 {origin['weights_sha256'][:12]}; left out: {left_out}", flush=True
+        f"{output}: {network}, {len(used)} tensors of {origin['origin']}, sha256 {origin['weights_sha256'][:12]}; left out: {left_out}",
+        flush=True,
     )
 
 
@@ -60,56 +71,57 @@ def download(network: str, name: str) -> dict[str, "torch.Tensor"]:
     """The tensors of timm's pretrained model `name`. InputError if it is another network or cannot be loaded."""
     from teacher_export.frameworks import timm
 
-    if name.partition(".")[0] != network:
-        raise InputError(
-            f"--weights timm:{name} is not a {network}; write timm:{network}.TAG or pass {NETWORKS[network].address} as a file"
-        )
+    architecture, address = NETWORKS[network].timm, NETWORKS[network].address
+    if architecture is None:
+        raise InputError(f"timm has no weights of {network}; download {address} and pass --weights FILE")
+    if name.partition(".")[0] != architecture:
+        raise InputError(f"--weights timm:{name} is not a {architecture}; write timm:{architecture}.TAG or pass {address} as a file")
     try:
         return dict(timm.create_model(name, pretrained=True).state_dict())
     except Exception as error:  # the hub's client, its network library and timm each have errors of their own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
             f"--weights timm:{name} could not be loaded ({reason}); check the name and the internet connection, "
-            f"or download {NETWORKS[network].address} elsewhere and pass --weights FILE"
+            f"or download {address} elsewhere and pass --weights FILE"
         ) from error
 
 
-def check_file(path: str) -> str:
+def check_file(path: str, option: str = "--weights") -> str:
     """The SHA-256 of a file. InputError if it cannot be read, or is not the one that its name promises."""
     if not Path(path).is_file():
-        raise InputError(f"--weights {path} is not a file; pass a weights file or timm:NAME")
+        raise InputError(f"{option} {path} is not a file; pass a weights file{' or timm:NAME' if option == '--weights' else ''}")
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"--weights {path} cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{option} {path} cannot be read ({error.strerror or error})") from error
     promised = HASH_IN_NAME.search(path)
     if promised and not digest.startswith(promised[1]):
         raise InputError(
-            f"--weights {path} is damaged: its SHA-256 begins with {digest[: len(promised[1])]} and its name says {promised[1]}; "
+            f"{option} {path} is damaged: its SHA-256 begins with {digest[: len(promised[1])]} and its name says {promised[1]}; "
             "download it again, or rename it if that part of the name is no checksum"
         )
     return digest
 
 
-def read_file(path: str) -> dict[str, "torch.Tensor"]:
+def read_file(path: str, option: str = "--weights") -> dict[str, "torch.Tensor"]:
     """The tensors of a torch file (see `teachers.read_state_dict`) or a .safetensors file. InputError if it is neither."""
     from teacher_export.frameworks import timm
     from teacher_export.teachers import read_state_dict
 
     if not path.endswith(".safetensors"):
-        return read_state_dict(path)
+        return read_state_dict(path, option)
     try:
         return dict(timm.models.load_state_dict(path, weights_only=True))
     except Exception as error:  # those of a package that timm brings along
-        raise InputError(f"--weights {path} is damaged or no safetensors file; download it again") from error
+        raise InputError(f"{option} {path} is damaged or no safetensors file; download it again") from error
 
 
 def select(network: str, tensors: Mapping[str, "torch.Tensor"], weights: str) -> tuple[dict[str, "torch.Tensor"], str]:
     """The tensors that the network uses, and the parts left out as text. InputError lists everything that does not fit, at once."""
     shapes, parts = NETWORKS[network].shapes(), NETWORKS[network].left_out
     # Whole dotted names, so that "features.300" is not taken for a part of "features.30".
-    left_out = {part: [name for name in tensors if name == part or name.startswith(part + ".")] for part in parts}
+    left_out = {part: [name for name in tensors if f"{name}.".startswith(f"{part}.") or name.endswith(f".{part}")] for part in parts}
     unused = {name for names in left_out.values() for name in names}
     given = {name: tensor for name, tensor in tensors.items() if name not in unused}
     problems = compare_names(shapes, {name: tuple(tensor.shape) for name, tensor in given.items()})

@@ -27,7 +27,7 @@ ORIGIN = {"origin": "file small-12345678.pth", "weights_sha256": 64 * "0"}
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network of one convolution beside the real ones."""
-    entry = Network(shapes=lambda: SHAPES, left_out=("head",), release="small.pth", address="https://example.com/small.pth")
+    entry = Network(shapes=lambda: SHAPES, left_out=("head",), release="small.pth", address="https://example.com/small.pth", timm="small")
     monkeypatch.setitem(weights.NETWORKS, "small", entry)
 
 
