@@ -1,4 +1,4 @@
-"""Scores of 8-bit pictures: PSNR, SSIM and MAE as the released program computes them, and how much completions differ.
+"""Scores of 8-bit pictures: PSNR, SSIM and MAE, as the released program computes them and as others do, and how completions differ.
 
 All functions work over any leading axes. Pictures are arrays (..., h, w, 3) of whole numbers 0..255 in any dtype. Sums are
 integers as far as they can be: float32 holds integers only up to 2^24, which the squared sums of one picture pass, and a
@@ -10,11 +10,14 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-WINDOW = 11  # side of SSIM's uniform window in pixels
+WINDOW = 11  # side of SSIM's window in pixels
+SIGMA = 1.5  # of SSIM's Gaussian window
 PEAK = 255
+C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2  # of SSIM
 
 
 def composite(prediction: ArrayLike, image: ArrayLike, mask: ArrayLike) -> Array:
@@ -49,9 +52,7 @@ def ssim(a: ArrayLike, b: ArrayLike) -> Array:
     Raises:
         ValueError: a picture smaller than the window.
     """
-    x, y = _integers(a), _integers(b)
-    if min(x.shape[-3:-1]) < WINDOW:
-        raise ValueError(f"SSIM needs pictures of at least {WINDOW} x {WINDOW} pixels, not {x.shape[-3]} x {x.shape[-2]}")
+    x, y = _pictures_for_ssim(a, b)
     n = WINDOW**2
     sum_x, sum_y = _window_sum(x), _window_sum(y)
     # n^2 times a mean product and n (n - 1) times a covariance are integers below 2^30, so these differences are exact.
@@ -59,8 +60,41 @@ def ssim(a: ArrayLike, b: ArrayLike) -> Array:
     covariance = (n * _window_sum(x * y) - sum_x * sum_y).astype(jnp.float32) / (n * (n - 1))
     mean_product = (sum_x * sum_y).astype(jnp.float32) / n**2
     mean_squares = (sum_x**2).astype(jnp.float32) / n**2 + (sum_y**2).astype(jnp.float32) / n**2
-    c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
-    similarity = (2 * mean_product + c1) * (2 * covariance + c2) / ((mean_squares + c1) * (variances + c2))
+    return _similarity(mean_product, mean_squares, covariance, variances)
+
+
+def ssim_gaussian(a: ArrayLike, b: ArrayLike) -> Array:
+    """Structural similarity as Wang et al. (2004) define it, (...): 11-pixel Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03.
+
+    Data range 255, covariance by the window's weights; averaged over the channels (Wang et al. have one) and over the pixels whose
+    window lies inside the picture. scikit-image's with gaussian_weights=True, sigma=1.5, use_sample_covariance=False.
+
+    Raises:
+        ValueError: a picture smaller than the window.
+    """
+    x, y = _pictures_for_ssim(a, b)
+    # Variances do not depend on where zero lies; near the picture's mean the squares keep their digits.
+    zero = (jnp.sum(jnp.sum(x, axis=-2, keepdims=True).astype(jnp.float32), axis=-3, keepdims=True) / np.prod(x.shape[-3:-1])).astype(
+        jnp.int32
+    )
+    u, v = (x - zero).astype(jnp.float32), (y - zero).astype(jnp.float32)
+    mean_u, mean_v = _gaussian_mean(u), _gaussian_mean(v)
+    variances = _gaussian_mean(u * u + v * v) - mean_u**2 - mean_v**2
+    covariance = _gaussian_mean(u * v) - mean_u * mean_v
+    mean_x, mean_y = mean_u + zero, mean_v + zero
+    return _similarity(mean_x * mean_y, mean_x**2 + mean_y**2, covariance, variances)
+
+
+def _pictures_for_ssim(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
+    x, y = _integers(a), _integers(b)
+    if min(x.shape[-3:-1]) < WINDOW:
+        raise ValueError(f"SSIM needs pictures of at least {WINDOW} x {WINDOW} pixels, not {x.shape[-3]} x {x.shape[-2]}")
+    return x, y
+
+
+def _similarity(mean_product: Array, mean_squares: Array, covariance: Array, variances: Array) -> Array:
+    """SSIM from the products of two pictures' means, sums of their squares, covariance and sum of variances, (..., h, w, c)."""
+    similarity = (2 * mean_product + C1) * (2 * covariance + C2) / ((mean_squares + C1) * (variances + C2))
     return similarity.mean(-2).mean((-2, -1))  # rows first: long float32 sums lose digits
 
 
@@ -72,6 +106,16 @@ def mae(a: ArrayLike, b: ArrayLike) -> Array:
     grey = jnp.sum(_integers(a) - _integers(b), axis=-1)  # three times the difference of the grey values
     rows = jnp.sum(jnp.abs(grey), axis=-1).astype(jnp.float32)
     return jnp.mean(rows, axis=-1) / (3 * PEAK * grey.shape[-1])
+
+
+def mae_rgb(a: ArrayLike, b: ArrayLike) -> Array:
+    """Mean absolute difference over all pixels and channels, (...), in [0, 1]: what other papers call MAE or l1 error.
+
+    Never below `mae`, in which differences of the channels cancel.
+    """
+    difference = _integers(a) - _integers(b)
+    rows = jnp.sum(jnp.abs(difference), axis=(-2, -1)).astype(jnp.float32)
+    return jnp.mean(rows, axis=-1) / (3 * PEAK * difference.shape[-2])
 
 
 def hole_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
@@ -123,7 +167,22 @@ def _integers(values: ArrayLike) -> Array:
 
 def _window_sum(x: Array) -> Array:
     """Sums over the 11 x 11 windows that lie inside, (..., h - 10, w - 10, c)."""
-    for axis in (x.ndim - 3, x.ndim - 2):
-        size = x.shape[axis] - WINDOW + 1
-        x = functools.reduce(jnp.add, [jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(WINDOW)])
+    for axis in (-3, -2):
+        x = functools.reduce(jnp.add, _shifted(x, axis))
     return x
+
+
+def _gaussian_mean(x: Array) -> Array:
+    """Means by Gaussian weights over the 11 x 11 windows that lie inside, (..., h - 10, w - 10, c)."""
+    # Sums of slices and no convolution: accelerators round the factors of those.
+    weights = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
+    for axis in (-3, -2):
+        weighted = [w * part for w, part in zip((weights / weights.sum()).tolist(), _shifted(x, axis), strict=True)]
+        x = functools.reduce(jnp.add, weighted)
+    return x
+
+
+def _shifted(x: Array, axis: int) -> list[Array]:
+    """The eleven parts of x along an axis that the windows inside it see at their first, second, ... pixel."""
+    size = x.shape[axis] - WINDOW + 1
+    return [jax.lax.slice_in_dim(x, i, i + size, axis=axis % x.ndim) for i in range(WINDOW)]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from spn_jax.errors import InputError
 from spn_jax.paper import PRINTED_MAE, Quotation
 
 Records = Mapping[str, np.ndarray]
@@ -210,11 +211,14 @@ def text_table(methods: Methods, layout: str = "deterministic", quotation: Quota
 
     Raises:
         ValueError: methods that were not scored on the same pairs; a score in `of_sets` that tables do not know.
+        InputError: a method's name holds a tab or a line break.
     """
     rows = _rows_of_all(methods, layout)
     beside = quotation if quotation is not None and quotation.comparable else None
     bins = [row.bin for row in next(iter(rows.values()))]
-    text = _markdown(bins, _lines(methods, rows, beside, "{mean} ± {interval}")) + _paragraphs(_notes(methods, rows, beside))
+    text = _markdown(bins, _lines(methods, rows, beside, "{mean} ± {interval}", lambda text: text.replace("|", r"\|"))) + _paragraphs(
+        _notes(methods, rows, beside)
+    )
     if quotation is None or beside is not None:
         return text
     apart = _markdown(list(dict.fromkeys(figure.bin for figure in quotation.figures)), _quoted_apart(quotation))
@@ -243,6 +247,8 @@ def _rows_of_all(methods: Methods, layout: str) -> dict[str, list[Row]]:
 
 
 def _results(methods: Methods) -> dict[str, Results]:
+    if unprintable := [name for name in methods if not name.isprintable()]:
+        raise InputError(f"the name of a method may hold neither tabs nor line breaks: {unprintable[0]!r}")
     return {name: of_method if isinstance(of_method, Results) else Results(of_method) for name, of_method in methods.items()}
 
 
