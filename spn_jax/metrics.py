@@ -54,10 +54,10 @@ def ssim(a: ArrayLike, b: ArrayLike) -> Array:
     """
     x, y = _pictures_for_ssim(a, b)
     n = WINDOW**2
-    sum_x, sum_y = _window_sum(x), _window_sum(y)
+    sum_x, sum_y, sum_squares, sum_product = _window_sum(jnp.stack([x, y, x * x + y * y, x * y]))
     # n^2 times a mean product and n (n - 1) times a covariance are integers below 2^30, so these differences are exact.
-    variances = (n * _window_sum(x * x + y * y) - sum_x**2 - sum_y**2).astype(jnp.float32) / (n * (n - 1))
-    covariance = (n * _window_sum(x * y) - sum_x * sum_y).astype(jnp.float32) / (n * (n - 1))
+    variances = (n * sum_squares - sum_x**2 - sum_y**2).astype(jnp.float32) / (n * (n - 1))
+    covariance = (n * sum_product - sum_x * sum_y).astype(jnp.float32) / (n * (n - 1))
     mean_product = (sum_x * sum_y).astype(jnp.float32) / n**2
     mean_squares = (sum_x**2).astype(jnp.float32) / n**2 + (sum_y**2).astype(jnp.float32) / n**2
     return _similarity(mean_product, mean_squares, covariance, variances)
@@ -74,28 +74,27 @@ def ssim_gaussian(a: ArrayLike, b: ArrayLike) -> Array:
     """
     x, y = _pictures_for_ssim(a, b)
     # Variances do not depend on where zero lies; near the picture's mean the squares keep their digits.
-    zero = (jnp.sum(jnp.sum(x, axis=-2, keepdims=True).astype(jnp.float32), axis=-3, keepdims=True) / np.prod(x.shape[-3:-1])).astype(
-        jnp.int32
-    )
+    zero = jnp.round(jnp.mean(jnp.mean(x, axis=-1, keepdims=True, dtype=jnp.float32), axis=-2, keepdims=True)).astype(jnp.int32)
     u, v = (x - zero).astype(jnp.float32), (y - zero).astype(jnp.float32)
-    mean_u, mean_v = _gaussian_mean(u), _gaussian_mean(v)
-    variances = _gaussian_mean(u * u + v * v) - mean_u**2 - mean_v**2
-    covariance = _gaussian_mean(u * v) - mean_u * mean_v
+    mean_u, mean_v, mean_squares, mean_product = _gaussian_mean(jnp.stack([u, v, u * u + v * v, u * v]))
+    variances = mean_squares - mean_u**2 - mean_v**2
+    covariance = mean_product - mean_u * mean_v
     mean_x, mean_y = mean_u + zero, mean_v + zero
     return _similarity(mean_x * mean_y, mean_x**2 + mean_y**2, covariance, variances)
 
 
 def _pictures_for_ssim(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
-    x, y = _integers(a), _integers(b)
+    """Both as integers (..., h, w * 3): a long last axis is what CPUs compute fast."""
+    x, y = jnp.broadcast_arrays(_integers(a), _integers(b))
     if min(x.shape[-3:-1]) < WINDOW:
         raise ValueError(f"SSIM needs pictures of at least {WINDOW} x {WINDOW} pixels, not {x.shape[-3]} x {x.shape[-2]}")
-    return x, y
+    return x.reshape(*x.shape[:-2], -1), y.reshape(*y.shape[:-2], -1)
 
 
 def _similarity(mean_product: Array, mean_squares: Array, covariance: Array, variances: Array) -> Array:
-    """SSIM from the products of two pictures' means, sums of their squares, covariance and sum of variances, (..., h, w, c)."""
+    """SSIM from the products of two pictures' means, sums of their squares, covariance and sum of variances, (..., h, w * 3)."""
     similarity = (2 * mean_product + C1) * (2 * covariance + C2) / ((mean_squares + C1) * (variances + C2))
-    return similarity.mean(-2).mean((-2, -1))  # rows first: long float32 sums lose digits
+    return similarity.mean(-1).mean(-1)  # rows first: long float32 sums lose digits
 
 
 def mae(a: ArrayLike, b: ArrayLike) -> Array:
@@ -165,24 +164,36 @@ def _integers(values: ArrayLike) -> Array:
     return jnp.asarray(values).astype(jnp.int32)
 
 
+# The four maps of an SSIM go through the next two functions as one array: apart, XLA's CPU compiler would compute each of them
+# anew for every pixel of the window, ten times the work.
+
+
 def _window_sum(x: Array) -> Array:
-    """Sums over the 11 x 11 windows that lie inside, (..., h - 10, w - 10, c)."""
-    for axis in (-3, -2):
-        x = functools.reduce(jnp.add, _shifted(x, axis))
+    """Sums over the 11 x 11 windows that lie inside, (..., h, w * 3) -> (..., h - 10, (w - 10) * 3)."""
+    for axis, step in _AXES:
+        twos = _part(x, axis, 0, step) + _part(x, axis, step, step)
+        fours = _part(twos, axis, 0, 2 * step) + _part(twos, axis, 2 * step, 2 * step)
+        eights = _part(fours, axis, 0, 4 * step) + _part(fours, axis, 4 * step, 4 * step)
+        # 8 + 2 + 1 = 11
+        x = _part(eights, axis, 0, 3 * step) + _part(twos, axis, 8 * step, 9 * step) + _part(x, axis, 10 * step, 10 * step)
     return x
 
 
 def _gaussian_mean(x: Array) -> Array:
-    """Means by Gaussian weights over the 11 x 11 windows that lie inside, (..., h - 10, w - 10, c)."""
+    """Means by Gaussian weights over the 11 x 11 windows that lie inside, (..., h, w * 3) -> (..., h - 10, (w - 10) * 3)."""
     # Sums of slices and no convolution: accelerators round the factors of those.
     weights = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
-    for axis in (-3, -2):
-        weighted = [w * part for w, part in zip((weights / weights.sum()).tolist(), _shifted(x, axis), strict=True)]
-        x = functools.reduce(jnp.add, weighted)
+    centre, *sides = (weights / weights.sum()).tolist()[WINDOW // 2 :]
+    for axis, step in _AXES:
+        parts = [_part(x, axis, i * step, (WINDOW - 1) * step) for i in range(WINDOW)]
+        pairs = [w * (parts[WINDOW // 2 - i] + parts[WINDOW // 2 + i]) for i, w in enumerate(sides, 1)]
+        x = functools.reduce(jnp.add, pairs, centre * parts[WINDOW // 2])
     return x
 
 
-def _shifted(x: Array, axis: int) -> list[Array]:
-    """The eleven parts of x along an axis that the windows inside it see at their first, second, ... pixel."""
-    size = x.shape[axis] - WINDOW + 1
-    return [jax.lax.slice_in_dim(x, i, i + size, axis=axis % x.ndim) for i in range(WINDOW)]
+_AXES = ((-2, 1), (-1, 3))  # of (..., h, w * 3), and how far apart neighbours lie along each
+
+
+def _part(x: Array, axis: int, start: int, less: int) -> Array:
+    """`less` fewer entries along an axis, from `start` on."""
+    return jax.lax.slice_in_dim(x, start, start + x.shape[axis] - less, axis=axis % x.ndim)
