@@ -263,9 +263,14 @@ def _lines(
             continue
         times_ten = beside is not None and score == "mae"
         label, factor = ("mae_x10", PRINTED_MAE) if times_ten else (score, 1)
-        for name, of_method in rows.items():
-            reason = plain(results[name].missing.get(score, "-"))
-            lines.append(_Line(label, plain(name), tuple(_cell(row, score, factor, reason, form) for row in of_method)))
+        reasons = [results[name].missing.get(score) for name in rows]
+        alike = len(rows) > 1 and len(set(reasons)) == 1 and not any(score in row.means for of_method in rows.values() for row in of_method)
+        if alike and reasons[0] is not None:
+            lines.append(_Line(label, "", tuple(plain(reasons[0]) for _ in first)))
+        else:
+            for name, of_method in rows.items():
+                reason = plain(results[name].missing.get(score, "-"))
+                lines.append(_Line(label, plain(name), tuple(_cell(row, score, factor, reason, form) for row in of_method)))
         if beside is not None:
             bins = [row.bin for row in first]
             lines += [

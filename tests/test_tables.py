@@ -98,6 +98,14 @@ def test_layout_of_tenths_is_half_open_and_drops_nothing() -> None:
     assert tables.bins_of(np.zeros(6), tenths, "tenths").tolist() == [f"{10 * t}-{10 * t + 10}%" for t in tenths]
 
 
+def test_a_score_that_all_methods_lack_for_one_reason_has_one_line() -> None:
+    scored = records([0.3, 0.5], [20, 21])
+    both = {name: tables.Results(scored, missing={"fid": "no weights"}) for name in ("spn", "mean")}
+    table = table_of(tables.text_table(both))
+    assert table["fid", ""] == ["no weights"] * 3 and ("fid", "spn") not in table
+    assert table_of(tables.text_table({"spn": both["spn"]}))["fid", "spn"] == ["no weights"] * 3
+
+
 def test_probabilistic_layout_shows_0_to_20_always() -> None:
     assert [row.bin for row in tables.rows_of(records([0.5], [20]), "probabilistic")] == ["0-20%", "20-40%", "40-60%", "All"]
 
