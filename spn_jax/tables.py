@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from spn_jax.distances import FID_RELIABLE
 from spn_jax.errors import InputError
 from spn_jax.paper import PRINTED_MAE, Quotation
 
@@ -50,7 +51,6 @@ LATEX_LABELS = {
     "diversity_lpips": r"Diversity, LPIPS $\uparrow$",
 }
 
-FID_IMAGES = 2048  # FID over fewer is warned of: the covariance of 2,048 features has not its full rank
 NORMAL_95 = 1.96  # standard errors on either side that hold 95 % of a normal distribution
 NOT_COMPARABLE = "paper, other images and masks: not comparable"
 
@@ -362,9 +362,9 @@ def _notes(methods: Methods, rows: Mapping[str, Sequence[Row]], beside: Quotatio
         )
     if any("psnr_mean" in row.means for row in every_row):
         notes.append("Of several samples of a picture the one of best PSNR is scored; scores that end in _mean are means over all samples.")
-    few = {f"{row.bin} ({row.images})": None for row in every_row if "fid" in row.means and row.images < FID_IMAGES}
+    few = {f"{row.bin} ({row.images})": None for row in every_row if "fid" in row.means and row.images < FID_RELIABLE}
     if few:
-        notes.append(f"Warning: FID over fewer than {FID_IMAGES:,} images depends on their number: {', '.join(few)}.")
+        notes.append(f"Warning: FID over fewer than {FID_RELIABLE:,} images depends on their number: {', '.join(few)}.")
     notes += [f"{name}: {note}" for name, results in _results(methods).items() for note in results.notes]
     return notes + (_notes_of_paper(beside) if beside is not None else [])
 
