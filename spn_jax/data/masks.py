@@ -92,7 +92,7 @@ class StrokeMasks(MaskSource):
     ordered = True
 
     def __init__(self, size: int, seed: int):
-        self.names = [f"strokes-{i:05d}" for i in range(TENTHS * MASKS_PER_TENTH)]
+        self.names = [f"strokes-{seed}-{i:05d}" for i in range(TENTHS * MASKS_PER_TENTH)]
         self._size, self._seed = size, seed
 
     def load(self, i: int) -> np.ndarray:
