@@ -4,6 +4,7 @@ Every method maps a photo uint8 (h, w, 3) and a mask (h, w, 1), 1 = hole, to the
 pixels are the photo's own.
 """
 
+import functools
 from collections.abc import Callable
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 from spn_jax.errors import InputError
 
 Baseline = Callable[[np.ndarray, np.ndarray], np.ndarray]
+RADIUS = 3  # pixels, of the neighbourhood that OpenCV's methods look at
 
 
 def mean_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -21,14 +23,18 @@ def mean_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask > 0, colour.astype(np.uint8), image)
 
 
-def opencv_telea(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """OpenCV's fast marching method (Telea 2004), radius 3 pixels."""
+def opencv(image: np.ndarray, mask: np.ndarray, method: int) -> np.ndarray:
+    """OpenCV's inpainting by `method`. It looks at pixels in the hole too, at borders, so they are filled with the mean first."""
     holes = np.ascontiguousarray(mask[..., 0] > 0, np.uint8)
-    completed = cv2.inpaint(np.ascontiguousarray(image), holes, 3, cv2.INPAINT_TELEA)
-    return np.where(mask > 0, completed, image)
+    known = np.ascontiguousarray(mean_fill(image, mask))
+    return np.where(mask > 0, cv2.inpaint(known, holes, RADIUS, method), image)
 
 
-BASELINES: dict[str, Baseline] = {"mean": mean_fill, "opencv-telea": opencv_telea}
+BASELINES: dict[str, Baseline] = {
+    "mean": mean_fill,
+    "opencv-telea": functools.partial(opencv, method=cv2.INPAINT_TELEA),  # fast marching method (Telea, J. Graphics Tools 2004)
+    "opencv-ns": functools.partial(opencv, method=cv2.INPAINT_NS),  # Navier-Stokes (Bertalmio et al., CVPR 2001)
+}
 
 
 def find_baseline(name: str) -> Baseline:
@@ -38,5 +44,5 @@ def find_baseline(name: str) -> Baseline:
         InputError: there is none.
     """
     if name not in BASELINES:
-        raise InputError(f"there is no baseline {name!r}; choose from {', '.join(BASELINES)}")
+        raise InputError(f"there is no method {name!r}; choose from {', '.join(BASELINES)}")
     return BASELINES[name]

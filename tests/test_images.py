@@ -11,7 +11,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from spn_jax.config import Config, DataConfig, TeacherConfig
-from spn_jax.data.images import open_photos, prepare_photo, teacher_photo
+from spn_jax.data.images import SelectedPhotos, open_photos, prepare_photo, teacher_photo
 from spn_jax.errors import InputError
 
 SETTING = "data.train_photos"
@@ -272,3 +272,13 @@ def test_teacher_sees_the_original_at_twice_the_size():
 def test_upsampled_teacher_photo_knows_no_more_than_the_small_one():
     small = prepare_photo(noise(32, 32), 16, "none", "bicubic")
     np.testing.assert_array_equal(teacher_photo(noise(32, 32), settings("upsampled")), teacher_photo(small, settings("upsampled")))
+
+
+def test_photos_can_be_selected_in_another_order(tmp_path):
+    for i in range(4):
+        save(tmp_path / f"{i}.png", noise(seed=i))
+    photos = open_photos(str(tmp_path), SETTING)
+    selected = SelectedPhotos(photos, np.array([2, 0]))
+    assert selected.names == ["2.png", "0.png"] and len(selected) == 2
+    np.testing.assert_array_equal(selected.load(0), noise(seed=2))
+    assert len({source.fingerprint() for source in (photos, selected, SelectedPhotos(photos, [0, 2]))}) == 3

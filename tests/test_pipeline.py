@@ -242,6 +242,25 @@ def test_evaluation_of_the_first_few(limit, seen):
     assert sum(int(b["valid"].sum()) for b in evaluate(limit=limit)) == seen
 
 
+def test_evaluation_can_start_at_any_photo():
+    batches = evaluate(start=5)
+    assert [b["index"][b["valid"]].tolist() for b in batches] == [[5, 6, 7, 8], [9, 10]]
+    whole = {int(i): image for b in evaluate() for i, image in zip(b["index"], b["image"], strict=True)}
+    for b in batches:
+        for i, image in zip(b["index"], b["image"], strict=True):
+            np.testing.assert_array_equal(image, whole[int(i)])
+    assert evaluate(start=11) == []
+
+
+def test_completers_see_photo_and_mask():
+    def complete(i, image, mask):
+        return np.where(mask > 0, np.uint8(i), image)
+
+    for b in evaluate(completers={"number": complete}):
+        expected = np.where(b["mask"] > 0, b["index"][:, None, None, None].astype(np.uint8), b["image"])
+        np.testing.assert_array_equal(b["completed"]["number"], expected)
+
+
 def test_evaluation_rows_of_two_processes_make_the_batch_of_one():
     parts = [evaluate(process_index=p, process_count=2) for p in range(2)]
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts, strict=True)]

@@ -95,6 +95,21 @@ class PhotoRecords(PhotoSource):
         return _digest(f"{f.name}\0{size}\0{n}" for f, size, n in zip(self._files, self._sizes, counts, strict=True))
 
 
+class SelectedPhotos(PhotoSource):
+    """Some photos of another source, in an order of their own."""
+
+    def __init__(self, photos: PhotoSource, indices: Sequence[int] | np.ndarray):
+        self._photos = photos
+        self._indices = [int(i) for i in indices]
+        self.names = [photos.names[i] for i in self._indices]
+
+    def load(self, i: int) -> np.ndarray:
+        return self._photos.load(self._indices[i])
+
+    def fingerprint(self) -> str:
+        return _digest([self._photos.fingerprint(), *map(str, self._indices)])
+
+
 def open_photos(path: str, setting: str) -> PhotoSource:
     """Opens the photos at `path`; `setting` is the config key it came from, for error texts.
 

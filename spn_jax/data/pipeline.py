@@ -17,6 +17,7 @@ from spn_jax.data.masks import MaskSource
 from spn_jax.errors import InputError, find_input_error
 
 Batch = dict[str, Any]
+Completer = Callable[[int, np.ndarray, np.ndarray], np.ndarray]  # photo's number, photo (h, w, 3), mask (h, w, 1) -> completed (h, w, 3)
 _ORDER, _CHOICES = 0, 1  # keep the two kinds of random numbers apart
 
 
@@ -77,7 +78,9 @@ def evaluation_batches(
     pairs: Sequence[int] | np.ndarray,
     batch_size: int,
     *,
+    start: int = 0,
     limit: int | None = None,
+    completers: Mapping[str, Completer] | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -85,6 +88,10 @@ def evaluation_batches(
 
     Yields "image" uint8 (b, P, P, 3), "mask" uint8 (b, P, P, 1), "index" int32 (b,), the photo's number, and "valid" bool (b,):
     the last batch is filled up with copies of the last photo, which are not valid. b = batch_size / process_count.
+    Where there are completers, "completed" has what each makes of the photos, by name, uint8 (b, P, P, 3): the reader threads call them.
+
+    Args:
+        start: the first photo; those before it are left out.
 
     Raises:
         InputError: at once, if `pairs` does not fit the photos and masks, or batch_size the processes; on the way, if a
@@ -96,12 +103,15 @@ def evaluation_batches(
 
     def row(n: int) -> Batch:
         batch, place = divmod(n, local)
-        position = batch * batch_size + process_index * local + place
+        position = start + batch * batch_size + process_index * local + place
         index = min(position, count - 1)
         image, mask = _at_p(config, photos.load(index)), masks.load(int(pairs[index]))
-        return {"image": image, "mask": mask, "index": np.int32(index), "valid": np.bool_(position < count)}
+        loaded: Batch = {"image": image, "mask": mask, "index": np.int32(index), "valid": np.bool_(position < count)}
+        if completers:
+            loaded["completed"] = {name: complete(index, image, mask) for name, complete in completers.items()}
+        return loaded
 
-    return _read_ahead(config, row, local, 0, -(-count // batch_size))
+    return _read_ahead(config, row, local, 0, -(-max(count - start, 0) // batch_size))
 
 
 def _rows_of_process(batch_size: int, process_count: int, setting: str) -> int:
