@@ -22,7 +22,7 @@ demo: setup
 	@echo "demo 3/4: training"
 	@$(RUN) -m spn_jax.train --config configs/demo.py --workdir runs/demo/run
 	@echo "demo 4/4: evaluation"
-	@$(RUN) -m spn_jax.evaluate run --checkpoint runs/demo/run --baseline mean --baseline opencv-telea \
+	@$(RUN) -m spn_jax.evaluate run --checkpoint runs/demo/run --method mean --method opencv-telea \
 		--output runs/demo/evaluation --grid 6
 	@echo "The teacher knew nothing, there were minutes of training on a few photos: this shows that the program works, not what SPN can do."
 	@echo "demo done: table runs/demo/evaluation/results.md, pictures runs/demo/evaluation/grid.png and loss_curves.png"
@@ -35,7 +35,7 @@ demo-probabilistic: setup
 	@echo "demo 3/4: training; VGG19 of the perceptual losses has random weights too"
 	@$(RUN) -m spn_jax.train --config configs/demo_probabilistic.py --workdir runs/demo/probabilistic
 	@echo "demo 4/4: evaluation, five completions of each hole"
-	@$(RUN) -m spn_jax.evaluate run --checkpoint runs/demo/probabilistic --baseline mean --output runs/demo/probabilistic_evaluation --grid 6
+	@$(RUN) -m spn_jax.evaluate run --checkpoint runs/demo/probabilistic --method mean --output runs/demo/probabilistic_evaluation --grid 6
 	@echo "demo done: table runs/demo/probabilistic_evaluation/results.md, pictures grid.png and loss_curves.png beside it"
 
 lint: setup

@@ -3,7 +3,7 @@
     python scripts/make_demo_photos.py --output runs/demo/photos --size 128
     python -m teacher_export --config configs/demo.py --weights random
     python -m spn_jax.train --config configs/demo.py --workdir runs/demo/run
-    python -m spn_jax.evaluate run --checkpoint runs/demo/run --baseline mean --baseline opencv-telea --output runs/demo/evaluation
+    python -m spn_jax.evaluate run --checkpoint runs/demo/run --method mean --method opencv-telea --output runs/demo/evaluation
 
 Data: tiles at 64 x 64, split by scene (whole photos held out), and drawn masks of all six hole ratios.
 Teacher: TResNet-L with seeded random weights, the paper's "SPN w/ rand" (Fig. 9): the pretrained one has to be downloaded.

@@ -1,44 +1,73 @@
-"""Scores checkpoints on held-out photos: `python -m spn_jax.evaluate run --checkpoint DIR`."""
+"""Scores completions of held-out photos: of checkpoints, of any program's results, and of classical methods, on the same pairs.
+
+python -m spn_jax.evaluate pairs --photos LIST --masks SET --output FILE.tsv
+python -m spn_jax.evaluate run --checkpoint DIR --results NAME=DIR --method mean --pairs FILE.tsv --output DIR
+"""
 
 import argparse
-import enum
+import contextlib
+import dataclasses
 import functools
-import math
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from spn_jax import figures, metrics, tables
-from spn_jax.baselines import BASELINES, Baseline, find_baseline
-from spn_jax.checkpoint import LoadedModel, find_checkpoint, load_model
-from spn_jax.config import Config, EvalConfig, ModelConfig, apply_overrides
-from spn_jax.data.images import PhotoSource, open_photos
+from spn_jax import figures, gallery, paper, tables, weights
+from spn_jax.baselines import BASELINES, find_baseline
+from spn_jax.checkpoint import load_model
+from spn_jax.config import Config, ModelConfig, apply_overrides, to_dict
+from spn_jax.data.images import PhotoSource, SelectedPhotos, existing_path, open_photos, read_list
 from spn_jax.data.masks import MaskSource, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.errors import InputError, run_command
 from spn_jax.files import check_writable, write_atomically
-from spn_jax.pairs import draw_pairs
-from spn_jax.predict import check_samples, complete, draw_noise
+from spn_jax.gallery import sample_grid
+from spn_jax.methods import (
+    HostMethod,
+    ModelMethod,
+    check_names,
+    host_methods,
+    load_checkpoints,
+    model_methods,
+    named,
+    named_checkpoints,
+    shared_config,
+)
+from spn_jax.pairs import PROTOCOLS, PairList, draw_pairs, draw_pairs_per_bin, make_pair_list, match, open_pair_list, write_pair_list
+from spn_jax.partial import Partial
+from spn_jax.results import composite_stems
+from spn_jax.scoring import (
+    Arrays,
+    Detail,
+    Networks,
+    complete_batch,
+    evaluate_model,
+    features_of,
+    not_finite,
+    pad,
+    records_of,
+    score_batch,
+    summarise,
+)
+from spn_jax.set_scores import score_sets
 from spn_jax.sharding import make_mesh, replicate, shard_batch
 
-Arrays = dict[str, np.ndarray]
+__all__ = ["evaluate_model", "main", "sample_grid", "summarise"]  # the middle of these are what the trainer uses
 
-
-class Detail(enum.IntEnum):
-    """What comes back of a scored batch; each has what the one before has. Pictures and priors cost memory and transfers."""
-
-    SCORES = 0  # scores, index, valid: (b,) each
-    PICTURES = 1  # and image, mask, completed: uint8 (b, h, w, 3) and (b, h, w, 1)
-    GRID = 2  # and the coarsest prior, float32 (b, h', w', c), and of several completions the first: uint8 (b, s, h, w, 3)
-
-
-SAMPLES_SHOWN = 5  # completions of a photo in a grid, at most
+TRUTH = "_truth"  # beside the methods in partial results; no method can have the name
+COMPARED = 6  # photos in the comparison picture of several methods, where --grid does not say
+# {network of `weights`: (option, scores that need it)}
+NEEDS = {
+    "inception": ("inception", ("fid", "kid", "p_ids", "u_ids")),
+    "lpips-alex": ("lpips_alex", ("lpips_alex", "diversity_lpips")),
+    "lpips-vgg": ("lpips_vgg", ("lpips_vgg",)),
+}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -47,75 +76,196 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m spn_jax.evaluate", description=__doc__)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m spn_jax.evaluate", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run_parser = commands.add_parser("run", help="PSNR, SSIM and MAE by hole ratio", description=run.__doc__)
-    run_parser.set_defaults(command=run)
-    run_parser.add_argument("--checkpoint", required=True, help="a run's work directory (its newest checkpoint) or one checkpoint")
-    run_parser.add_argument("--photos", help="photos to complete; data.test_photos of the checkpoint's config if not given")
-    run_parser.add_argument("--masks", help="masks; data.test_masks of the checkpoint's config if not given")
-    run_parser.add_argument(
-        "--seed", type=int, help="of the masks' choice and of samples; eval.seed of the checkpoint's config if not given"
-    )
-    run_parser.add_argument(
-        "--samples", type=int, metavar="N", help="completions of each photo, the best by PSNR is scored; eval.samples if not given"
-    )
-    run_parser.add_argument("--batch-size", type=int, help="photos a call over all devices; eval.batch_size if not given")
-    run_parser.add_argument(
-        "--baseline", action="append", default=[], metavar="NAME", help=f"a method to compare with, repeatable: {', '.join(BASELINES)}"
-    )
-    run_parser.add_argument("--output", type=Path, help="folder for results.md, results.tsv, results.json and the pictures")
-    run_parser.add_argument("--save-composites", action="store_true", help="write every completed photo to OUTPUT/composites")
-    run_parser.add_argument("--grid", type=int, default=0, metavar="N", help="draw N photos, evenly chosen, into OUTPUT/grid.png")
+    _add_run(commands.add_parser("run", help="a table of scores by hole ratio", description=run.__doc__))
+    _add_pairs(commands.add_parser("pairs", help="write which mask each photo gets", description=pairs.__doc__))
+    _add_profile(commands.add_parser("profile", help="parameters, operations and seconds of a model", description=profile.__doc__))
     return parser.parse_args(arguments)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Scores a checkpoint, and baselines on the same pairs of photo and mask."""
-    baselines = {name: find_baseline(name) for name in options.baseline}
-    check_options(options)
-    loaded = load_model(options.checkpoint)
-    config = evaluation_config(loaded.config, options)
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=run)
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="a run's work directory (its newest checkpoint) or one; repeatable",
+    )
+    add("--results", action="append", default=[], metavar="NAME=DIR", help="a folder of completed photos, by any program; repeatable")
+    add("--method", action="append", default=[], metavar="NAME", help=f"one that needs no training, repeatable: {', '.join(BASELINES)}")
+    add("--config", type=Path, help="where data.* and eval.* come from; the first checkpoint's config if not given")
+    add("--photos", help="test photos: data.test_photos")
+    add("--masks", help="masks: data.test_masks")
+    add(
+        "--pairs",
+        metavar="FILE",
+        help=f"which mask each photo gets: a file of `evaluate pairs`, a released .npy, or {', '.join(PROTOCOLS)}",
+    )
+    add("--image-size", type=int, metavar="P", help="photos are brought to P x P pixels: data.image_size")
+    add("--seed", type=int, help="of samples, and of the pairs without --pairs: eval.seed")
+    add(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="completions of each photo by probabilistic models, the best by PSNR is scored: eval.samples",
+    )
+    add("--batch-size", type=int, help="photos a call over all devices: eval.batch_size")
+    add("--bins", choices=("paper", "tenths"), default="paper", help="columns: the paper's, or six of ten percent")
+    add("--paper", choices=(*paper.DATA_SETS, "none"), help="quote the paper's figures for a data set; that of --pairs if not given")
+    add("--inception", metavar="FILE.npz", help="weights for FID, KID, P-IDS and U-IDS")
+    add("--lpips-alex", metavar="FILE.npz", help="weights for LPIPS (AlexNet)")
+    add("--lpips-vgg", metavar="FILE.npz", help="weights for LPIPS (VGG16)")
+    add("--raw-results", action="store_true", help="score --results as they are, also where the photo was known")
+    add("--output", type=Path, help="folder for results.md, .tsv, .tex, .json and the pictures; an interrupted evaluation continues in it")
+    add("--save-composites", action="store_true", help="write every completed photo to OUTPUT/composites/NAME")
+    add(
+        "--grid",
+        type=int,
+        metavar="N",
+        help=f"draw N photos, evenly chosen, into OUTPUT/grid.png; {COMPARED} where several methods are compared",
+    )
+    add("overrides", nargs="*", metavar="section.key=value", help="other settings of data and eval")
 
-    photos = open_photos(config.data.test_photos, "data.test_photos")
-    masks = open_test_masks(config)
-    pairs = draw_pairs(len(photos), len(masks), config.eval.seed)
-    mesh = make_mesh()
-    batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
-    print(announcement(loaded, config, photos, masks, mesh), flush=True)
 
-    batches = evaluation_batches(config, photos, masks, pairs, batch_size)
-    gallery = Gallery(options.output, options.grid, photos.names, options.save_composites)
+def _add_pairs(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=pairs)
+    add = parser.add_argument
+    add("--photos", required=True, help="folder, .flist (whose files need not be there) or ArrayRecord")
+    add("--masks", required=True, help='folder, .flist, .zip or "strokes"')
+    add("--seed", type=int, default=0)
+    add("--per-bin", action="store_true", help="as many photos for each ten-percent bin of hole ratio as for any other")
+    add("--output", type=Path, required=True, metavar="FILE.tsv", help="packed if it ends in .tsv.gz")
+    add("overrides", nargs="*", metavar="data.key=value", help="for instance data.invert_masks=true")
 
-    def detail(batch: Mapping[str, Any]) -> Detail:
-        return max(gallery.detail(batch), Detail.PICTURES if baselines else Detail.SCORES)
 
-    scored = scored_batches(replicate(loaded.model, mesh), batches, mesh, config, detail)
-    parts: dict[str, list[Arrays]] = {name: [] for name in ("spn", *baselines)}
-    for part in with_progress(scored, len(photos)):
-        parts["spn"].append(part)
-        gallery.add(part)
-        for name, baseline in baselines.items():
-            parts[name].append(score_baseline(baseline, part))
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=profile)
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="DIR", help="a run's work directory (its newest checkpoint) or one checkpoint")
+    add("--batch-size", type=int, default=1, help="photos a call; times are given for one of them")
+    add("--samples", type=int, default=1, metavar="N", help="completions of each photo (probabilistic models only)")
+    add("--precision", choices=("highest", "default"), default="highest", help="of matrix products; evaluations use the highest")
+    add("--repeats", type=int, default=20, metavar="N", help="calls that are timed")
+    add("--output", type=Path, metavar="FILE.json", help="all numbers as JSON")
 
-    methods = {name: records_of(of_method, masks.tenths(pairs)) for name, of_method in parts.items()}
-    table = tables.text_table(methods)
-    if "diversity" in methods["spn"]:
-        table += "\n" + tables.diversity_in_words(methods["spn"], config.eval.samples)
-    print("\n" + table, flush=True)
+
+def profile(options: argparse.Namespace) -> None:
+    """What a model costs (the paper's Table 6): parameters, operations, seconds a photo, compilation apart."""
+    from spn_jax import profile as profiling  # of this command alone
+
     if options.output is not None:
-        about = about_run(loaded, config) | {"pairs": [[photos.names[i], masks.names[pair]] for i, pair in enumerate(pairs)]}
-        write_atomically(options.output / "results.md", table)
-        write_atomically(options.output / "results.tsv", tables.tsv_table(methods))
-        write_atomically(options.output / "results.json", tables.as_json(methods, about))
-        gallery.write_grid()
-        write_curves(find_checkpoint(options.checkpoint), options.output)
-        print(f"written to {options.output}: {', '.join(sorted(path.name for path in options.output.iterdir()))}")
+        check_writable(options.output.parent)
+    measured = profiling.measure(
+        load_model(options.checkpoint),
+        batch_size=options.batch_size,
+        samples=options.samples,
+        precision=options.precision,
+        repeats=options.repeats,
+    )
+    print(profiling.report(measured), flush=True)
+    if options.output is not None:
+        write_atomically(options.output, profiling.as_json(measured))
+        print(f"written to {options.output}")
+
+
+def pairs(options: argparse.Namespace) -> None:
+    """Writes a pair list: one mask a photo, none twice before all have come once."""
+    if not options.output.name.endswith((".tsv", ".tsv.gz")):
+        raise InputError(f"--output {options.output} must end in .tsv or .tsv.gz")
+    if options.seed < 0:
+        raise InputError(f"--seed {options.seed} must not be negative")
+    masks = open_test_masks(apply_overrides(Config(), [*options.overrides, f"data.test_masks={options.masks}"]))
+    names = photo_names(options.photos)
+    if options.per_bin:
+        bins = masks.tenths(np.arange(len(masks)))
+        chosen = draw_pairs_per_bin(len(names), measured_tenths(masks) if bins is None else bins, options.seed)
+    else:
+        chosen = draw_pairs(len(names), len(masks), options.seed)
+    drawn = make_pair_list(names, masks.names, chosen, f"seed {options.seed}, {'per bin' if options.per_bin else 'from the whole set'}")
+    write_pair_list(options.output, drawn)
+    print(f"written: {options.output}: {drawn.title}")
+
+
+def photo_names(path: str) -> Sequence[str]:
+    """Names of the photos at `path`; those of a list need not exist."""
+    if Path(path).suffix.lower() == ".flist":
+        return read_list(existing_path(path, "--photos"), "--photos", "")[0]
+    return open_photos(path, "--photos").names
+
+
+def measured_tenths(masks: MaskSource) -> np.ndarray:
+    """The ten-percent bin of each mask by its share of holes, -1 where there is none."""
+    shares = np.array([masks.load(i).mean(dtype=np.float64) for i in range(len(masks))])
+    return np.ceil(np.round(10 * shares, 9)).astype(int) - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """All that is scored."""
+
+    config: Config  # its data and eval
+    photos: PhotoSource  # in the order of the pair list
+    masks: MaskSource
+    mask_of: np.ndarray  # index of each photo's mask, (n,)
+    pairs: PairList
+    models: list[ModelMethod]
+    hosts: list[HostMethod]
+    networks: Networks
+    origins: Mapping[str, str]  # of their weights
+    notes: Sequence[str]  # for the readers of the results
+
+    @property
+    def methods(self) -> list[ModelMethod | HostMethod]:
+        return [*self.models, *self.hosts]
+
+    @property
+    def layout(self) -> str:
+        return "probabilistic" if any(model.settings.samples > 1 for model in self.models) else "deterministic"
+
+
+def run(options: argparse.Namespace) -> None:
+    """Scores checkpoints, folders of results and classical methods on the same pairs of photo and mask."""
+    check_options(options)
+    evaluation = open_evaluation(options)
+    mesh = make_mesh()
+    print(announcement(evaluation, mesh), flush=True)
+
+    with partial_results(options, evaluation) as partial:
+        score_all(evaluation, mesh, partial, options.output if options.save_composites else None)
+        layout = "tenths" if options.bins == "tenths" else evaluation.layout
+        results = results_of(evaluation, partial, layout)
+        quotation = quote(options, evaluation)
+
+        below = "\n".join(["", *lines_below(evaluation, results)]) + "\n"
+        text = tables.text_table(results, layout, quotation) + below
+        print("\n" + text, flush=True)
+        if options.output is None:
+            return
+        write_atomically(options.output / "results.md", text)
+        write_atomically(options.output / "results.tsv", tables.tsv_table(results, layout, quotation))
+        latex = tables.latex_table(results, layout, quotation) + "".join(f"% {line}\n" for line in below.splitlines() if line)
+        write_atomically(options.output / "results.tex", latex)
+        write_atomically(options.output / "results.json", tables.as_json(results, about_run(evaluation), layout, quotation))
+        compared = COMPARED if options.grid is None and len(evaluation.methods) > 1 else options.grid or 0
+        if compared:
+            write_atomically(options.output / "grid.png", figures.png(compare(evaluation, mesh, compared)))
+        for model in evaluation.models:
+            name = "loss_curves.png" if len(evaluation.models) == 1 else f"loss_curves-{model.name}.png"
+            write_curves(model.folder, options.output / name)
+        partial.remove()
+    print(f"written to {options.output}: {', '.join(sorted(path.name for path in options.output.iterdir()))}")
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Raises InputError for what can be known to be wrong before the checkpoint is read; makes the folder of the results."""
-    if options.grid < 0:
+    """Raises InputError for what can be known to be wrong before anything is read; makes the folder of the results."""
+    check_names(named_checkpoints(options.checkpoint), [named(text, "--results")[0] for text in options.results], options.method)
+    for name in options.method:
+        find_baseline(name)
+    if options.grid is not None and options.grid < 0:
         raise InputError(f"--grid {options.grid} must not be negative; 0 draws no grid")
     apply_overrides(Config(model=ModelConfig(variational=True)), overrides_of(options))  # the model that allows most
     if options.output is not None:
@@ -124,272 +274,298 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError("--save-composites and --grid write pictures; say where with --output DIR")
 
 
-def evaluation_config(config: Config, options: argparse.Namespace) -> Config:
-    """The checkpoint's config with what the command line says about the evaluation."""
-    if options.samples is not None:
-        check_samples(options.samples, config)
-    config = apply_overrides(config, overrides_of(options))
-    if not config.data.test_photos:
-        raise InputError("the checkpoint's config names no data.test_photos; say which photos to complete with --photos")
-    return config
-
-
 def overrides_of(options: argparse.Namespace) -> list[str]:
     """The settings that the command line replaces, as section.key=value."""
     given = {
         "data.test_photos": options.photos,
         "data.test_masks": options.masks,
+        "data.image_size": options.image_size,
         "eval.seed": options.seed,
         "eval.samples": options.samples,
         "eval.batch_size": options.batch_size,
     }
-    return [f"{key}={value}" for key, value in given.items() if value is not None]
+    return [*options.overrides, *(f"{key}={value}" for key, value in given.items() if value is not None)]
 
 
-def announcement(loaded: LoadedModel, config: Config, photos: PhotoSource, masks: MaskSource, mesh: Mesh) -> str:
+def open_evaluation(options: argparse.Namespace) -> Evaluation:
+    """Opens everything that the command line names. InputError: something does not fit."""
+    networks, origins = load_networks(options)
+    loaded = load_checkpoints(named_checkpoints(options.checkpoint))
+    config = shared_config({name: of for name, (_, of) in loaded.items()}, options.config, overrides_of(options))
+    if not config.data.test_photos:
+        raise InputError("there is no data.test_photos in the config; say which photos to complete with --photos")
+    photos, masks = open_photos(config.data.test_photos, "data.test_photos"), open_test_masks(config)
+
+    notes: list[str] = []
+    if options.pairs is None:
+        mask_of = draw_pairs(len(photos), len(masks), config.eval.seed)
+        pair_list = make_pair_list(photos.names, masks.names, mask_of, f"seed {config.eval.seed}, from the whole set")
+    else:
+        pair_list = open_pair_list(options.pairs, photos.names, masks.names)
+        found = match(pair_list, photos.names, masks.names)
+        photos, mask_of = SelectedPhotos(photos, found.photos), found.masks
+        notes += found.notes
+    if options.results:
+        how = "were scored as they are (--raw-results)" if options.raw_results else "got the photo's own pixels outside the hole"
+        notes.append(f"results of {', '.join(named(text, '--results')[0] for text in options.results)} {how}")
+
+    results = dict(named(text, "--results") for text in options.results)
+    hosts = host_methods(results, options.raw_results, options.method, photos, config.data.image_size)
+    return Evaluation(config, photos, masks, mask_of, pair_list, model_methods(loaded, config), hosts, networks, origins, notes)
+
+
+def load_networks(options: argparse.Namespace) -> tuple[Networks, dict[str, str]]:
+    """The networks whose weights were given, and where these come from."""
+    loaders: dict[str, Callable[[str], tuple[Any, str]]] = {
+        "inception": weights.load_inception,
+        "lpips_alex": functools.partial(weights.load_lpips, net="alex"),
+        "lpips_vgg": functools.partial(weights.load_lpips, net="vgg"),
+    }
+    loaded = {name: load(getattr(options, name)) for name, load in loaders.items() if getattr(options, name) is not None}
+    return Networks(**{name: network for name, (network, _) in loaded.items()}), {name: origin for name, (_, origin) in loaded.items()}
+
+
+def announcement(evaluation: Evaluation, mesh: Mesh) -> str:
     """What is about to be scored, for the terminal."""
-    teacher = loaded.info.get("teacher", {}).get("origin") or "none"
-    several = f"; {config.eval.samples} completions of each, the best by PSNR is scored" if config.eval.samples > 1 else ""
-    return (
-        f"checkpoint of step {loaded.step}; its teacher's weights: {teacher}\n"
-        f"{len(photos)} photos of {config.data.test_photos} at {config.data.image_size} pixels, "
-        f"{len(masks)} masks of {config.data.test_masks}, {mesh.size} device(s){several}"
+    lines = []
+    for model in evaluation.models:
+        teacher = model.loaded.info.get("teacher", {}).get("origin") or "none"
+        several = f"; {model.settings.samples} completions of each, the best by PSNR is scored" if model.settings.samples > 1 else ""
+        lines.append(f"{model.name}: checkpoint of step {model.loaded.step}; its teacher's weights: {teacher}{several}")
+    data = evaluation.config.data
+    lines.append(
+        f"{len(evaluation.photos)} photos of {data.test_photos} at {data.image_size} pixels, "
+        f"{len(evaluation.masks)} masks of {data.test_masks}, {mesh.size} device(s)"
     )
+    return "\n".join([*lines, f"pair list: {evaluation.pairs.title}"])
 
 
-def about_run(loaded: LoadedModel, config: Config) -> dict[str, Any]:
-    """What a table cannot be compared without."""
+@contextlib.contextmanager
+def partial_results(options: argparse.Namespace, evaluation: Evaluation) -> Iterator[Partial]:
+    """The rows that are done, in OUTPUT/partial, or in a folder that goes with the process where there is no output."""
+    with contextlib.ExitStack() as stack:
+        if options.output is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spn_jax-")))
+        else:
+            folder = options.output / "partial"
+        partial = stack.enter_context(Partial(folder, identity_of(evaluation, options.save_composites)))
+        if partial.restarted:
+            print(f"the unfinished evaluation in {options.output} is of {partial.restarted}: starting anew", flush=True)
+        if partial.done:
+            print(f"continuing the unfinished evaluation in {options.output}: {partial.done} photos are done", flush=True)
+        yield partial
+
+
+def identity_of(evaluation: Evaluation, save_composites: bool) -> dict[str, Any]:
+    """What an unfinished evaluation must have in common with this one for its rows to be used."""
+    values = to_dict(evaluation.config)
+    left_out = ("batch_size", "photos", "threads", "prefetch", "train_photos", "train_masks", "flip")  # change no score
+    settings = {f"{section}.{key}": v for section in ("data", "eval") for key, v in values[section].items() if key not in left_out}
     return {
-        "step": loaded.step,
-        "teacher": loaded.info.get("teacher"),
-        "photos": config.data.test_photos,
-        "masks": config.data.test_masks,
-        "seed": config.eval.seed,
-        "samples": config.eval.samples,
-        "image_size": config.data.image_size,
-        "quantise": config.eval.quantise,
+        "pair list": evaluation.pairs.sha256,
+        "set of photos": evaluation.photos.fingerprint(),
+        "choice of settings": settings,
+        "choice of methods": {method.name: method.identity() for method in evaluation.methods},
+        "choice of weights": dict(evaluation.origins),
+        "choice of what is saved": save_composites,
     }
 
 
-def evaluate_model(
-    model: Callable[..., Any], batches: Iterable[Mapping[str, Any]], mesh: Mesh, config: Config, tenths: np.ndarray | None = None
-) -> Arrays:
-    """Scores every valid picture of the batches, once.
-
-    Args:
-        model: a pytree that maps image (b, h, w, 3) in [0, 1], mask (b, h, w, 1) and the noise of `draw_noise` to an object with
-            .image (b, s, h, w, 3) and .prior {level: (b, s, h', w', c)}. Of s completions the one of best PSNR is scored
-            (SPN's protocol); s is config.eval.samples where the model is probabilistic.
-        batches: of `evaluation_batches`; with several processes each brings its own rows and all get all records.
-        tenths: as in `records_of`.
-
-    Returns:
-        Records of `records_of`: index, hole, bin, psnr, ssim, mae, hole_mae, and of several completions diversity.
-
-    Raises:
-        InputError: a prediction is not finite.
-    """
-    return records_of(list(scored_batches(model, batches, mesh, config)), tenths)
-
-
-def summarise(records: tables.Records) -> dict[str, float]:
-    """Means as metrics to log: eval/psnr, ... over all pictures, and eval/20-40/psnr, ... of the bins that have any.
-
-    A mean over no picture, as that of diversity where none has a hole, is left out.
-    """
-    summary: dict[str, float] = {}
-    for row in tables.rows_of(records):
-        prefix = "eval/" if row.bin == "All" else f"eval/{row.bin.removesuffix('%')}/"
-        summary |= {f"{prefix}{score}": mean for score, mean in row.means.items() if not math.isnan(mean)}
-    return summary
+def score_all(evaluation: Evaluation, mesh: Mesh, partial: Partial, composites: Path | None) -> None:
+    """Scores the photos that are not done yet by all methods; `composites`: the output folder, where completed photos are kept."""
+    count = len(evaluation.photos)
+    batches = evaluation_batches(
+        evaluation.config,
+        evaluation.photos,
+        evaluation.masks,
+        evaluation.mask_of,
+        batch_size_of(evaluation.config, mesh),
+        start=partial.done,
+        completers={host.name: host.complete for host in evaluation.hosts},
+    )
+    detail = Detail.SCORES if composites is None else Detail.PICTURES
+    stems = composite_stems(evaluation.photos.names)
+    for batch, parts in with_progress(fetched(scored(evaluation, batches, mesh, detail)), partial.done, count):
+        valid = batch["valid"]
+        for model in evaluation.models:
+            if not (finite := parts[model.name].pop("finite")[valid]).all():
+                raise not_finite(batch["index"][valid][~finite], int(valid.sum()), model.name)
+        for name, part in parts.items():
+            completed = part.pop("completed", None)
+            if composites is not None and completed is not None:
+                for index, picture in zip(batch["index"][valid], completed[valid], strict=True):
+                    write_atomically(composites / "composites" / name / f"{stems[index]}.png", figures.png(picture))
+        partial.add({name: {column: rows[valid] for column, rows in part.items()} for name, part in parts.items()})
+    partial.commit()
 
 
-def sample_grid(model: Callable[..., Any], batches: Iterable[Mapping[str, Any]], mesh: Mesh, config: Config) -> np.ndarray:
-    """A labelled grid (h, w, 3) of all valid pictures of the batches: input, k-means map of the coarsest prior, result, truth.
-
-    Where there are several completions, the first SAMPLES_SHOWN of them stand in place of the result; the prior is that of the best.
-    """
-    rows: dict[str, list[np.ndarray]] = {}
-    for part in scored_batches(model, batches, mesh, config, lambda batch: Detail.GRID):
-        for row in np.flatnonzero(part["valid"]):
-            _add_column(rows, part, int(row))
-    return figures.image_grid(rows)
+def batch_size_of(config: Config, mesh: Mesh) -> int:
+    """eval.batch_size, up to what divides over the devices."""
+    return -(-config.eval.batch_size // mesh.size) * mesh.size
 
 
-def _add_column(rows: dict[str, list[np.ndarray]], part: Arrays, row: int) -> None:
-    results = {"result": part["completed"][row]}
-    if "samples" in part:
-        results = {f"sample {i}": sample for i, sample in enumerate(part["samples"][row], 1)}
-    pictures = {
-        "input": figures.masked_input(part["image"][row], part["mask"][row]),
-        "prior": figures.cluster_map(part["prior"][row]),
-        **results,
-        "truth": part["image"][row],
-    }
-    for label, picture in pictures.items():
-        rows.setdefault(label, []).append(picture)
+Scored = tuple[Mapping[str, Any], dict[str, dict[str, Any]]]  # valid and index of a batch, and {method: scores} of it
 
 
-def scored_batches(
-    model: Callable[..., Any],
-    batches: Iterable[Mapping[str, Any]],
-    mesh: Mesh,
-    config: Config,
-    detail: Callable[[Mapping[str, Any]], Detail] = lambda batch: Detail.SCORES,
-) -> Iterator[Arrays]:
-    """Scores each batch and brings as much of it to the host as `detail` says, which must say the same in all processes."""
-    local_devices = len(mesh.local_devices)
+def scored(evaluation: Evaluation, batches: Iterable[Mapping[str, Any]], mesh: Mesh, detail: Detail) -> Iterator[Scored]:
+    """Starts the scoring of each batch by all methods; what it yields may still be computed."""
+    models = {model.name: replicate(model.loaded.model, mesh) for model in evaluation.models}
+    networks = replicate(evaluation.networks, mesh)
     for batch in batches:
-        padded = _pad({key: batch[key] for key in ("image", "mask", "index", "valid")}, local_devices)
-        scored = _score_batch(model, shard_batch(padded, mesh), settings=config.eval, mesh=mesh, detail=detail(batch))
-        yield jax.tree.map(np.asarray, scored)
+        padded = pad(batch, mesh.size)
+        on_devices = shard_batch({key: padded[key] for key in ("image", "mask", "index")}, mesh)
+        pictures = {key: on_devices[key] for key in ("image", "mask")}
+        parts: dict[str, dict[str, Any]] = {}
+        for model in evaluation.models:
+            output = complete_batch(models[model.name], on_devices, settings=model.settings, detail=Detail.SCORES)
+            finite = output.pop("finite")
+            parts[model.name] = score_batch(networks, pictures | output, mesh=mesh, detail=detail) | {"finite": finite}
+        for host in evaluation.hosts:
+            completions = shard_batch({"completions": padded["completed"][host.name][:, None]}, mesh)
+            parts[host.name] = score_batch(networks, pictures | completions, mesh=mesh, detail=detail)
+        if networks.inception is not None:
+            parts[TRUTH] = {"inception": features_of(networks.inception, pictures["image"], mesh=mesh)}
+        yield {key: padded[key] for key in ("valid", "index")}, parts
 
 
-def _pad(batch: Mapping[str, np.ndarray], devices: int) -> Arrays:
-    """The batch with its last row repeated, as not valid, until it divides over the devices."""
-    missing = -len(batch["valid"]) % devices
-    if not missing:
-        return dict(batch)
-    padded = {key: np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) for key, rows in batch.items()}
-    padded["valid"][-missing:] = False
-    return padded
+def fetched(parts: Iterator[Scored]) -> Iterator[Scored]:
+    """Brings scores to the host, one batch behind, so that the devices have work meanwhile."""
+    waiting: Scored | None = None
+    for part in parts:
+        if waiting is not None:
+            yield waiting[0], jax.tree.map(np.asarray, waiting[1])
+        waiting = part
+    if waiting is not None:
+        yield waiting[0], jax.tree.map(np.asarray, waiting[1])
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "mesh", "detail"))
-def _score_batch(model: Any, batch: dict[str, jax.Array], *, settings: EvalConfig, mesh: Mesh, detail: Detail) -> dict[str, jax.Array]:
-    image, mask = batch["image"], batch["mask"]
-    noise = draw_noise(model, settings.seed % 2**32, batch["index"], jnp.arange(settings.samples), *image.shape[1:3])
-    completions, output = complete(model, image, mask, noise, settings.quantise)
-    best = jnp.argmax(metrics.psnr(completions, image[:, None]), axis=1)
-    completed = _take_sample(completions, best)
-    result = _scores(completed, image, mask) | {"index": batch["index"], "valid": batch["valid"]}
-    result["finite"] = jnp.all(jnp.isfinite(output.image), axis=(1, 2, 3, 4))
-    several = completions.shape[1] > 1
-    if several:
-        result["diversity"] = metrics.diversity(completions, mask)
-    if detail >= Detail.PICTURES:
-        result |= {"image": image, "mask": mask, "completed": completed}
-    if detail >= Detail.GRID:
-        result["prior"] = _take_sample(output.prior[max(output.prior)], best).astype(jnp.float32)
-        if several:
-            result["samples"] = completions[:, :SAMPLES_SHOWN]
-    # Everything to every device, so that each process can read all rows.
-    return jax.lax.with_sharding_constraint(result, NamedSharding(mesh, PartitionSpec()))
-
-
-def _take_sample(samples: jax.Array, best: jax.Array) -> jax.Array:
-    """(b, s, ...) and (b,) -> (b, ...)."""
-    return jax.vmap(lambda of_photo, i: of_photo[i])(samples, best)
-
-
-def _scores(completed: jax.Array, image: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    area = metrics.hole_area(mask)
-    return {
-        "psnr": metrics.psnr(completed, image),
-        "ssim": metrics.ssim(completed, image),
-        "mae": metrics.mae(completed, image),
-        "hole_mae": metrics.hole_mae(completed, image, mask),
-        "hole_area": area,
-        "pixels": jnp.full_like(area, image.shape[-3] * image.shape[-2]),
-    }
-
-
-_jitted_scores = jax.jit(_scores)
-
-
-def score_baseline(baseline: Baseline, part: Arrays) -> Arrays:
-    """What a baseline scores on the pictures of one scored batch."""
-    completed = np.stack([baseline(image, mask) for image, mask in zip(part["image"], part["mask"], strict=True)])
-    scores = jax.tree.map(np.asarray, _jitted_scores(completed, part["image"], part["mask"]))
-    return scores | {"index": part["index"], "valid": part["valid"]}
-
-
-def records_of(parts: Sequence[Arrays], tenths: np.ndarray | None = None) -> Arrays:
-    """The valid rows of scored batches as records (n,) in the order of the photos.
-
-    Args:
-        tenths: for every photo, by its index, the tenth of hole ratio that the number of its mask tells
-            (`MaskSource.tenths` of the pairs). It decides the picture's `bin`; if not given, the measured `hole` does.
-
-    Raises:
-        InputError: there are none, or a prediction was not finite.
-    """
-    if not parts:
-        raise InputError("there is no photo to evaluate")
-    valid = np.concatenate([part["valid"] for part in parts])
-    kept = {key: np.concatenate([part[key] for part in parts])[valid] for key in parts[0] if parts[0][key].ndim == 1 and key != "valid"}
-    order = np.argsort(kept["index"], kind="stable")
-    records = {key: values[order] for key, values in kept.items()}
-    finite = records.pop("finite", np.ones(len(order), bool))
-    if not finite.all():
-        wrong = records["index"][~finite]
-        raise InputError(
-            f"the model's prediction is not finite for {len(wrong)} of {len(finite)} photos, first for photo {wrong[0]}; "
-            "its training diverged: evaluate an earlier checkpoint"
-        )
-    records["hole"] = records.pop("hole_area") / records.pop("pixels")  # float64: exactly 20 % must not become more
-    records["bin"] = tables.bins_of(records["hole"], None if tenths is None else tenths[records["index"]])
-    return records
-
-
-def with_progress(parts: Iterable[Arrays], photos: int) -> Iterator[Arrays]:
+def with_progress(parts: Iterable[Scored], done: int, photos: int) -> Iterator[Scored]:
     """Passes scored batches on and says now and then how far they have come."""
     start = last = time.monotonic()
-    done = 0
-    for part in parts:
-        yield part
-        done += int(part["valid"].sum())
+    before = done
+    for batch, scores in parts:
+        yield batch, scores
+        done += int(batch["valid"].sum())
         now = time.monotonic()
         if now - last > 10 or done == photos:
-            print(f"evaluated {done}/{photos} photos, {done / (now - start):.1f} photos/s", flush=True)
+            print(f"evaluated {done}/{photos} photos, {(done - before) / (now - start):.1f} photos/s", flush=True)
             last = now
 
 
-class Gallery:
-    """The pictures of an evaluation: composites as they come, and a grid of some photos at the end."""
-
-    def __init__(self, folder: Path | None, grid: int, names: Sequence[str], save_composites: bool):
-        self._folder = folder
-        self._in_grid = set(np.linspace(0, len(names) - 1, min(grid, len(names))).round().astype(int).tolist()) if grid else set()
-        self._composites = composite_names(names) if save_composites else None
-        self._rows: dict[str, list[np.ndarray]] = {}
-
-    def detail(self, batch: Mapping[str, Any]) -> Detail:
-        """What it needs of a batch."""
-        if self._in_grid.intersection(batch["index"].tolist()):
-            return Detail.GRID
-        return Detail.SCORES if self._composites is None else Detail.PICTURES
-
-    def add(self, part: Arrays) -> None:
-        """Takes what it needs of a scored batch."""
-        for row in np.flatnonzero(part["valid"]):
-            index = int(part["index"][row])
-            if self._folder is not None and self._composites is not None:
-                write_atomically(self._folder / "composites" / self._composites[index], figures.png(part["completed"][row]))
-            if index in self._in_grid:
-                _add_column(self._rows, part, int(row))
-
-    def write_grid(self) -> None:
-        """Writes grid.png if a grid was asked for."""
-        if self._folder is not None and self._rows:
-            size = len(self._rows["truth"][0])
-            grid = figures.image_grid(self._rows, cell=-(-128 // size) * size)  # small photos are enlarged to be seen
-            write_atomically(self._folder / "grid.png", figures.png(grid))
+def results_of(evaluation: Evaluation, partial: Partial, layout: str) -> dict[str, tables.Results]:
+    """Each method's scores, from the rows that are all done now, and why some are missing."""
+    everything = {"index": np.arange(partial.done), "valid": np.ones(partial.done, bool)}
+    tenths = evaluation.masks.tenths(evaluation.mask_of)
+    results = {}
+    for method in evaluation.methods:
+        records = records_of([everything | partial.scores(method.name)], tenths)
+        of_sets: dict[str, dict[str, float]] = {}
+        missing = {score: "no weights" for _, (name, scores) in NEEDS.items() if name not in evaluation.origins for score in scores}
+        if "diversity" not in records:
+            missing.pop("diversity_lpips", None)
+        notes: list[str] = []
+        if evaluation.networks.inception is not None:
+            truth, completed = (partial.rows(name, "inception") for name in (TRUTH, method.name))
+            of_sets, unavailable, notes = score_sets(truth, completed, records, layout)
+            missing |= unavailable
+        results[method.name] = tables.Results(records, of_sets, notes, missing)
+    return results
 
 
-def composite_names(names: Sequence[str]) -> list[str]:
-    """A relative file name ending in .png for each photo; the photo's suffix stays where two names would become one."""
-    inside = [PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", "..", "."))) for name in names]
-    short = [str(path.with_suffix(".png")) for path in inside]
-    return short if len(set(short)) == len(short) else [f"{path}.png" for path in inside]
+def lines_below(evaluation: Evaluation, results: Mapping[str, tables.Results]) -> list[str]:
+    """What stands under the table: the pair list, and what a reader has to know."""
+    lines = [f"pair list: {evaluation.pairs.title}", *evaluation.notes]
+    for model in evaluation.models:
+        if model.settings.samples > 1:
+            words = tables.diversity_in_words(results[model.name].records, model.settings.samples)
+            lines.append(f"{model.name}: {words.strip()}")
+    for network, (option, scores) in NEEDS.items():
+        if option not in evaluation.origins:
+            command = weights.dump_command(network)
+            lines.append(f"no weights: {', '.join(scores)} need `{command}` and --{option.replace('_', '-')} {command.split()[-1]}")
+    return lines
+
+
+def quote(options: argparse.Namespace, evaluation: Evaluation) -> paper.Quotation | None:
+    """The paper's figures that stand with ours, if any."""
+    protocols = [name for name in PROTOCOLS if options.pairs == name]
+    data_set = options.paper or (protocols[0] if protocols else "none")
+    kind = evaluation.layout
+    if data_set == "none" or (options.paper is None and not paper.figures(data_set, kind)):
+        return None
+    data, settings = evaluation.config.data, evaluation.config.eval
+    differences = paper.differences(
+        data_set,
+        kind,
+        own_images=data_set in protocols and data_set != "celebahq",  # whose test names the paper does not tell
+        images=len(evaluation.photos),
+        masks=len(evaluation.masks),
+        image_size=data.image_size,
+        crop=data.crop,
+        quantise=settings.quantise,
+        samples=max((model.settings.samples for model in evaluation.models), default=1),
+    )
+    return paper.quote(data_set, kind, differences)
+
+
+def about_run(evaluation: Evaluation) -> dict[str, Any]:
+    """What a table cannot be compared without."""
+    data, settings = evaluation.config.data, evaluation.config.eval
+    return {
+        "methods": {method.name: method.about() for method in evaluation.methods},
+        "photos": data.test_photos,
+        "masks": data.test_masks,
+        "seed": settings.seed,
+        "samples": settings.samples,
+        "image_size": data.image_size,
+        "crop": data.crop,
+        "resize_filter": data.resize_filter,
+        "quantise": settings.quantise,
+        "weights": dict(evaluation.origins),
+        "notes": list(evaluation.notes),
+        "pair_list": {"sha256": evaluation.pairs.sha256, "drawn": evaluation.pairs.drawn},
+        "pairs": [list(pair) for pair in zip(evaluation.pairs.photos, evaluation.pairs.masks, strict=True)],
+    }
+
+
+def compare(evaluation: Evaluation, mesh: Mesh, count: int) -> np.ndarray:
+    """One picture of some photos, evenly chosen: input, k-means map of the prior of a lone model, every method, truth."""
+    chosen = np.array(gallery.spread(len(evaluation.photos), count), np.int32)
+
+    def of_chosen(host: HostMethod) -> Callable[[int, np.ndarray, np.ndarray], np.ndarray]:
+        return lambda i, image, mask: host.complete(int(chosen[i]), image, mask)
+
+    batches = evaluation_batches(
+        evaluation.config,
+        SelectedPhotos(evaluation.photos, chosen),
+        evaluation.masks,
+        evaluation.mask_of[chosen],
+        batch_size_of(evaluation.config, mesh),
+        completers={host.name: of_chosen(host) for host in evaluation.hosts},
+    )
+    models = {model.name: replicate(model.loaded.model, mesh) for model in evaluation.models}
+    rows: gallery.Rows = {}
+    for batch in batches:
+        # The number of a photo among all, because the noise of its samples follows from it.
+        on_devices = shard_batch({"image": batch["image"], "mask": batch["mask"], "index": chosen[batch["index"]]}, mesh)
+        shown: dict[str, Arrays] = {}
+        for model in evaluation.models:
+            output = complete_batch(models[model.name], on_devices, settings=model.settings, detail=Detail.GRID)
+            scored = score_batch(Networks(), on_devices | output, mesh=mesh, detail=Detail.GRID)
+            shown[model.name] = {name: np.asarray(scored[name]) for name in gallery.SHOWN if name in scored}
+        shown |= {host.name: {"completed": batch["completed"][host.name]} for host in evaluation.hosts}
+        for row in np.flatnonzero(batch["valid"]):
+            of_photo = {name: {entry: values[row] for entry, values in entries.items()} for name, entries in shown.items()}
+            gallery.add_column(rows, batch["image"][row], batch["mask"][row], of_photo)
+    return gallery.comparison(rows)
 
 
 def write_curves(checkpoint: Path, output: Path) -> None:
-    """Draws loss_curves.png where the metrics of the run lie beside its checkpoints."""
+    """Draws the curves where the metrics of the run lie beside its checkpoints."""
     for folder in checkpoint.absolute().parents[:2]:
         path = folder / "metrics.jsonl"
         if path.is_file() and (lines := figures.read_metrics(path)):
-            write_atomically(output / "loss_curves.png", figures.png(figures.curves(lines)))
+            write_atomically(output, figures.png(figures.curves(lines)))
             return
 
 

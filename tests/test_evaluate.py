@@ -1,282 +1,21 @@
 import dataclasses
-import itertools
 import json
 import math
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import peak_signal_noise_ratio
 
-from spn_jax import checkpoint, evaluate
+from spn_jax import checkpoint, evaluate, methods, partial, weights
+from spn_jax.baselines import find_baseline
 from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from spn_jax.errors import InputError
-from spn_jax.models.spn import SPN
-from spn_jax.sharding import make_mesh
-from tests.tiny import tiny
-
-SIZE = 32
-CONFIG = Config(data=DataConfig(image_size=SIZE), eval=EvalConfig(batch_size=4))
-
-
-class Output(NamedTuple):
-    image: jax.Array
-    prior: dict[int, jax.Array]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class FakeModel:
-    """Fills holes with each of its colours (s, 3), one sample a colour; sees nothing under the mask."""
-
-    colours: jax.Array
-
-    def __call__(self, image: jax.Array, mask: jax.Array, noise: None) -> Output:
-        b, h, w, _ = image.shape
-        samples = jnp.broadcast_to(self.colours[None, :, None, None], (b, len(self.colours), h, w, 3))
-        visible = (image * (1 - mask))[:, None, ::4, ::4]
-        return Output(samples, {3: jnp.broadcast_to(visible, (b, len(self.colours), *visible.shape[2:]))})
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class FakeSampler:
-    """Fills holes with the colour that the noise of each completion says."""
-
-    spread: jax.Array
-    variational = True
-
-    def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        return height // 32, width // 32, 3
-
-    def __call__(self, image: jax.Array, mask: jax.Array, noise: jax.Array) -> Output:
-        (b, s), (h, w) = noise.shape[:2], image.shape[1:3]
-        colours = jax.nn.sigmoid(self.spread * noise.mean((2, 3)))
-        samples = jnp.broadcast_to(colours[:, :, None, None], (b, s, h, w, 3))
-        return Output(samples, {3: samples[:, :, ::4, ::4]})
-
-
-SAMPLER = FakeSampler(jnp.array(2.0))
-
-
-def sampling(samples: int, **settings: Any) -> Config:
-    return dataclasses.replace(CONFIG, eval=EvalConfig(samples=samples, **settings))
-
-
-@pytest.fixture(scope="module")
-def mesh() -> jax.sharding.Mesh:
-    return make_mesh()
-
-
-def pictures(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Photos and masks; picture i has a hole of i + 1 columns."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
-    masks = np.zeros((count, SIZE, SIZE, 1), np.uint8)
-    for i in range(count):
-        masks[i, :, : i + 1] = 1
-    return images, masks
-
-
-def batched(images: np.ndarray, masks: np.ndarray, size: int) -> Iterator[dict[str, np.ndarray]]:
-    for start in range(0, len(images), size):
-        rows = np.minimum(np.arange(start, start + size), len(images) - 1)
-        valid = np.arange(start, start + size) < len(images)
-        yield {"image": images[rows], "mask": masks[rows], "index": rows.astype(np.int32), "valid": valid}
-
-
-def test_every_picture_is_scored_once_and_as_scikit_image_would(mesh) -> None:
-    images, masks = pictures(6)
-    model = FakeModel(jnp.array([[0.2, 0.5, 0.9]]))
-    records = evaluate.evaluate_model(model, batched(images, masks, 4), mesh, CONFIG)
-    filled = np.where(masks > 0, np.array([51, 127, 229], np.uint8), images)
-    np.testing.assert_array_equal(records["index"], np.arange(6))
-    np.testing.assert_allclose(records["hole"], np.arange(1, 7) / SIZE)
-    for i in range(6):
-        assert records["psnr"][i] == pytest.approx(peak_signal_noise_ratio(images[i], filled[i]), abs=1e-4)
-        expected = structural_similarity(images[i], filled[i], win_size=11, data_range=255, channel_axis=-1)
-        assert records["ssim"][i] == pytest.approx(expected, abs=1e-5)
-        grey = np.abs(filled[i].mean(-1) - images[i].mean(-1)).mean() / 255
-        assert records["mae"][i] == pytest.approx(grey, abs=1e-6)
-
-
-def test_scores_do_not_depend_on_the_batch_size(mesh) -> None:
-    images, masks = pictures(5)
-    model = FakeModel(jnp.array([[0.5, 0.5, 0.5]]))
-    one = evaluate.evaluate_model(model, batched(images, masks, 1), mesh, CONFIG)
-    three = evaluate.evaluate_model(model, batched(images, masks, 3), mesh, CONFIG)
-    assert one.keys() == three.keys() == {"index", "hole", "bin", "psnr", "ssim", "mae", "hole_mae"}
-    for name in one.keys() - {"bin"}:
-        np.testing.assert_allclose(one[name], three[name], rtol=1e-6)
-
-
-def test_the_best_sample_by_psnr_is_scored(mesh) -> None:
-    images, masks = pictures(2)
-    images[0], images[1] = 10, 250
-    model = FakeModel(jnp.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
-    parts = list(evaluate.scored_batches(model, batched(images, masks, 2), mesh, CONFIG, lambda batch: evaluate.Detail.GRID))
-    assert parts[0]["completed"][0, 0, 0].tolist() == [0, 0, 0]
-    assert parts[0]["completed"][1, 0, 0].tolist() == [255, 255, 255]
-    assert parts[0]["prior"].shape == (2, SIZE // 4, SIZE // 4, 3)
-
-
-def test_several_samples_are_scored_by_the_best_and_by_how_much_they_differ(mesh) -> None:
-    images, masks = pictures(3)
-    (part,) = evaluate.scored_batches(SAMPLER, batched(images, masks, 3), mesh, sampling(5), lambda batch: evaluate.Detail.GRID)
-    records = evaluate.evaluate_model(SAMPLER, batched(images, masks, 3), mesh, sampling(5))
-    assert part["samples"].shape == (3, 5, SIZE, SIZE, 3)
-    for i in range(3):
-        scores = [peak_signal_noise_ratio(images[i], sample) for sample in part["samples"][i]]
-        assert records["psnr"][i] == pytest.approx(max(scores), abs=1e-4)
-        np.testing.assert_array_equal(part["completed"][i], part["samples"][i][np.argmax(scores)])
-        hole = masks[i, ..., 0] > 0
-        pairs = [np.abs(a.astype(int) - b)[hole].mean() for a, b in itertools.combinations(part["samples"][i], 2)]
-        assert records["diversity"][i] == pytest.approx(np.mean(pairs) / 255, rel=1e-5)
-
-
-def test_known_pixels_are_the_photos_in_every_sample(mesh) -> None:
-    images, masks = pictures(3)
-    (part,) = evaluate.scored_batches(SAMPLER, batched(images, masks, 3), mesh, sampling(4), lambda batch: evaluate.Detail.GRID)
-    for i in range(4):
-        np.testing.assert_array_equal(np.where(masks > 0, 0, part["samples"][:, i]), np.where(masks > 0, 0, images))
-
-
-def test_samples_depend_on_seed_and_photo_alone(mesh) -> None:
-    images, masks = pictures(5)
-    one, three = (evaluate.evaluate_model(SAMPLER, batched(images, masks, size), mesh, sampling(2)) for size in (1, 3))
-    for name in one.keys() - {"bin"}:
-        np.testing.assert_array_equal(one[name], three[name])
-    again = evaluate.evaluate_model(SAMPLER, batched(images, masks, 3), mesh, sampling(2, seed=2**40 + 1))
-    assert (again["diversity"] != one["diversity"]).all()
-    assert len(set(one["diversity"])) == 5
-    more = evaluate.evaluate_model(SAMPLER, batched(images, masks, 3), mesh, sampling(4))
-    assert (more["psnr"] >= one["psnr"]).all()  # samples are added to those there are
-
-
-def test_the_probabilistic_spn_is_evaluated_with_samples(mesh) -> None:
-    overrides = ("model.variational=true", "model.latent_channels=4", "model.discriminator=instance_norm", "eval.samples=2")
-    config = tiny(*overrides)
-    model = SPN(config.model, {}, rng=np.random.default_rng(0))
-    sigma: Any = model.prior_learner.variational.sigma.bias  # type: ignore[union-attr]
-    sigma.set_value(sigma.get_value() + 20)  # enough for the samples to differ in 8 bits
-    images, masks = pictures(2)
-    (part,) = evaluate.scored_batches(model, batched(images, masks, 2), mesh, config, lambda batch: evaluate.Detail.GRID)
-    assert part["samples"].shape == (2, 2, SIZE, SIZE, 3) and part["finite"].all()
-    assert (part["diversity"] > 0.002).all()
-
-
-def test_one_sample_has_no_diversity(mesh) -> None:
-    records = evaluate.evaluate_model(SAMPLER, batched(*pictures(2), 2), mesh, sampling(1))
-    assert "diversity" not in records
-
-
-def test_known_pixels_of_composites_are_the_photos(mesh) -> None:
-    images, masks = pictures(3)
-    for how in ("truncate", "round"):
-        config = dataclasses.replace(CONFIG, eval=EvalConfig(quantise=how))
-        model, batches = FakeModel(jnp.full((1, 3), 0.3)), batched(images, masks, 3)
-        (part,) = evaluate.scored_batches(model, batches, mesh, config, lambda batch: evaluate.Detail.PICTURES)
-        assert part["completed"].dtype == np.uint8
-        np.testing.assert_array_equal(np.where(masks > 0, 0, part["completed"]), np.where(masks > 0, 0, images))
-
-
-def test_a_prediction_that_is_not_finite_stops_the_evaluation(mesh) -> None:
-    model = FakeModel(jnp.array([[0.5, jnp.nan, 0.5]]))
-    with pytest.raises(InputError, match="not finite for 3 of 3 photos, first for photo 0"):
-        evaluate.evaluate_model(model, batched(*pictures(3), 4), mesh, CONFIG)
-
-
-def test_no_photos(mesh) -> None:
-    with pytest.raises(InputError, match="no photo to evaluate"):
-        evaluate.evaluate_model(FakeModel(jnp.zeros((1, 3))), [], mesh, CONFIG)
-
-
-def test_a_hole_of_exactly_twenty_percent_is_not_above_it(mesh) -> None:
-    images, masks = np.zeros((1, 20, 20, 3), np.uint8), np.zeros((1, 20, 20, 1), np.uint8)
-    masks[:, :4] = 1
-    records = evaluate.evaluate_model(FakeModel(jnp.full((1, 3), 0.5)), batched(images, masks, 1), mesh, CONFIG)
-    assert records["hole"][0] == 0.2
-
-
-def test_rows_are_padded_to_the_devices() -> None:
-    batch = next(batched(*pictures(3), 3))
-    padded = evaluate._pad(batch, 4)
-    assert padded["valid"].tolist() == [True, True, True, False]
-    np.testing.assert_array_equal(padded["image"][3], batch["image"][2])
-    assert batch["valid"].tolist() == [True] * 3
-    assert len(evaluate._pad(batch, 3)["valid"]) == 3
-
-
-FOUR_DEVICES = """
-import json
-from tests.test_evaluate import SAMPLER, batched, pictures, sampling
-from spn_jax import evaluate
-from spn_jax.sharding import make_mesh, replicate
-mesh = make_mesh()
-assert mesh.size == 4
-model = replicate(SAMPLER, mesh)
-records = evaluate.evaluate_model(model, batched(*pictures(6), 5), mesh, sampling(3))
-print(json.dumps({name: values.tolist() for name, values in records.items()}))
-"""
-
-
-def test_four_devices_score_as_one_does(mesh) -> None:
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    root = Path(__file__).parent.parent
-    process = subprocess.run([sys.executable, "-c", FOUR_DEVICES], cwd=root, env=environment, check=True, capture_output=True, text=True)
-    four = json.loads(process.stdout.splitlines()[-1])
-    one = evaluate.evaluate_model(SAMPLER, batched(*pictures(6), 5), mesh, sampling(3))
-    assert four.keys() == one.keys()
-    assert four.pop("bin") == one.pop("bin").tolist()
-    for name in one:
-        np.testing.assert_allclose(four[name], one[name], rtol=1e-6)
-
-
-def test_summary_has_all_and_the_bins_that_hold_pictures() -> None:
-    records = {"psnr": np.array([20.0, 30.0]), "ssim": np.array([0.5, 0.7]), "mae": np.array([0.1, 0.3]), "bin": np.array(["20-40%"] * 2)}
-    summary = evaluate.summarise(records)
-    assert set(summary) == {f"eval/{row}{score}" for row in ("", "20-40/") for score in ("psnr", "ssim", "mae")}
-    assert summary["eval/psnr"] == 25
-    assert summary["eval/20-40/mae"] == pytest.approx(0.2)
-
-
-def test_a_mean_over_no_picture_is_not_logged() -> None:
-    records = {"psnr": np.array([np.inf]), "diversity": np.array([0.0]), "hole": np.array([0.0]), "bin": np.array(["0%"])}
-    assert set(evaluate.summarise(records)) == {"eval/psnr", "eval/0/psnr"}
-
-
-@pytest.mark.parametrize("samples", [2, 7])
-def test_sample_grid_shows_several_samples_in_place_of_the_result(mesh, samples: int) -> None:
-    grid = evaluate.sample_grid(SAMPLER, batched(*pictures(3), 4), mesh, sampling(samples))
-    rows = 3 + min(samples, evaluate.SAMPLES_SHOWN)  # input, prior, truth
-    assert grid.shape[0] == 4 + rows * (SIZE + 4)
-
-
-def test_sample_grid_shows_every_valid_picture(mesh) -> None:
-    grid = evaluate.sample_grid(FakeModel(jnp.full((1, 3), 0.5)), batched(*pictures(3), 4), mesh, CONFIG)
-    assert grid.shape[0] == 4 + 4 * (SIZE + 4)
-    assert 3 * (SIZE + 4) < grid.shape[1] < 5 * (SIZE + 4)
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["a/b.jpg", "/c/../d.jpeg"], ["a/b.png", "c/d.png"]),
-        (["a.jpg", "a.png"], ["a.jpg.png", "a.png.png"]),
-        (["../x.jpg"], ["x.png"]),
-    ],
-)
-def test_composites_are_named_after_photos_and_stay_inside_the_folder(names: list[str], expected: list[str]) -> None:
-    assert evaluate.composite_names(names) == expected
+from tests.fakes import SAMPLER, SIZE, FakeDistance, FakeFeatures, FakeModel, pictures
 
 
 @pytest.fixture
@@ -297,49 +36,57 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         step=7,
         info={"teacher": {"origin": "random(seed=0)"}},
     )
-    monkeypatch.setattr(evaluate, "load_model", lambda path: loaded)
-    monkeypatch.setattr(evaluate, "find_checkpoint", lambda path: tmp_path / "checkpoints" / "7")
+    folder = tmp_path / "checkpoints" / "7"
+    folder.mkdir(parents=True)
+    (folder / checkpoint.METADATA).write_text("{}")
+    monkeypatch.setattr(methods, "load_model", lambda path: loaded)
+    monkeypatch.setattr(methods, "find_checkpoint", lambda path: folder)
     return tmp_path
 
 
 def test_run_writes_tables_and_pictures(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = run_folder / "out"
-    command = f"run --checkpoint {run_folder} --baseline mean --baseline opencv-telea --output {out} --save-composites --grid 3"
+    command = f"run --checkpoint {run_folder} --method mean --method opencv-telea --output {out} --save-composites --grid 3"
     evaluate.main(command.split())
 
     printed = capsys.readouterr().out
     table = (out / "results.md").read_text()
     assert table in printed and "random(seed=0)" in printed and "step 7" in printed
-    assert "psnr spn | psnr mean | psnr opencv-telea" in table
-    counts = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in table.splitlines()[2:]}
-    assert counts == {"0-20%": "4", "20-40%": "0", "40-60%": "0", "60-100%": "1", "All": "5"}
+    assert rows_of(table, "images") == {"": ["4", "0", "0", "1", "5"]}
+    assert list(rows_of(table, "psnr")) == ["spn", "mean", "opencv-telea"]
+    assert rows_of(table, "fid") == {"": ["no weights", "-", "-", "no weights", "no weights"]}
+    assert "need `python -m teacher_export.weights inception " in table and "--inception inception.npz" in table
 
     results = json.loads((out / "results.json").read_text())
-    assert results["about"]["step"] == 7 and results["about"]["quantise"] == "truncate"
-    assert len(results["images"]["spn"]["psnr"]) == 5
-    telea = results["images"]["opencv-telea"]["psnr"]
-    for i, (photo, mask) in enumerate(results["about"]["pairs"]):
+    about = results["about"]
+    assert about["methods"]["spn"]["step"] == 7 and about["quantise"] == "truncate"
+    assert f"sha256 {about['pair_list']['sha256'][:16]} (seed 0, from the whole set)" in table
+    for i, (photo, mask) in enumerate(about["pairs"]):
         truth = np.asarray(Image.open(run_folder / "photos" / photo))
-        hole = np.asarray(Image.open(run_folder / "masks" / mask)) // 255
-        composite = np.asarray(Image.open(out / "composites" / photo))
-        np.testing.assert_array_equal(composite, np.where(hole[..., None] > 0, 127, truth))
-        assert results["images"]["spn"]["psnr"][i] == pytest.approx(peak_signal_noise_ratio(truth, composite), abs=1e-4)
-        assert results["images"]["spn"]["hole"][i] == pytest.approx(hole.mean())
-        expected = peak_signal_noise_ratio(truth, cv2.inpaint(truth, hole, 3, cv2.INPAINT_TELEA))
-        assert telea[i] == pytest.approx(expected, abs=1e-4)
+        hole = np.asarray(Image.open(run_folder / "masks" / mask))[..., None] // 255
+        expected = {"spn": np.where(hole > 0, 127, truth)}
+        expected |= {name: find_baseline(name)(truth, hole) for name in ("mean", "opencv-telea")}
+        for name, completed in expected.items():
+            np.testing.assert_array_equal(np.asarray(Image.open(out / "composites" / name / photo)), completed)
+            assert results["images"][name]["psnr"][i] == pytest.approx(peak_signal_noise_ratio(truth, completed), abs=1e-4)
+            assert results["images"][name]["hole"][i] == pytest.approx(hole.mean())
 
     assert len((out / "results.tsv").read_text().splitlines()) == 1 + 3 * 5
     assert {path.name for path in out.iterdir()} == {
-        "results.md", "results.tsv", "results.json", "composites", "grid.png", "loss_curves.png",
+        "results.md", "results.tsv", "results.tex", "results.json", "composites", "grid.png", "loss_curves.png",
     }  # fmt: skip
     with Image.open(out / "grid.png") as grid:
-        assert grid.height == 4 + 4 * (128 + 4)
+        assert grid.height == 4 + 6 * (128 + 4)  # input, prior, three methods, truth
 
 
-def test_masks_laid_out_as_the_papers_are_sorted_by_number_in_training_and_here(
-    run_folder: Path, mesh, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    masks = evaluate.open_test_masks(evaluate.load_model("").config)
+def rows_of(table: str, score: str) -> dict[str, list[str]]:
+    """{method: cells} of a score's lines."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    return {line[1]: line[2:] for line in lines if line[0] == score}
+
+
+def test_masks_laid_out_as_the_papers_are_sorted_by_number(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = evaluate.open_test_masks(methods.load_model("").config)
     masks.ordered = True
     monkeypatch.setattr(evaluate, "open_test_masks", lambda config: masks)
     evaluate.main(["run", "--checkpoint", str(run_folder), "--output", str(run_folder / "out")])
@@ -347,11 +94,6 @@ def test_masks_laid_out_as_the_papers_are_sorted_by_number_in_training_and_here(
     images, pairs = results["images"]["spn"], np.array([int(Path(mask).stem) for _, mask in results["about"]["pairs"]])
     assert images["bin"] == ["0-20%"] * 5  # masks 0 to 4 of 12,000
     assert images["hole"] == [masks.load(i).mean() for i in pairs]
-
-    photos, holes = pictures(5)[0], np.stack([masks.load(i) for i in pairs])
-    model = FakeModel(jnp.full((1, 3), 0.5))
-    records = evaluate.evaluate_model(model, batched(photos, holes, 2), mesh, CONFIG, masks.tenths(pairs))
-    assert set(evaluate.summarise(records)) == {f"eval/{row}{s}" for row in ("", "0-20/") for s in ("psnr", "ssim", "mae", "hole_mae")}
 
 
 def test_a_mask_whose_hole_is_lost_in_resizing_has_a_row_of_its_own(run_folder: Path) -> None:
@@ -364,53 +106,25 @@ def test_a_mask_whose_hole_is_lost_in_resizing_has_a_row_of_its_own(run_folder: 
     assert rows["All"]["images"] == 5 and math.isfinite(rows["All"]["psnr"])
 
 
-SCORES, PICTURES, GRID = evaluate.Detail
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ("", [SCORES, SCORES, SCORES]),
-        ("--baseline mean", [PICTURES, PICTURES, PICTURES]),
-        ("--output OUT", [SCORES, SCORES, SCORES]),
-        ("--output OUT --save-composites", [PICTURES, PICTURES, PICTURES]),
-        ("--output OUT --grid 2", [GRID, SCORES, GRID]),  # photos 0 and 4 of 5, two a batch
-        ("--output OUT --grid 1 --baseline mean", [GRID, PICTURES, PICTURES]),
-    ],
-)
-def test_no_more_is_brought_to_the_host_than_is_used(
-    run_folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, expected: list[evaluate.Detail]
-) -> None:
-    brought, original = [], evaluate.scored_batches
-
-    def watched(*inputs: Any) -> Iterator[evaluate.Arrays]:
-        for part in original(*inputs):
-            brought.append(GRID if "prior" in part else PICTURES if "completed" in part else SCORES)
-            yield part
-
-    monkeypatch.setattr(evaluate, "scored_batches", watched)
-    evaluate.main(["run", "--checkpoint", str(run_folder), *arguments.replace("OUT", str(run_folder / "out")).split()])
-    assert brought == expected
-
-
 def test_run_with_several_samples(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    loaded = evaluate.load_model("")
+    loaded = methods.load_model("")
     config = dataclasses.replace(loaded.config, model=ModelConfig(variational=True), eval=EvalConfig(batch_size=2, samples=5))
-    monkeypatch.setattr(evaluate, "load_model", lambda path: dataclasses.replace(loaded, config=config, model=SAMPLER))
+    monkeypatch.setattr(methods, "load_model", lambda path: dataclasses.replace(loaded, config=config, model=SAMPLER))
     out = run_folder / "out"
-    evaluate.main(f"run --checkpoint {run_folder} --samples 3 --baseline mean --output {out} --save-composites --grid 2".split())
+    evaluate.main(f"run --checkpoint {run_folder} --samples 3 --method mean --output {out} --save-composites --grid 2".split())
 
     printed, table = capsys.readouterr().out, (out / "results.md").read_text()
     results = json.loads((out / "results.json").read_text())
     distance = np.mean(results["images"]["spn"]["diversity"])
     sentence = f"mean pairwise distance between samples inside the hole: {distance:.4f} (of 1; over 5 pictures, 3 samples each)"
     assert "; 3 completions of each, the best by PSNR is scored" in printed
-    assert sentence in printed and sentence in table and "diversity spn | diversity mean" in table
+    assert sentence in printed and sentence in table and rows_of(table, "diversity")["mean"] == ["-"] * 5
+    assert results["layout"] == "probabilistic" and rows_of(table, "psnr_mean")["spn"][-1] < rows_of(table, "psnr")["spn"][-1]
     assert results["about"]["samples"] == 3 and "diversity" not in results["images"]["mean"]
     with Image.open(out / "grid.png") as grid:
-        assert grid.height == 4 + 6 * (128 + 4)
+        assert grid.height == 4 + 7 * (128 + 4)  # input, prior, three samples, mean, truth
     for i, (photo, _) in enumerate(results["about"]["pairs"]):
-        truth, best = (np.asarray(Image.open(folder / photo)) for folder in (run_folder / "photos", out / "composites"))
+        truth, best = (np.asarray(Image.open(folder / photo)) for folder in (run_folder / "photos", out / "composites" / "spn"))
         assert results["images"]["spn"]["psnr"][i] == pytest.approx(peak_signal_noise_ratio(truth, best), abs=1e-4)
 
 
@@ -422,7 +136,7 @@ def test_several_samples_of_a_deterministic_model_are_refused(run_folder: Path) 
 def test_run_without_output_writes_nothing(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(run_folder.rglob("*"))
     evaluate.main(["run", "--checkpoint", str(run_folder), "--batch-size", "5"])
-    assert "| psnr spn |" in capsys.readouterr().out.replace("  ", " ")
+    assert rows_of(capsys.readouterr().out, "psnr")
     assert sorted(run_folder.rglob("*")) == before
 
 
@@ -451,7 +165,13 @@ def test_wrong_input_is_one_sentence(run_folder: Path, arguments: str, message: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--baseline telea", "no baseline 'telea'"),
+        ("--method telea", "no method 'telea'"),
+        ("--method mean --method mean", "two methods are called mean"),
+        ("--results mean=x --method mean", "two methods are called mean"),
+        ("--results x", "must be NAME=DIR"),
+        ("--results a/b=x", "the name 'a/b' must be letters"),
+        ("--checkpoint a/nowhere", "two checkpoints are called nowhere"),
+        ("--image-size 30", "data.image_size=30 must be divisible"),
         ("--grid 2", "say where with --output"),
         ("--grid -1 --output out", "--grid -1 must not be negative"),
         ("--batch-size 0", "eval.batch_size=0 must be greater than 0"),
@@ -471,7 +191,7 @@ def test_wrong_options_are_found_before_anything_is_loaded(
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-@pytest.mark.parametrize("name", ["composites/1.png", "results.json", "grid.png", "loss_curves.png"])
+@pytest.mark.parametrize("name", ["composites/spn/1.png", "results.json", "grid.png", "loss_curves.png"])
 def test_a_disk_that_fills_up_on_the_way_is_one_sentence(run_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     replace = os.replace
 
@@ -486,12 +206,182 @@ def test_a_disk_that_fills_up_on_the_way_is_one_sentence(run_folder: Path, monke
 
 
 def test_config_without_test_photos(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = dataclasses.replace(evaluate.load_model(""), config=Config())
-    monkeypatch.setattr(evaluate, "load_model", lambda path: loaded)
-    with pytest.raises(InputError, match="names no data.test_photos; say which photos to complete with --photos"):
+    loaded = dataclasses.replace(methods.load_model(""), config=Config())
+    monkeypatch.setattr(methods, "load_model", lambda path: loaded)
+    with pytest.raises(InputError, match="there is no data.test_photos in the config; say which photos to complete with --photos"):
         evaluate.main(["run", "--checkpoint", str(run_folder)])
 
 
-def test_all_identical_is_logged_as_infinite() -> None:
-    records = {"psnr": np.array([np.inf]), "ssim": np.array([1.0]), "mae": np.array([0.0]), "bin": np.array(["0%"])}
-    assert evaluate.summarise(records)["eval/psnr"] == math.inf
+def test_all_kinds_of_methods_together_and_without_a_checkpoint(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = f"--photos {run_folder}/photos --masks {run_folder}/masks --image-size {SIZE} --batch-size 2"
+    out = run_folder / "out"
+    evaluate.main(f"run {shared} --results same={run_folder}/photos --method opencv-ns --output {out}".split())
+    table, printed = (out / "results.md").read_text(), capsys.readouterr().out
+    assert rows_of(table, "ssim")["same"][-1].startswith("1.0000") and rows_of(table, "mae")["same"][-1].startswith("0.0000")
+    assert rows_of(table, "psnr")["same"][-1] == "inf" and "same: 5 of 5 results equal the photo" in table
+    assert "results of same got the photo's own pixels outside the hole" in table and "checkpoint" not in printed
+    with Image.open(out / "grid.png") as grid:  # drawn without being asked for, as there is something to compare
+        assert grid.height == 4 + 4 * (128 + 4)
+
+    evaluate.main(f"run {shared} --checkpoint new={run_folder} --checkpoint old={run_folder} --method mean".split())
+    assert list(rows_of(capsys.readouterr().out, "psnr")) == ["new", "old", "mean"]
+
+
+def test_raw_results_count_where_the_photo_was_known(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder / "grey"
+    folder.mkdir()
+    for i in range(5):
+        Image.fromarray(np.full((SIZE, SIZE, 3), 127, np.uint8)).save(folder / f"{i}.png")
+    for flags, same in ("", True), ("--raw-results", False):
+        evaluate.main(f"run --checkpoint {run_folder} --results grey={folder} {flags}".split())
+        table = capsys.readouterr().out
+        assert (rows_of(table, "psnr")["grey"] == rows_of(table, "psnr")["spn"]) == same
+        assert ("scored as they are (--raw-results)" in table) != same
+
+
+def test_a_pair_list_decides_photos_order_and_masks(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed, out = run_folder / "pairs.tsv", run_folder / "out"
+    evaluate.main(f"pairs --photos {run_folder}/photos --masks {run_folder}/masks --seed 4 --output {listed}".split())
+    Image.fromarray(pictures(1)[0][0]).save(run_folder / "photos" / "more.png")
+    evaluate.main(f"run --checkpoint {run_folder} --pairs {listed} --output {out}".split())
+    about = json.loads((out / "results.json").read_text())["about"]
+    assert [line.split("\t") for line in listed.read_text().splitlines()[6:]] == about["pairs"]
+    assert about["pair_list"]["sha256"] in listed.read_text()
+    assert "1 of 6 photos are not in the pair list" in (out / "results.md").read_text()
+
+    (run_folder / "photos" / "2.png").unlink()
+    with pytest.raises(InputError, match="1 of the 5 photos of the pair list are not among the 5 at hand: 2.png"):
+        evaluate.main(f"run --checkpoint {run_folder} --pairs {listed}".split())
+
+
+def test_pairs_per_bin_measure_the_masks(run_folder: Path) -> None:
+    listed = run_folder / "pairs.tsv.gz"
+    evaluate.main(f"pairs --photos {run_folder}/photos --masks {run_folder}/masks --per-bin --output {listed}".split())
+    pair_list = evaluate.open_pair_list(str(listed), [], [])
+    assert pair_list.drawn == "seed 0, per bin" and pair_list.masks.count("4.png") in (1, 2)  # bins 0-10, 10-20 and 90-100 %
+    names = run_folder / "names.flist"
+    names.write_text("\n".join(f"nowhere/{i}.jpg" for i in range(7)))
+    evaluate.main(f"pairs --photos {names} --masks strokes --per-bin --output {listed}".split())
+    tenths = [int(name.split("-")[2][:5]) // 2000 for name in evaluate.open_pair_list(str(listed), [], []).masks]
+    assert sorted(set(tenths)) == list(range(6))
+    with pytest.raises(InputError, match="must end in .tsv"):
+        evaluate.main(f"pairs --photos {names} --masks strokes --output {run_folder}/pairs.txt".split())
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Options that name weights, and fakes in place of the networks."""
+    one = jnp.array(1.0)
+    monkeypatch.setattr(weights, "load_inception", lambda path: (FakeFeatures(one), "fake features"))
+    monkeypatch.setattr(weights, "load_lpips", lambda path, net: (FakeDistance(one), f"fake {net}"))
+    return "--inception i.npz --lpips-alex a.npz --lpips-vgg v.npz"
+
+
+def test_scores_of_networks(run_folder: Path, networks: str) -> None:
+    out = run_folder / "out"
+    evaluate.main(f"run --checkpoint {run_folder} --results same={run_folder}/photos {networks} --output {out}".split())
+    table, results = (out / "results.md").read_text(), json.loads((out / "results.json").read_text())
+    assert "no weights" not in table and "Warning: FID over fewer than 2,048 images" in table
+    rows = {name: rows[-1] for name, rows in results["rows"].items()}
+    assert rows["same"]["fid"] == pytest.approx(0, abs=1e-6) and rows["spn"]["fid"] > 1e-4
+    assert rows["same"]["lpips_vgg"] == 0 and rows["spn"]["lpips_alex"] == pytest.approx(rows["spn"]["mae_rgb"], rel=1e-5)
+    few = "under 1,000 images"
+    assert rows_of(table, "p_ids") == {"": [few, "-", "-", few, few]}
+    assert results["about"]["weights"] == {"inception": "fake features", "lpips_alex": "fake alex", "lpips_vgg": "fake vgg"}
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Partial results are written for so many batches and no more."""
+    add = partial.Partial.add
+    calls: list[Any] = []
+
+    def limited(self: partial.Partial, rows: Any) -> None:
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        calls.append(rows)
+        add(self, rows)
+
+    monkeypatch.setattr(partial.Partial, "add", limited)
+    monkeypatch.setattr(partial, "COMMIT_SECONDS", 0.0)
+
+
+def test_an_interrupted_evaluation_continues(
+    run_folder: Path, networks: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"run --checkpoint {run_folder} --method mean {networks} --save-composites --output {run_folder}"
+    evaluate.main(f"{command}/whole".split())
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=1)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate.main(f"{command}/out".split())
+    assert {path.name for path in (run_folder / "out").iterdir()} == {"partial", "composites"}
+    capsys.readouterr()
+    evaluate.main(f"{command}/out --batch-size 3".split())
+    assert "continuing the unfinished evaluation" in (printed := capsys.readouterr().out) and "2 photos are done" in printed
+    whole, continued = (run_folder / name for name in ("whole", "out"))
+    assert {path.relative_to(whole) for path in whole.rglob("*")} == {path.relative_to(continued) for path in continued.rglob("*")}
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in (whole, continued))
+    for method in ("spn", "mean"):
+        for score, values in first["images"][method].items():
+            assert second["images"][method][score] == (values if isinstance(values[0], str) else pytest.approx(values, rel=1e-5)), score
+        assert second["rows"][method][-1]["fid"] == pytest.approx(first["rows"][method][-1]["fid"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [("--seed 1", "another pair list, choice of settings"), ("--method opencv-ns", "another choice of methods")],
+)
+def test_a_changed_evaluation_starts_anew(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: str, what: str
+) -> None:
+    command = f"run --checkpoint {run_folder} --output {run_folder}/out"
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=2)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate.main(command.split())
+    evaluate.main(f"{command} {change}".split())
+    printed = capsys.readouterr().out
+    assert f"is of {what}: starting anew" in printed and "evaluated 5/5 photos" in printed
+
+
+def test_a_prediction_that_is_not_finite_ends_it(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = dataclasses.replace(methods.load_model(""), model=FakeModel(jnp.full((1, 3), jnp.nan)))
+    monkeypatch.setattr(methods, "load_model", lambda path: loaded)
+    with pytest.raises(InputError, match="prediction of spn is not finite for 2 of 2 photos, first for photo 0"):
+        evaluate.main(["run", "--checkpoint", str(run_folder)])
+
+
+def test_checkpoints_that_disagree(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = methods.load_model("")
+    other = dataclasses.replace(loaded.config, data=dataclasses.replace(loaded.config.data, crop="center"))
+    monkeypatch.setattr(
+        methods, "load_model", lambda path: dataclasses.replace(loaded, config=other) if path == f"{run_folder}/photos" else loaded
+    )
+    command = f"run --checkpoint a={run_folder} --checkpoint b={run_folder}/photos"
+    with pytest.raises(InputError, match="the checkpoints disagree about data.crop: none, and center in b"):
+        evaluate.main(command.split())
+    evaluate.main(f"{command} data.crop=center".split())
+    with pytest.raises(InputError, match="model.width=8: an evaluation takes settings of data and eval alone"):
+        evaluate.main(f"{command} model.width=8".split())
+
+
+def test_the_papers_figures_stand_apart_from_other_images(run_folder: Path) -> None:
+    out = run_folder / "out"
+    evaluate.main(f"run --checkpoint {run_folder} --paper paris_streetview --bins tenths --output {out}".split())
+    table = (out / "results.md").read_text()
+    assert "not comparable" in table and rows_of(table, "psnr")["SPN"][-1] == "29.69"
+    assert len(rows_of(table, "images")[""]) == 8  # six tenths, above 60 %, All
+    assert "29.69" in (out / "results.tex").read_text()
+
+
+def test_profile(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from spn_jax import profile
+
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(evaluate, "load_model", lambda path: path)
+    monkeypatch.setattr(profile, "measure", lambda loaded, **options: seen.update(options, loaded=loaded))
+    monkeypatch.setattr(profile, "report", lambda measured: "the report")
+    monkeypatch.setattr(profile, "as_json", lambda measured: "{}")
+    evaluate.main(f"profile --checkpoint run --repeats 3 --output {run_folder}/profile.json".split())
+    assert seen == {"loaded": "run", "batch_size": 1, "samples": 1, "precision": "highest", "repeats": 3}
+    assert "the report" in capsys.readouterr().out and (run_folder / "profile.json").read_text() == "{}"
