@@ -266,7 +266,7 @@ def _lines(
         reasons = [results[name].missing.get(score) for name in rows]
         alike = len(rows) > 1 and len(set(reasons)) == 1 and not any(score in row.means for of_method in rows.values() for row in of_method)
         if alike and reasons[0] is not None:
-            lines.append(_Line(label, "", tuple(plain(reasons[0]) for _ in first)))
+            lines.append(_Line(label, "", tuple(plain(reasons[0]) if row.images else "-" for row in first)))
         else:
             for name, of_method in rows.items():
                 reason = plain(results[name].missing.get(score, "-"))

@@ -104,6 +104,8 @@ def test_a_score_that_all_methods_lack_for_one_reason_has_one_line() -> None:
     table = table_of(tables.text_table(both))
     assert table["fid", ""] == ["no weights"] * 3 and ("fid", "spn") not in table
     assert table_of(tables.text_table({"spn": both["spn"]}))["fid", "spn"] == ["no weights"] * 3
+    empty = {name: tables.Results(records([0.3], [20]), missing={"fid": "no weights"}) for name in ("spn", "mean")}
+    assert table_of(tables.text_table(empty))["fid", ""] == ["no weights", "-", "no weights"]
 
 
 def test_probabilistic_layout_shows_0_to_20_always() -> None:
