@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LEAVES = ("config", "errors", "files", "losses", "metrics", "sharding", "log", "figures")
+LEAVES = ("config", "errors", "files", "losses", "metrics", "distances", "sharding", "log", "figures")
 KEY_FILES = (
     *(f"spn_jax/{name}.py" for name in (*LEAVES, "checkpoint", "evaluate", "step", "train", "models/spn", "data/pipeline", "data/teacher")),
     "teacher_export/__main__.py",

@@ -110,6 +110,44 @@ def test_a_download_that_fails_is_one_sentence(tmp_path: Path, monkeypatch: pyte
         dumped(tmp_path, "timm:small.tv_in1k")
 
 
+def test_what_timm_has_not_is_refused_and_what_it_has_under_another_name_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match="timm has no weights of inception; download https://github.com/mseitzer/pytorch-fid/.* and pass --weights"
+    ):
+        dumped(tmp_path, "timm:inception_v3.tv_in1k", "inception")
+    with pytest.raises(InputError, match="timm:vgg19.tv_in1k is not a vgg16; write timm:vgg16.TAG or pass https"):
+        main(["lpips-vgg", "--weights", "timm:vgg19.tv_in1k", "--lpips", "vgg.pth", str(tmp_path / "out.npz")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            ["lpips-alex"],
+            "lpips-alex needs LPIPS's own weights too: `python -m teacher_export.weights lpips-alex .* --lpips alex.pth lpips_alex.npz`",
+        ),
+        (
+            ["inception", "--lpips", "alex.pth"],
+            "inception has no part in LPIPS, leave --lpips out: `.* inception .*6726825d.pth inception.npz`",
+        ),
+    ],
+)
+def test_lpips_has_two_files_and_the_others_one(tmp_path: Path, arguments: list[str], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        main([*arguments, "--weights", "file.pth", str(tmp_path / "out.npz")])
+
+
+def test_a_left_out_part_is_a_whole_name_at_the_beginning_or_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def change(tensors: dict[str, Any]) -> None:
+        tensors.update({name: torch.zeros(1) for name in ("head", "head.0.bias", "features.0.head")})
+
+    dumped(tmp_path, torch_file(tmp_path / "small.pth", change))
+    assert "left out: head (3 tensors)" in capsys.readouterr().out
+    for name in ("header", "features.0.overhead", "features.head.bias"):
+        with pytest.raises(InputError, match=f"{name} is left over"):
+            dumped(tmp_path, torch_file(tmp_path / "small.pth", lambda tensors: tensors.update({name: torch.zeros(1)})))  # noqa: B023
+
+
 def test_the_checksum_in_a_files_name_is_held_against_it(tmp_path: Path) -> None:
     path = Path(torch_file(tmp_path / "small.pth"))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -34,7 +34,7 @@ class ConvReLU(nnx.Module):
         self.kernel = nnx.Param(torch_uniform(rng, (height, width, features_in, features_out), fan_in) * 6**0.5)
         self.bias = nnx.Param(jnp.zeros(features_out))
         self.stride = stride
-        self.padding = [(n // 2, n // 2) if padded else (0, 0) for n in (height, width)]
+        self.padding = tuple((n // 2, n // 2) if padded else (0, 0) for n in (height, width))
 
     def __call__(self, x: Array) -> Array:
         """(b, h, w, in) -> (b, h', w', out)."""
@@ -185,11 +185,15 @@ class InceptionV3(nnx.Module):
             x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
             x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(max_pool(x, stride=2)))
             x = max_pool(x, stride=2)
-            for block in (self.Mixed_5b, self.Mixed_5c, self.Mixed_5d, self.Mixed_6a, self.Mixed_6b, self.Mixed_6c, self.Mixed_6d):
-                x = block(x)
-            for block in (self.Mixed_6e, self.Mixed_7a, self.Mixed_7b, self.Mixed_7c):
+            for block in self.blocks():
                 x = block(x)
             return x.mean((1, 2))
+
+    def blocks(self) -> list[Callable[[Array], Array]]:
+        """All of them, in order."""
+        at_35 = [self.Mixed_5b, self.Mixed_5c, self.Mixed_5d]
+        at_17 = [self.Mixed_6a, self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e]
+        return [*at_35, *at_17, self.Mixed_7a, self.Mixed_7b, self.Mixed_7c]
 
 
 def resize(image: Array) -> Array:

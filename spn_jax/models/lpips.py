@@ -106,8 +106,8 @@ class LPIPS(nnx.Module):
                 f"LPIPS ({self.net}) takes pairs (b, h, w, 3) with sides of {smallest} pixels at least, not {a.shape} and {b.shape}"
             )
         with jax.default_matmul_precision("highest"):
-            maps = (jnp.split(unit(x), 2) for x in self.features(jnp.concatenate([a, b])))
-            levels = [(jnp.square(x - y) @ lin[...]).mean((1, 2)) for (x, y), lin in zip(maps, self.lins, strict=True)]
+            maps = [jnp.split(unit(x), 2) for x in self.features(jnp.concatenate([a, b]))]
+            levels = [(jnp.square(x - y) * lin[...]).sum(-1).mean((1, 2)) for (x, y), lin in zip(maps, self.lins, strict=True)]
             return jnp.stack(levels).sum(0)
 
     def features(self, image: Array) -> list[Array]:
