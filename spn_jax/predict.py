@@ -24,7 +24,7 @@ from spn_jax.data.masks import read_hole
 from spn_jax.errors import InputError, run_command
 from spn_jax.files import check_writable, write_atomically
 from spn_jax.metrics import composite, quantise
-from spn_jax.models.spn import SMALLEST, SPN
+from spn_jax.models.spn import SMALLEST, SPN, Encoding
 
 # Suffix of an output: Pillow's name of the format and its options; every one but JPEG keeps each pixel as it is.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,6 +38,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 MEMINFO = Path("/proc/meminfo")  # of Linux
+PRECISION = functools.partial(jax.default_matmul_precision, "highest")  # at which completions are made and scored
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -78,7 +79,7 @@ class Inpainter:
 
     def __init__(self, model: SPN, config: Config):
         self.model, self.config = model, config
-        self._programs: dict[tuple[int, ...], Any] = {}  # compiled, by shape of the padded photo
+        self._programs: dict[tuple[int, ...], tuple[Any, Any]] = {}  # compiled, by shape of the padded photo
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:
@@ -108,32 +109,37 @@ class Inpainter:
         # Photo and mask are continued alike: a mirror image of the hole that counted as known would show what is under it.
         padded, hole = (pad(array, self.model.stride) for array in (image, mask))
         what = f"a photo of {width} x {height} pixels"
-        inputs = (self.model, padded, hole, np.uint32(seed % 2**32))
+        photo, number = (self.model, padded, hole), np.uint32(seed % 2**32)
         try:
-            program = self._program(inputs, what)
+            encode, decode = self._programs_for(photo, number, what)
+            encoding = encode(*photo)
             # One at a time: together they would need the memory of so many photos.
-            completed, finite = zip(*(jax.tree.map(np.asarray, program(*inputs, np.uint32(i))) for i in range(samples)), strict=True)
+            results = [jax.tree.map(np.asarray, decode(*photo, encoding, number, np.uint32(i))) for i in range(samples)]
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             raise InputError(f"{what} did not fit into the memory; make it smaller") from error
+        completed, finite = zip(*results, strict=True)
         if not all(finite):
             raise InputError("the model's prediction is not finite; its training diverged: take an earlier checkpoint")
         return np.stack(completed)[:, :height, :width]
 
-    def _program(self, inputs: tuple[Any, ...], what: str) -> Callable[..., tuple[Array, Array]]:
-        """The compiled network for the photo's size. InputError if it needs more memory than is free.
+    def _programs_for(self, photo: tuple[Any, ...], seed: np.uint32, what: str) -> tuple[Any, Any]:
+        """The compiled halves of the network for the photo's size. InputError if one needs more memory than is free.
 
         It is asked beforehand because a CPU does not report that memory ran out: the process is killed.
         """
-        shape = inputs[1].shape
+        shape = photo[1].shape
         if shape not in self._programs:
-            self._programs[shape] = _complete_one.lower(*inputs, np.uint32(0), how=self.config.eval.quantise).compile()
-        program = self._programs[shape]
-        needed, free = program.memory_analysis().temp_size_in_bytes, free_memory(jax.devices()[0])
+            encoding = jax.eval_shape(_encode, *photo)
+            decode = _decode.lower(*photo, encoding, seed, np.uint32(0), how=self.config.eval.quantise)
+            self._programs[shape] = _encode.lower(*photo).compile(), decode.compile()
+        sizes = [program.memory_analysis() for program in self._programs[shape]]
+        needed = max(size.temp_size_in_bytes + size.output_size_in_bytes for size in sizes)
+        free = free_memory(jax.devices()[0])
         if free is not None and needed > free:
             raise InputError(f"{what} needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; make it smaller")
-        return program
+        return self._programs[shape]
 
 
 def check_samples(samples: int, config: Config) -> None:
@@ -162,11 +168,15 @@ def complete(
     Returns:
         8-bit composites uint8 (b, s, h, w, 3), and what the model returned.
     """
-    with jax.default_matmul_precision("highest"):
+    with PRECISION():
         output = model(image.astype(jnp.float32) / 255, mask.astype(jnp.float32), noise)
-    predictions = quantise(output.image, how).astype(jnp.uint8)
+    return composites(output.image, image, mask, how), output
+
+
+def composites(predictions: Array, image: Array, mask: Array, how: Literal["truncate", "round"]) -> Array:
+    """Predictions (b, s, h, w, 3) in the hole and the photo (b, h, w, 3) elsewhere, uint8 (b, s, h, w, 3)."""
     # Known pixels are the photo's own 8-bit values; quantising a float copy of them could only lose.
-    return composite(predictions, image[:, None], mask[:, None]), output
+    return composite(quantise(predictions, how).astype(jnp.uint8), image[:, None], mask[:, None])
 
 
 def draw_noise(model: Any, seed: int | Array, photos: Array, samples: Array, height: int, width: int) -> Array | None:
@@ -195,14 +205,22 @@ def draw_noise(model: Any, seed: int | Array, photos: Array, samples: Array, hei
     return jax.vmap(of_photo, in_axes=(0, None))(photos, samples)
 
 
+@jax.jit
+def _encode(model: SPN, image: Array, mask: Array) -> Encoding:
+    """What all completions of a photo (h, w, 3) have in common."""
+    with PRECISION():
+        return model.encode(image[None].astype(jnp.float32) / 255, mask[None].astype(jnp.float32))
+
+
 @functools.partial(jax.jit, static_argnames="how")
-def _complete_one(
-    model: SPN, image: Array, mask: Array, seed: Array, sample: Array, how: Literal["truncate", "round"]
+def _decode(
+    model: SPN, image: Array, mask: Array, encoding: Encoding, seed: Array, sample: Array, how: Literal["truncate", "round"]
 ) -> tuple[Array, Array]:
-    """One completion, uint8 (h, w, 3), of one photo (h, w, 3), and whether the prediction is finite."""
+    """One completion, uint8 (h, w, 3), and whether the prediction is finite."""
     noise = draw_noise(model, seed, jnp.zeros(1, jnp.uint32), sample[None], *image.shape[:2])
-    completions, output = complete(model, image[None], mask[None], noise, how)
-    return completions[0, 0], jnp.isfinite(output.image).all()
+    with PRECISION():
+        predictions = model.decode(encoding, noise).image
+    return composites(predictions, image[None], mask[None], how)[0, 0], jnp.isfinite(predictions).all()
 
 
 def is_out_of_memory(error: Exception) -> bool:

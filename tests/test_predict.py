@@ -151,7 +151,7 @@ def test_a_photo_too_large_for_the_memory_is_one_sentence(sampler: Inpainter, mo
     def fail(*inputs: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(Inpainter, "_program", fail)
+    monkeypatch.setattr(Inpainter, "_programs_for", fail)
     with pytest.raises(InputError, match=r"^a photo of 29 x 21 pixels did not fit into the memory; make it smaller$"):
         sampler(photo(), corner(), samples=2)
 
@@ -171,7 +171,7 @@ def test_other_errors_of_the_device_are_not_hidden(sampler: Inpainter, monkeypat
     def fail(*inputs: Any, **options: Any) -> None:
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
-    monkeypatch.setattr(Inpainter, "_program", fail)
+    monkeypatch.setattr(Inpainter, "_programs_for", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
         sampler(photo(), corner())
 

@@ -33,6 +33,15 @@ class SPNOutput(NamedTuple):
     posterior: Posterior | None
 
 
+class Encoding(NamedTuple):
+    """What all completions of a batch of photos have in common: all that precedes the latent."""
+
+    trunk: Array  # of the prior learner (b, P/4, P/4, c)
+    skips: dict[int, Array]  # maps of its encoder by level
+    features: Array  # F_enc of the generator (b, P/4, P/4, c)
+    posterior: Posterior | None  # None in the deterministic model
+
+
 class SPN(nnx.Module):
     """Semantic Pyramid Network (Zhang et al., Pattern Recognition 2023).
 
@@ -84,21 +93,29 @@ class SPN(nnx.Module):
         """
         check_input(image, mask, self.stride)
         noise = self._noise(image.shape, noise, key, samples)
+        return self.decode(self.encode(image, mask), noise)
+
+    def encode(self, image: Array, mask: Array) -> Encoding:
+        """The first half of a call, for photos (b, P, P', 3) and masks (b, P, P', 1)."""
         masked = image * (1 - mask) + mask
         trunk, skips = self.prior_learner.encode(masked, mask)
-        features = self.generator.encode(masked, mask)
+        variational = self.prior_learner.variational
+        posterior = None if variational is None else variational.posterior(trunk)
+        return Encoding(trunk, skips, self.generator.encode(masked, mask), posterior)
 
-        posterior, latent, samples = None, None, 1
-        if noise is not None and self.prior_learner.variational is not None:
-            posterior = self.prior_learner.variational.posterior(trunk)
+    def decode(self, encoding: Encoding, noise: Array | None = None) -> SPNOutput:
+        """The second half: a completion for every noise (b, s, P/32, P'/32, z), or the only one of a deterministic model."""
+        shared, latent, samples = encoding[:3], None, 1
+        if encoding.posterior is not None and noise is not None:
             samples = noise.shape[1]
-            latent = merge_samples(posterior.sample(noise))
-            trunk, skips, features = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=0), (trunk, skips, features))
+            latent = merge_samples(encoding.posterior.sample(noise))
+            shared = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=0), shared)
+        trunk, skips, features = shared
         priors = self.prior_learner.pyramid(trunk, skips, latent)
         completed = self.generator.decode(self.generator.refine(features, priors), priors)
         distilled = self.prior_learner.distil(priors)
         image, priors, distilled = jax.tree.map(lambda x: split_samples(x, samples), (completed, priors, distilled))
-        return SPNOutput(image=image, prior=priors, distilled=distilled, posterior=posterior)
+        return SPNOutput(image=image, prior=priors, distilled=distilled, posterior=encoding.posterior)
 
     def _noise(self, shape: tuple[int, ...], noise: Array | None, key: Array | None, samples: int) -> Array | None:
         """The noise given or drawn; None for a deterministic model."""
