@@ -85,7 +85,8 @@ class SPN(nnx.Module):
             image: (b, P, P', 3) in [0, 1]; what lies under the mask is never looked at.
             mask: (b, P, P', 1), 1 = hole.
             noise: standard normal (b, s, P/32, P'/32, z), one a completion. The probabilistic model needs it or `key`.
-            key: of jax.random, to draw the noise of `samples` completions from.
+            key: of jax.random, to draw noise from.
+            samples: completions to draw with `key`.
 
         Raises:
             ValueError: shapes that do not fit each other or the network's stride; noise or a key for a deterministic model,
@@ -104,7 +105,12 @@ class SPN(nnx.Module):
         return Encoding(trunk, skips, self.generator.encode(masked, mask), posterior)
 
     def decode(self, encoding: Encoding, noise: Array | None = None) -> SPNOutput:
-        """The second half: a completion for every noise (b, s, P/32, P'/32, z), or the only one of a deterministic model."""
+        """The second half: a completion for every noise (b, s, P/32, P'/32, z), or the only one of a deterministic model.
+
+        Raises:
+            ValueError: noise of another shape; noise for a deterministic model, none for a probabilistic one.
+        """
+        check_noise(noise, encoding.posterior)
         shared, latent, samples = encoding[:3], None, 1
         if encoding.posterior is not None and noise is not None:
             samples = noise.shape[1]
@@ -124,16 +130,23 @@ class SPN(nnx.Module):
             if noise is not None or key is not None or samples != 1:
                 raise ValueError("noise, a key or samples were given, but this SPN is deterministic: it has no variational module")
             return None
-        wanted = self.noise_shape(height, width)
-        if key is not None and noise is None:
-            return jax.random.normal(key, (batch, samples, *wanted), jnp.float32)
-        if key is not None or noise is None:
-            raise ValueError("this SPN is probabilistic: give it either noise or a key to draw some")
-        if noise.ndim != 5 or (noise.shape[0], *noise.shape[2:]) != (batch, *wanted):
-            raise ValueError(
-                f"noise {noise.shape} must have the shape (b, s, h/32, w/32, z), here ({batch}, s, {', '.join(map(str, wanted))})"
-            )
+        if noise is None and key is not None:
+            return jax.random.normal(key, (batch, samples, *self.noise_shape(height, width)), jnp.float32)
+        if noise is None or key is not None or samples not in (1, noise.shape[1]):
+            raise ValueError("this SPN is probabilistic: give it either noise, which tells the number of samples, or a key to draw some")
         return noise
+
+
+def check_noise(noise: Array | None, posterior: Posterior | None) -> None:
+    """Raises ValueError unless noise (b, s, h, w, z) goes with a posterior (b, h, w, z), or neither is there."""
+    if posterior is None and noise is None:
+        return
+    if posterior is None or noise is None:
+        raise ValueError("a probabilistic SPN needs noise and a deterministic one takes none")
+    b, *rest = posterior.mu.shape
+    if noise.ndim != 5 or (noise.shape[0], *noise.shape[2:]) != (b, *rest) or not noise.shape[1]:
+        wanted = ", ".join(map(str, rest))
+        raise ValueError(f"noise {noise.shape} must have the shape (b, s, h/32, w/32, z), here ({b}, s, {wanted}) with s at least 1")
 
 
 def merge_samples(x: Array) -> Array:
