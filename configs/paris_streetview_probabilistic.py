@@ -31,5 +31,5 @@ def get_config() -> Config:
         loss=LossConfig(adversarial="hinge", feature_matching=10, perceptual=10, diversity=1, kl=0.05, vgg="data/vgg19.npz"),
         schedule=ScheduleConfig(length=75, learning_rate_drops=(50,), prior_loss_until=60),
         train=TrainConfig(samples=2),
-        eval=EvalConfig(samples=5),
+        eval=EvalConfig(batch_size=4, samples=5),
     )

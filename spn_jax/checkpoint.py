@@ -8,6 +8,7 @@ A converted checkpoint is step 0; its `training` is the discriminator alone, or 
 
 import contextlib
 import dataclasses
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ from spn_jax.parameters import compare_names, named_arrays, with_named_arrays
 FOLDER = "checkpoints"
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's name
 BEST_METRIC = "eval/psnr"
+LEVELS = ("1", "2", "3")  # of a teacher, as JSON has them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +128,10 @@ def load_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"checkpoint {path} is damaged ({first_line(error)}); delete this folder and use an earlier one")
+    return InputError(
+        f"checkpoint {path} is damaged ({first_line(error)}); delete this folder and use an earlier one of the run, "
+        "or convert the file again if it was converted"
+    )
 
 
 def split_state(state: Any) -> dict[str, dict[str, Any]]:
@@ -211,12 +216,29 @@ def read_info(path: Path) -> dict[str, Any]:
     """What a checkpoint says about itself.
 
     Raises:
-        InputError: it was not written by spn_jax.
+        InputError: it was not written by spn_jax, or what it says is damaged.
     """
     info = stored_metadata(path).custom_metadata
     if not isinstance(info, dict) or "config" not in info:
+        require_whole_metadata(path)
         raise InputError(f"checkpoint {path} was not written by spn_jax: it holds no config")
+    if not isinstance(info["config"], dict):
+        raise damaged(path, ValueError(f"its config is {str(info['config'])[:40]!r} instead of sections of settings"))
+    try:
+        teacher_channels(info)
+    except ValueError as error:
+        raise damaged(path, error) from error
     return info
+
+
+def require_whole_metadata(path: Path) -> None:
+    """Raises InputError if a checkpoint's description is cut short; Orbax then reads it as an empty one."""
+    try:
+        content = json.loads((path / METADATA).read_bytes())
+    except (OSError, ValueError) as error:
+        raise damaged(path, ValueError(f"{METADATA} cannot be read")) from error
+    if not isinstance(content, dict):
+        raise damaged(path, ValueError(f"{METADATA} holds no description"))
 
 
 def require_new_folder(folder: Path) -> None:
@@ -296,15 +318,28 @@ def load_discriminator(folder: Path) -> dict[str, jax.Array] | None:
 
 
 def teacher_channels(info: Mapping[str, Any]) -> dict[int, int]:
-    """{level: channels} of the teacher that a checkpoint's model was trained with."""
-    return {int(level): channels for level, channels in info["teacher"]["channels"].items()}
+    """{level: channels} of the teacher that a checkpoint's model was trained with.
+
+    Args:
+        info: of `read_info`, which has looked whether they are there.
+
+    Raises:
+        ValueError: they are not.
+    """
+    teacher = info.get("teacher")
+    channels = teacher.get("channels") if isinstance(teacher, dict) else None
+    if not isinstance(channels, dict):
+        raise ValueError("it does not say its teacher's channels")
+    if wrong := [f"{n}: {c!r}" for n, c in channels.items() if n not in LEVELS or type(c) is not int or c <= 0]:
+        raise ValueError(f"its teacher's channels are {', '.join(wrong)[:80]}")
+    return {int(level): count for level, count in channels.items()}
 
 
 def load_model(path: str | Path) -> LoadedModel:
     """The model of a checkpoint, alone from its folder; the moving average where the run kept one.
 
     Raises:
-        InputError: no complete checkpoint at `path`, or one of another version.
+        InputError: no complete checkpoint at `path`, a damaged one, or one of another version.
     """
     folder = find_checkpoint(path)
     info = read_info(folder)

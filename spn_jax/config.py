@@ -396,8 +396,17 @@ def from_dict(values: dict[str, Any], origin: str) -> Config:
     """Reverses `to_dict`, for settings that a checkpoint stored.
 
     A setting that is newer than the checkpoint takes its default, which therefore must mean what was done before there was
-    the setting. Settings that this version does not know are listed in an InputError naming `origin`.
+    the setting. Settings that this version does not know, values that are none of their setting's and sections that are
+    none are an InputError naming `origin`.
     """
+    if not isinstance(values, dict):
+        raise InputError(
+            f"the settings in {origin} are damaged: they are {str(values)[:40]!r} instead of sections of settings; take another checkpoint"
+        )
+    if broken := [f"{name}={str(given)[:40]!r}" for name, given in values.items() if not isinstance(given, dict)]:
+        raise InputError(
+            f"the settings in {origin} are damaged: {', '.join(broken)} instead of a section of settings; take another checkpoint"
+        )
     defaults = to_dict(Config())
     config = _from_values(values | {name: section | values.get(name, {}) for name, section in defaults.items()}, origin)
     check_config(config)
@@ -419,7 +428,7 @@ def _from_values(values: dict[str, Any], origin: str) -> Config:
         section, name = key.split(".")
         try:
             typed[section][name] = _convert(flat[key], kind)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise InputError(f"in {origin}, {key}={flat[key]!r} is not {_describe(kind)}") from None
     sections = {section.name: typing.cast(Any, section.type)(**typed[section.name]) for section in dataclasses.fields(Config)}
     return Config(**sections)

@@ -5,7 +5,9 @@ has and their shapes are those of our networks. Convolution kernels are (out, in
 other arrays are the same. A file fits if it holds exactly the entries of this layout; what differs is listed, all at once.
 """
 
+import collections
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 
 import jax.numpy as jnp
@@ -32,7 +34,13 @@ LEAVES = {
 SPECTRAL_LEAVES = {"kernel": "weight_orig", "u": "weight_u", "v": "weight_v"}
 HEADS = {3: "feature_mapping", 2: "feature_mapping_128", 1: "feature_mapping_256"}  # level -> distillation head
 TEACHER_CHANNELS = {1: 76, 2: 76, 3: 152}  # of TResNet-L, what the released heads predict
-LEFT_OUT = ("adversarial_loss.", "tresnet_xL_hold.", "vgg_loss.")  # labels, teacher and VGG19 of the published training objects
+LEFT_OUT = (  # labels, teacher and VGG19 of the published training objects, and VGG19's slices bare
+    "adversarial_loss.",
+    "tresnet_xL_hold.",
+    "vgg_loss.",
+    *(f"slice{i}." for i in range(1, 6)),
+)
+NETWORKS = ("generator", "discriminator")  # as the published training objects name them
 FULL_SIZE = {
     config.kind: config
     for config in (
@@ -164,7 +172,7 @@ def _layout(module: nnx.Module, modules: Iterable[tuple[str, str]]) -> Layout:
     for ours, theirs in modules:
         names = SPECTRAL_LEAVES if "u" in leaves[ours] else LEAVES
         for kind, shape in leaves[ours].items():
-            layout[f"{theirs}.{names[kind]}"] = Entry(f"{ours}.{kind}", _transposed(shape, TO_RELEASED))
+            layout[f"{theirs}.{names[kind]}"] = Entry(f"{ours}.{kind}", shape_to_released(shape))
     return layout
 
 
@@ -172,8 +180,19 @@ FROM_RELEASED = (2, 3, 1, 0)  # axes of kernels
 TO_RELEASED = (3, 2, 0, 1)
 
 
-def _transposed(shape: Shape, axes: Shape) -> Shape:
-    return tuple(shape[axis] for axis in axes) if len(shape) == 4 else shape
+def from_released(array: np.ndarray) -> np.ndarray:
+    """A view of a torch kernel (out, in, h, w) as (h, w, in, out); other arrays as they are."""
+    return array.transpose(FROM_RELEASED) if array.ndim == 4 else array
+
+
+def to_released(array: np.ndarray) -> np.ndarray:
+    """Reverses `from_released`."""
+    return array.transpose(TO_RELEASED) if array.ndim == 4 else array
+
+
+def shape_to_released(shape: Shape) -> Shape:
+    """The shape that `to_released` gives an array of this one."""
+    return tuple(shape[axis] for axis in TO_RELEASED) if len(shape) == 4 else tuple(shape)
 
 
 def model_from_released(arrays: Arrays, config: ModelConfig) -> dict[str, np.ndarray]:
@@ -201,16 +220,17 @@ def discriminator_to_released(arrays: Arrays, config: ModelConfig) -> dict[str, 
 
 
 def _from_released(arrays: Arrays, layout: Layout) -> dict[str, np.ndarray]:
-    return {entry.ours: arrays[name].transpose(FROM_RELEASED) if len(entry.shape) == 4 else arrays[name] for name, entry in layout.items()}
+    return {entry.ours: from_released(arrays[name]) for name, entry in layout.items()}
 
 
 def _to_released(arrays: Arrays, layout: Layout, config: ModelConfig) -> dict[str, np.ndarray]:
-    wanted = {entry.ours: _transposed(entry.shape, FROM_RELEASED) for entry in layout.values()}
+    wanted = {
+        entry.ours: tuple(entry.shape[axis] for axis in FROM_RELEASED) if len(entry.shape) == 4 else entry.shape
+        for entry in layout.values()
+    }
     problems = compare_names(wanted, {name: np.shape(array) for name, array in arrays.items()})
     refuse_unless_fitting(problems, "what is to be exported", config)
-    return {
-        name: arrays[entry.ours].transpose(TO_RELEASED) if len(entry.shape) == 4 else arrays[entry.ours] for name, entry in layout.items()
-    }
+    return {name: to_released(arrays[entry.ours]) for name, entry in layout.items()}
 
 
 def find_problems(arrays: Arrays, layout: Layout) -> list[str]:
@@ -228,26 +248,59 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-def refuse_unless_fitting(problems: list[str], what: str, config: ModelConfig) -> None:
+def refuse_unless_fitting(problems: list[str], what: str, config: ModelConfig, hint: str = "") -> None:
     """Raises InputError with all problems, if there are any."""
     if problems:
-        raise InputError(f"{what} does not fit the model {config.kind}: " + "; ".join(problems))
+        raise InputError(f"{what} does not fit the model {config.kind}{hint and f' ({hint})'}: " + "; ".join(problems))
 
 
 def head_channels(arrays: Arrays, config: ModelConfig) -> dict[int, int]:
-    """{level: channels} of the teacher, from the heads' kernels; TResNet-L's where a kernel is missing or is none."""
+    """{level: channels} of the teacher, from the heads' kernels; TResNet-L's where a kernel is missing, is none or has no channels."""
     kernels = {level: arrays.get(f"{HEADS[level]}.weight") for level in sorted(config.prior_levels)}
     return {
-        level: kernel.shape[0] if kernel is not None and kernel.ndim == 4 else TEACHER_CHANNELS[level] for level, kernel in kernels.items()
+        level: kernel.shape[0] if kernel is not None and kernel.ndim == 4 and kernel.shape[0] else TEACHER_CHANNELS[level]
+        for level, kernel in kernels.items()
     }
 
 
 @dataclasses.dataclass(frozen=True)
-class ReleasedFile:
-    """The entries of a released file by network, without their prefixes; the discriminator's are none where the file has none."""
+class Entries:
+    """One network's entries in a released file: {name without prefixes: array}, and {that name: the file's own}."""
 
-    generator: dict[str, np.ndarray]
-    discriminator: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
+    whole: dict[str, str]
+
+    def whole_name(self, name: str) -> str:
+        """The file's own name of an entry; of one that is not there, the name it would have beside the others."""
+        return self.whole.get(name, self._prefix + name)
+
+    def misfits(self, layout: Layout) -> list[str]:
+        """`find_problems`, by the file's own names."""
+        named = {self.whole_name(name): array for name, array in self.arrays.items()}
+        return find_problems(named, {self.whole_name(name): entry for name, entry in layout.items()})
+
+    def bad_numbers(self) -> list[str]:
+        """A line for every entry that is not float32 and for every one that is not finite."""
+        lines = [
+            f"{self.whole[name]} is {array.dtype} instead of float32" for name, array in self.arrays.items() if array.dtype != np.float32
+        ]
+        for name, array in self.arrays.items():
+            if np.issubdtype(array.dtype, np.floating) and (count := array.size - np.isfinite(array).sum()):
+                lines.append(f"{self.whole[name]} holds numbers that are not finite ({count} of {array.size})")
+        return lines
+
+    @functools.cached_property
+    def _prefix(self) -> str:
+        prefixes = collections.Counter(whole.removesuffix(name) for name, whole in self.whole.items())
+        return max(prefixes, key=lambda prefix: prefixes[prefix], default="")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleasedFile:
+    """The entries of a released file by network; the discriminator's are none where the file has none."""
+
+    generator: Entries
+    discriminator: Entries
     left_out: list[str]  # whole names of what belongs to neither
     problems: list[str]  # names that two entries share once the prefixes are off
 
@@ -255,39 +308,50 @@ class ReleasedFile:
 def split_released(arrays: Arrays) -> ReleasedFile:
     """Sorts the entries of a released file, bare or with `generator.` or `discriminator.`, then perhaps `module.`, in front."""
     judges = {theirs for config in FULL_SIZE.values() for _, theirs in discriminator_modules(config)}
-    file = ReleasedFile({}, {}, [], [])
-    whole: dict[tuple[str, str], str] = {}
+    file = ReleasedFile(Entries({}, {}), Entries({}, {}), [], [])
     for name, array in arrays.items():
-        if name.startswith(LEFT_OUT):
+        if name.removeprefix("module.").startswith(LEFT_OUT):
             file.left_out.append(name)
             continue
         network, dot, rest = name.partition(".")
-        if not dot or network not in ("generator", "discriminator"):
+        if not dot or network not in NETWORKS:
             network, rest = "", name
         bare = rest.removeprefix("module.")
         if not network:
             network = "discriminator" if bare.rpartition(".")[0] in judges else "generator"
-        if (network, bare) in whole:
-            file.problems.append(f"{whole[network, bare]} and {name} are the same entry")
+        entries = file.generator if network == "generator" else file.discriminator
+        if bare in entries.arrays:
+            file.problems.append(f"{entries.whole[bare]} and {name} are the same entry")
             continue
-        whole[network, bare] = name
-        (file.generator if network == "generator" else file.discriminator)[bare] = array
+        entries.arrays[bare], entries.whole[bare] = array, name
     return file
 
 
-def detect_kind(names: Iterable[str], what: str) -> str:
-    """The kind of model that released generator names are of: the one whose modules they agree with most; `what` says in an error whose.
+def detect_kind(file: ReleasedFile, what: str) -> str:
+    """The kind of model that a file's generator is of; `what` says in an error which file it is.
 
     Raises:
-        InputError: they have nothing in common with any.
+        InputError: its names have nothing in common with any.
     """
+    if kind := nearest_kind(file.generator.arrays):
+        return kind
+    needed = "it must hold a generator, that is entries such as encoder_conv1.weight or generator.module.encoder_conv1.weight"
+    names = [*file.generator.whole.values(), *file.discriminator.whole.values(), *file.left_out]
+    if not names:
+        raise InputError(f"{what} is empty; {needed}")
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    if file.discriminator.arrays and not file.generator.arrays:
+        raise InputError(f"{what} holds a discriminator and no generator ({shown}); {needed}")
+    raise InputError(f"{what} holds nothing of {', '.join(FULL_SIZE)} ({shown}); {needed}")
+
+
+def nearest_kind(names: Iterable[str]) -> str | None:
+    """The kind whose modules released generator names without prefixes agree with most; None if they agree with none."""
     given = {name.rpartition(".")[0] for name in names}
     modules = {kind: {theirs for _, theirs in model_modules(config)} for kind, config in FULL_SIZE.items()}
     shares = {kind: len(given & known) / len(given | known) for kind, known in modules.items()}
     kind = max(shares, key=lambda kind: shares[kind])
-    if not shares[kind]:
-        raise InputError(f"{what} is no released checkpoint: it holds no generator of {', '.join(FULL_SIZE)}, by the names of its entries")
-    return kind
+    return kind if shares[kind] else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,24 +363,32 @@ class Converted:
     teacher_channels: dict[int, int]
 
 
-def convert_released(file: ReleasedFile, config: ModelConfig, what: str) -> Converted:
-    """A released file as the model that `config` describes; `what` says in an error which file it is.
+def convert_released(
+    file: ReleasedFile, config: ModelConfig, what: str, *, teacher_channels: Mapping[int, int] | None = None, hint: str = ""
+) -> Converted:
+    """A released file as the model that `config` describes.
+
+    Args:
+        what: says in an error which file it is.
+        teacher_channels: {level: channels} that the distillation heads must have; None: those they have.
+        hint: says in an error about entries that do not fit what to do if the model has other sizes.
 
     Raises:
-        InputError: lists every entry, of both networks, that does not fit or is not float32.
+        InputError: lists every entry, of both networks, that does not fit, is not float32 or holds numbers that are not finite.
     """
-    channels = head_channels(file.generator, config)
+    channels = head_channels(file.generator.arrays, config)
+    if teacher_channels is not None:
+        channels = {level: teacher_channels[level] for level in channels}
     model, discriminator = model_layout(config, channels), discriminator_layout(config)
-    problems = [*file.problems, *find_problems(file.generator, model)]
-    if file.discriminator:
-        problems += find_problems(file.discriminator, discriminator)
-    entries = [*file.generator.items(), *file.discriminator.items()]
-    problems += [f"{name} is {array.dtype} instead of float32" for name, array in entries if array.dtype != np.float32]
-    if problems and (kind := detect_kind(file.generator, what)) != config.kind:
-        what += f", whose names are those of {kind},"
-    refuse_unless_fitting(problems, what, config)
+    misfits, numbers = file.generator.misfits(model), file.generator.bad_numbers()
+    if file.discriminator.arrays:
+        misfits += file.discriminator.misfits(discriminator)
+        numbers += file.discriminator.bad_numbers()
+    if (kind := nearest_kind(file.generator.arrays)) not in (None, config.kind):
+        what, hint = f"{what}, whose names are those of {kind},", ""
+    refuse_unless_fitting([*file.problems, *misfits, *numbers], what, config, hint if misfits else "")
     return Converted(
-        model=_from_released(file.generator, model),
-        discriminator=_from_released(file.discriminator, discriminator) if file.discriminator else None,
+        model=_from_released(file.generator.arrays, model),
+        discriminator=_from_released(file.discriminator.arrays, discriminator) if file.discriminator.arrays else None,
         teacher_channels=channels,
     )

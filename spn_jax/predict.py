@@ -5,9 +5,10 @@ completions by a probabilistic model, as FILE-1 ... FILE-N.
 """
 
 import argparse
+import contextlib
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -24,7 +25,7 @@ from spn_jax.data.masks import read_hole
 from spn_jax.errors import InputError, run_command
 from spn_jax.files import check_writable, write_atomically
 from spn_jax.metrics import composite, quantise
-from spn_jax.models.spn import SMALLEST, SPN
+from spn_jax.models.spn import SMALLEST, SPN, Encoding
 
 # Suffix of an output: Pillow's name of the format and its options; every one but JPEG keeps each pixel as it is.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,20 +39,24 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 MEMINFO = Path("/proc/meminfo")  # of Linux
+CGROUP = Path("/sys/fs/cgroup")  # of a container, with the limit that it has
+SEEDS = 2**32
+PRECISION = functools.partial(jax.default_matmul_precision, "highest")  # at which completions are made and scored
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
-    outputs = output_files(options)
+    check_options(options)
     photo, mask = read_inputs(options)
     inpainter = Inpainter.from_checkpoint(options.checkpoint)
     check_samples(options.samples, inpainter.config)
+    outputs = output_files(options)
     check_writable(options.output.parent)
-    if is_lossy(options.output):
-        print(f"note: JPEG changes every pixel a little, those outside the hole too; an --output that ends in {lossless()} does not")
-    for output, completed in zip(outputs, inpainter(photo, mask, options.samples, options.seed), strict=True):
+    for output, completed in zip(outputs, inpainter.completions(photo, mask, options.samples, options.seed), strict=True):
         write_atomically(output, encode(completed, output))
         print(f"written: {output}", flush=True)
+    if is_lossy(options.output):
+        print(f"note: JPEG changes every pixel a little, those outside the hole too; an --output that ends in {lossless()} does not")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -78,7 +83,7 @@ class Inpainter:
 
     def __init__(self, model: SPN, config: Config):
         self.model, self.config = model, config
-        self._programs: dict[tuple[int, ...], Any] = {}  # compiled, by shape of the padded photo
+        self._programs: dict[tuple[int, ...], tuple[Any, Any]] = {}  # compiled, by shape of the padded photo
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:
@@ -87,53 +92,60 @@ class Inpainter:
         return cls(loaded.model, loaded.config)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, samples: int = 1, seed: int = 0) -> np.ndarray:
+        """All of `completions` as one array, uint8 (s, h, w, 3)."""
+        return np.stack(list(self.completions(image, mask, samples, seed)))
+
+    def completions(self, image: np.ndarray, mask: np.ndarray, samples: int = 1, seed: int = 0) -> Iterator[np.ndarray]:
         """Completes one photo. A size that has not been seen before is compiled first, which takes longer than the work itself.
 
         Args:
             image: uint8 (h, w, 3), h and w at least 1; it is neither cut nor resized.
             mask: uint8 (h, w, 1), 1 = hole; what the image holds there has no influence.
             samples: number of completions; more add to those that fewer give.
-            seed: of their noise.
+            seed: of their noise, from 0 to 2^32 - 1.
 
-        Returns:
-            uint8 (s, h, w, 3); bit for bit the image outside the hole.
+        Yields:
+            uint8 (h, w, 3), one completion after the other; bit for bit the image outside the hole.
 
         Raises:
             InputError: several samples of a deterministic model; a photo too large for the memory; a model that diverged.
-            ValueError: arrays of another type or shape.
+            ValueError: arrays of another type or shape, a seed outside its range.
         """
         check_arrays(image, mask)
         check_samples(samples, self.config)
+        if not 0 <= seed < SEEDS:
+            raise ValueError(f"seed {seed} must lie between 0 and {SEEDS - 1}")
         height, width = image.shape[:2]
         # Photo and mask are continued alike: a mirror image of the hole that counted as known would show what is under it.
         padded, hole = (pad(array, self.model.stride) for array in (image, mask))
         what = f"a photo of {width} x {height} pixels"
-        inputs = (self.model, padded, hole, np.uint32(seed % 2**32))
-        try:
-            program = self._program(inputs, what)
-            # One at a time: together they would need the memory of so many photos.
-            completed, finite = zip(*(jax.tree.map(np.asarray, program(*inputs, np.uint32(i))) for i in range(samples)), strict=True)
-        except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise InputError(f"{what} did not fit into the memory; make it smaller") from error
-        if not all(finite):
-            raise InputError("the model's prediction is not finite; its training diverged: take an earlier checkpoint")
-        return np.stack(completed)[:, :height, :width]
+        photo, number = (self.model, padded, hole), np.uint32(seed)
+        with out_of_memory_in_words(what):
+            encode, decode = self._programs_for(photo, number, what)
+            encoding = encode(*photo)
+        for sample in range(samples):  # one at a time: together they would need the memory of so many photos
+            with out_of_memory_in_words(what):
+                completed, finite = jax.tree.map(np.asarray, decode(*photo, encoding, number, np.uint32(sample)))
+            if not finite:
+                raise InputError("the model's prediction is not finite; its training diverged: take an earlier checkpoint")
+            yield completed[:height, :width]
 
-    def _program(self, inputs: tuple[Any, ...], what: str) -> Callable[..., tuple[Array, Array]]:
-        """The compiled network for the photo's size. InputError if it needs more memory than is free.
+    def _programs_for(self, photo: tuple[Any, ...], seed: np.uint32, what: str) -> tuple[Any, Any]:
+        """The compiled halves of the network for the photo's size. InputError if one needs more memory than is free.
 
         It is asked beforehand because a CPU does not report that memory ran out: the process is killed.
         """
-        shape = inputs[1].shape
+        shape = photo[1].shape
         if shape not in self._programs:
-            self._programs[shape] = _complete_one.lower(*inputs, np.uint32(0), how=self.config.eval.quantise).compile()
-        program = self._programs[shape]
-        needed, free = program.memory_analysis().temp_size_in_bytes, free_memory(jax.devices()[0])
+            encoding = jax.eval_shape(_encode, *photo)
+            decode = _decode.lower(*photo, encoding, seed, np.uint32(0), how=self.config.eval.quantise)
+            self._programs[shape] = _encode.lower(*photo).compile(), decode.compile()
+        sizes = [program.memory_analysis() for program in self._programs[shape]]
+        needed = max(size.temp_size_in_bytes + size.output_size_in_bytes for size in sizes)
+        free = free_memory(jax.devices()[0])
         if free is not None and needed > free:
             raise InputError(f"{what} needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; make it smaller")
-        return program
+        return self._programs[shape]
 
 
 def check_samples(samples: int, config: Config) -> None:
@@ -162,11 +174,15 @@ def complete(
     Returns:
         8-bit composites uint8 (b, s, h, w, 3), and what the model returned.
     """
-    with jax.default_matmul_precision("highest"):
+    with PRECISION():
         output = model(image.astype(jnp.float32) / 255, mask.astype(jnp.float32), noise)
-    predictions = quantise(output.image, how).astype(jnp.uint8)
+    return composites(output.image, image, mask, how), output
+
+
+def composites(predictions: Array, image: Array, mask: Array, how: Literal["truncate", "round"]) -> Array:
+    """Predictions (b, s, h, w, 3) in the hole and the photo (b, h, w, 3) elsewhere, uint8 (b, s, h, w, 3)."""
     # Known pixels are the photo's own 8-bit values; quantising a float copy of them could only lose.
-    return composite(predictions, image[:, None], mask[:, None]), output
+    return composite(quantise(predictions, how).astype(jnp.uint8), image[:, None], mask[:, None])
 
 
 def draw_noise(model: Any, seed: int | Array, photos: Array, samples: Array, height: int, width: int) -> Array | None:
@@ -195,14 +211,33 @@ def draw_noise(model: Any, seed: int | Array, photos: Array, samples: Array, hei
     return jax.vmap(of_photo, in_axes=(0, None))(photos, samples)
 
 
+@jax.jit
+def _encode(model: SPN, image: Array, mask: Array) -> Encoding:
+    """What all completions of a photo (h, w, 3) have in common."""
+    with PRECISION():
+        return model.encode(image[None].astype(jnp.float32) / 255, mask[None].astype(jnp.float32))
+
+
 @functools.partial(jax.jit, static_argnames="how")
-def _complete_one(
-    model: SPN, image: Array, mask: Array, seed: Array, sample: Array, how: Literal["truncate", "round"]
+def _decode(
+    model: SPN, image: Array, mask: Array, encoding: Encoding, seed: Array, sample: Array, how: Literal["truncate", "round"]
 ) -> tuple[Array, Array]:
-    """One completion, uint8 (h, w, 3), of one photo (h, w, 3), and whether the prediction is finite."""
+    """One completion, uint8 (h, w, 3), and whether the prediction is finite."""
     noise = draw_noise(model, seed, jnp.zeros(1, jnp.uint32), sample[None], *image.shape[:2])
-    completions, output = complete(model, image[None], mask[None], noise, how)
-    return completions[0, 0], jnp.isfinite(output.image).all()
+    with PRECISION():
+        predictions = model.decode(encoding, noise).image
+    return composites(predictions, image[None], mask[None], how)[0, 0], jnp.isfinite(predictions).all()
+
+
+@contextlib.contextmanager
+def out_of_memory_in_words(what: str) -> Iterator[None]:
+    """Turns the errors that mean too little memory into an InputError."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"{what} did not fit into the memory; make it smaller") from error
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -218,7 +253,15 @@ def free_memory(device: jax.Device) -> int | None:
     if device.platform != "cpu" or not MEMINFO.is_file():
         return None
     kilobytes = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in MEMINFO.read_text().splitlines())}
-    return 1024 * (kilobytes["MemAvailable"] + kilobytes["SwapFree"])
+    return min([1024 * (kilobytes["MemAvailable"] + kilobytes["SwapFree"]), *free_in_container()])
+
+
+def free_in_container() -> list[int]:
+    """Bytes up to the limit of the control group that the process runs in; empty where there is none."""
+    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
+    if not limit.is_file() or not used.is_file() or limit.read_text().strip() == "max":
+        return []
+    return [int(limit.read_text()) - int(used.read_text())]
 
 
 def pad(array: np.ndarray, stride: int) -> np.ndarray:
@@ -257,34 +300,32 @@ def read_inputs(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
             f"--mask {options.mask} is {ours} pixels, the photo {options.image}, upright, is {theirs}; make a mask of the photo's size"
         )
     if not hole.any():
-        hint = (
-            "black is the hole with --invert-mask, without it white is"
-            if options.invert_mask
-            else "white is the hole; --invert-mask: black"
-        )
-        raise InputError(f"nothing to fill: no pixel of --mask {options.mask} is {'black' if options.invert_mask else 'white'} ({hint})")
+        colour, hint = ("white", "white is the hole; --invert-mask: black")
+        if options.invert_mask:
+            colour, hint = ("black", "black is the hole with --invert-mask, without it white is")
+        raise InputError(f"nothing to fill: no pixel of --mask {options.mask} is {colour} ({hint}; what is transparent is no hole)")
     return photo, hole.astype(np.uint8)[..., None]
 
 
-def output_files(options: argparse.Namespace) -> list[Path]:
-    """A file a completion.
-
-    Raises:
-        InputError: one could not be written, or would replace what is read; a number that is none of samples or a seed.
-    """
-    output = options.output
+def check_options(options: argparse.Namespace) -> None:
+    """Raises InputError for what can be known to be wrong before anything is read."""
     if options.samples < 1:
         raise InputError(f"--samples {options.samples} must be at least 1")
-    if options.seed < 0:
-        raise InputError(f"--seed {options.seed} must not be negative")
-    if output.suffix.lower() not in FORMATS:
-        raise InputError(f"--output {output} must name an image file: its suffix is none of {', '.join(FORMATS)}")
+    if not 0 <= options.seed < SEEDS:
+        raise InputError(f"--seed {options.seed} must lie between 0 and {SEEDS - 1}")
+    if options.output.suffix.lower() not in FORMATS:
+        raise InputError(f"--output {options.output} must name an image file: its suffix is none of {', '.join(FORMATS)}")
+
+
+def output_files(options: argparse.Namespace) -> list[Path]:
+    """A file a completion; InputError if one could not be written, or would replace what is read."""
+    output, read = options.output, (options.image.resolve(), options.mask.resolve())
     numbered = [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(1, options.samples + 1)]
     files = numbered if options.samples > 1 else [output]
     for file in files:
         if file.is_dir():
             raise InputError(f"--output {file} is a folder; choose the name of a file")
-        if file.resolve() in (options.image.resolve(), options.mask.resolve()):
+        if file.resolve() in read:
             raise InputError(f"--output {file} would replace what is read; choose another name")
     return files
 

@@ -37,6 +37,7 @@ from spn_jax.checkpoint import (
     newest_checkpoint,
     read_info,
     restore,
+    stored_metadata,
 )
 from spn_jax.config import Config, TrainConfig, changed_settings, describe, from_dict, load_config, to_dict
 from spn_jax.data.images import PhotoSource, open_photos
@@ -190,7 +191,8 @@ def open_frozen(config: Config) -> tuple[Frozen, str | None]:
     """VGG19 where a loss compares its features, and where its weights come from; InputError if there are none."""
     if not (config.loss.perceptual or config.loss.diversity):
         return Frozen(), None
-    vgg, origin = load_vgg19(config.loss.vgg, config.train.seed, jnp.dtype(config.train.compute_dtype))
+    # In float32 whatever the networks compute in: rounded to bfloat16, most pixels of two samples are equal.
+    vgg, origin = load_vgg19(config.loss.vgg, config.train.seed, jnp.float32)
     return Frozen(vgg=vgg), origin
 
 
@@ -225,7 +227,7 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
     lines = changed_settings(from_dict(stored["config"], origin=str(workdir)), config)
     if any(stored["teacher"][key] != info["teacher"][key] for key in ("channels", "identity")):
         lines.append(f"teacher's cache: {stored['teacher']} -> {info['teacher']}")
-    if stored.get("vgg") != info["vgg"]:
+    if weights_identity(stored.get("vgg")) != weights_identity(info["vgg"]):
         lines.append(f"weights of VGG19: {stored.get('vgg')} -> {info['vgg']}")
     before, now = stored.get("data", info["data"]), info["data"]
     lines += [f"training {kind}: {before[kind]} -> {now[kind]}" for kind in now if before[kind] != now[kind]]
@@ -234,6 +236,16 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
             f"{workdir} holds a run with other settings ({'; '.join(lines)}); "
             "give the settings back their values, or choose another --workdir (with --init to start from its parameters)"
         )
+
+
+def head_names(folder: Path) -> list[str]:
+    """Parameters of the distillation heads in a checkpoint."""
+    return sorted(name for name in stored_metadata(folder).metadata["model"] if name.startswith(HEADS))
+
+
+def weights_identity(origin: str | None) -> str | None:
+    """What of the text that `load_vgg19` gives does not depend on the name of a file: the weights' hash, or the seed of random ones."""
+    return origin.rpartition("sha256 ")[2] if origin else None
 
 
 def initialise_from(state: TrainState, path: str, mesh: Mesh, say: Say) -> TrainState:
@@ -246,9 +258,15 @@ def initialise_from(state: TrainState, path: str, mesh: Mesh, say: Say) -> Train
     wanted = named_arrays(state.model)
     arrays = {name: np.asarray(array) for name, array in load_parameters(folder, wanted, optional=HEADS).items()}
     model = replicate(with_named_arrays(state.model, {**wanted, **arrays}, what=str(folder)), mesh)
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise InputError(
+            f"checkpoint {folder} holds parameters that are not finite, its training diverged; pass an earlier one with --init"
+        )
     say(f"starts from the parameters of {folder}")
+    if left := [name for name in head_names(folder) if name not in arrays]:
+        say(f"these of its distillation heads do not fit this run and are left out: {', '.join(left)}")
     if anew := [name for name in wanted if name not in arrays]:
-        say(f"these belong to another teacher there and start anew: {', '.join(anew)}")
+        say(f"these of this run's start anew: {', '.join(anew)}")
     ema = None if state.ema is None else jax.tree.map(jnp.copy, model)  # the step overwrites both, so they must not share memory
     state = dataclasses.replace(state, model=model, ema=ema)
 

@@ -12,7 +12,6 @@ import functools
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from spn_jax.parameters import compare_names, named_arrays, with_named_arrays
 
 FORMAT = 1
 INFO = "spn_jax"  # name of the JSON entry
+LONGEST_INFO = 100_000  # bytes of it
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -76,35 +76,49 @@ def read_weights(path: str | Path, network: str) -> tuple[dict[str, np.ndarray],
     if not Path(path).is_file():
         raise InputError(f"weights {path} is not a file; {advice}")
     try:
-        entries = _read_npz(path)
-    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(path) as archive:
+            info = _read_info(archive)
+            if info is None:
+                raise InputError(f"weights {path} was not written by teacher_export.weights; {advice}")
+            if info["format"] != FORMAT:
+                raise InputError(f"weights {path} has format {info['format']}, this version reads {FORMAT}; {advice}")
+            if info["network"] != network:
+                raise InputError(f"weights {path} is of the network {info['network']}, not {network}; {advice}")
+            headers = {name: header for name, header in _read_headers(archive).items() if name != INFO}
+            problems = compare_names(NETWORKS[network].shapes(), {name: shape for name, (shape, _) in headers.items()})
+            problems += [f"{name} is {dtype} instead of float32" for name, (_, dtype) in headers.items() if dtype != np.float32]
+            if problems:
+                raise InputError(f"weights {path} does not fit {network}: {'; '.join(problems)}; {advice}")
+            return {name: _read_array(archive, name) for name in headers}, info
+    except InputError:
+        raise
+    except Exception as error:  # bytes that anybody may have written: zipfile, zlib, NumPy and tokenize each have errors of their own
         raise InputError(f"weights {path} is damaged or no .npz file; {advice}") from error
-    info = _read_info(entries.pop(INFO, None))
-    if info is None:
-        raise InputError(f"weights {path} was not written by teacher_export.weights; {advice}")
-    if info["format"] != FORMAT:
-        raise InputError(f"weights {path} has format {info['format']}, this version reads {FORMAT}; {advice}")
-    if info["network"] != network:
-        raise InputError(f"weights {path} is of the network {info['network']}, not {network}; {advice}")
-    problems = compare_names(NETWORKS[network].shapes(), {name: array.shape for name, array in entries.items()})
-    problems += [f"{name} is {array.dtype} instead of float32" for name, array in entries.items() if array.dtype != np.float32]
-    if problems:
-        raise InputError(f"weights {path} does not fit {network}: {'; '.join(problems)}; {advice}")
-    return entries, info
 
 
-def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """All entries of a weights file, none of an .npz without INFO; what is no .npz raises one of a dozen exceptions. Executes nothing."""
-    with open(path, "rb") as file:
-        content = np.load(file, allow_pickle=False)
-        if not isinstance(content, np.lib.npyio.NpzFile):
-            raise ValueError("a single array")
-        return {name: np.asarray(content[name]) for name in content.files} if INFO in content.files else {}
+def _read_headers(archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """{entry: (shape, dtype)}, of which the first bytes tell; no entry is unpacked that does not fit."""
+    headers = {}
+    for name in archive.namelist():
+        with archive.open(name) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        headers[name.removesuffix(".npy")] = tuple(shape), dtype
+    return headers
 
 
-def _read_info(entry: np.ndarray | None) -> dict[str, Any] | None:
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_info(archive: zipfile.ZipFile) -> dict[str, Any] | None:
     """The JSON entry; None where there is none or it is another program's."""
-    if entry is None or entry.dtype.kind != "U":
+    if f"{INFO}.npy" not in archive.namelist() or archive.getinfo(f"{INFO}.npy").file_size > LONGEST_INFO:
+        return None
+    entry = _read_array(archive, INFO)
+    if entry.dtype.kind != "U":
         return None
     try:
         info = json.loads(str(entry))

@@ -30,6 +30,9 @@ from spn_jax.checkpoint import (
 from spn_jax.config import Config, EvalConfig, apply_overrides, load_config, to_dict
 from spn_jax.convert import (
     FULL_SIZE,
+    LEFT_OUT,
+    NETWORKS,
+    TEACHER_CHANNELS,
     Converted,
     convert_released,
     detect_kind,
@@ -43,15 +46,18 @@ from spn_jax.log import quiet_libraries
 from spn_jax.parameters import named_arrays
 
 LAYOUT = "it must hold a released SPN as {name: tensor}, or that in {name: {...}}"
+SIZES = "if its sizes are not the published ones, describe them with --config"
 DEEPEST = 8  # dictionaries in dictionaries; one that holds itself has no end
 
 DESCRIPTION = """\
 Makes a checkpoint of spn_jax from a checkpoint of the authors' PyTorch programs, or the reverse (--to-torch).
 
 From PyTorch, INPUT is the .pt file and OUTPUT a new folder, which evaluate, predict and train --init then take as a checkpoint.
-The file is read without executing anything in it. Names may begin with `generator.` or `discriminator.`, then `module.`.
-Labels, teacher and VGG19 (adversarial_loss.*, tresnet_xL_hold.*, vgg_loss.*) are left out and listed; any other entry that is
-missing, left over or misshapen stops the command. A file without discriminator gives a checkpoint without one.
+The file is read without executing anything in it. Names may begin with `generator.` or `discriminator.`, then `module.`;
+all may lie in one dictionary more ({"state_dict": {...}}). Labels, teacher and VGG19 (adversarial_loss.*, tresnet_xL_hold.*,
+vgg_loss.*, slice1.* to slice5.*) are left out and listed; any other entry that is missing, left over, misshapen, not float32 or
+not finite stops the command. A file without discriminator gives a checkpoint without one. Without --config the distillation
+heads must have TResNet-L's channels, as the published ones; with it they may have others.
 
 To PyTorch, INPUT is a work directory or one of its checkpoints, and OUTPUT a new .pt file.
 Both ways every number keeps all its bits."""
@@ -119,17 +125,19 @@ def from_torch(path: Path, output: Path, *, kind: str | None, config_file: str |
 
     arrays, digest = read_arrays(path)
     file = split_released(arrays)
-    kind = kind or (config.model.kind if config else detect_kind(file.generator, str(path)))
-    config = config or apply_overrides(default_config(kind), overrides)
-    converted = convert_released(file, config.model, str(path))
-    print(f"{path}: {kind}, {count(converted.model):,} parameters in prior learner and generator")
-    if converted.discriminator:
-        print(f"discriminator: {count(converted.discriminator):,} parameters")
+    kind = kind or (config.model.kind if config else detect_kind(file, str(path)))
+    if config:
+        converted = convert_released(file, config.model, str(path))
     else:
+        config = apply_overrides(default_config(kind), overrides)
+        converted = convert_released(file, config.model, str(path), teacher_channels=TEACHER_CHANNELS, hint=SIZES)
+    print(f"{path}: {kind}, {count(converted.model):,} parameters in prior learner and generator")
+    print(f"distillation heads: {', '.join(f'l={level} {n}' for level, n in converted.teacher_channels.items())} channels")
+    if converted.discriminator is None:
         print("discriminator: there is none in the file, so none in the checkpoint; train --init starts a new one")
-    print(f"left out: {len(file.left_out)} entries that belong to neither")
-    for name in file.left_out:
-        print(f"  {name}")
+    else:
+        print(f"discriminator: {count(converted.discriminator):,} parameters")
+    print(f"left out: {describe_left_out(file.left_out)}")
     info = checkpoint_info(config, converted, {"file": path.name, "sha256": digest})
     folder = save_converted(output, converted.model, converted.discriminator, info)
     print(f"wrote {folder}", flush=True)
@@ -157,6 +165,14 @@ def checkpoint_info(config: Config, converted: Converted, source: Mapping[str, s
     }
 
 
+def describe_left_out(names: Sequence[str]) -> str:
+    """How many and, a line each, which."""
+    if not names:
+        return "nothing"
+    belong = "entry that belongs" if len(names) == 1 else "entries that belong"
+    return "\n  ".join([f"{len(names)} {belong} to neither", *names])
+
+
 def count(arrays: Mapping[str, np.ndarray]) -> int:
     """Parameters, not counting the singular vectors of spectral norm."""
     return sum(math.prod(array.shape) for name, array in arrays.items() if not name.endswith((".u", ".v")))
@@ -164,6 +180,8 @@ def count(arrays: Mapping[str, np.ndarray]) -> int:
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
     """The tensors of a torch file by name, those in dictionaries with dots between, and the file's SHA-256.
+
+    A dictionary around everything is taken off and printed.
 
     Raises:
         InputError: not a torch file, code in it, anything but tensors (listed), or one name twice.
@@ -173,6 +191,9 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
     content = read_torch_file(path, str(path), LAYOUT)
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}; {LAYOUT}")
+    around, content = unwrap(content)
+    if around:
+        print(f"{path}: read what lies in its only entry {'.'.join(around)}", flush=True)
     arrays: dict[str, np.ndarray] = {}
     problems = []
     for name, value in flatten(content):
@@ -187,6 +208,18 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
         raise InputError(f"{path} has another layout: {'; '.join(problems)}; {LAYOUT}")
     with open(path, "rb") as file:
         return arrays, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unwrap(content: Mapping[Any, Any]) -> tuple[list[str], Mapping[Any, Any]]:
+    """The names of the dictionaries that lie around everything, such as {"state_dict": {...}}, and what lies in them."""
+    around: list[str] = []
+    while len(content) == 1 and len(around) < DEEPEST:
+        ((key, value),) = content.items()
+        if not isinstance(value, Mapping) or key in (*NETWORKS, "module") or f"{key}.".startswith(LEFT_OUT):
+            break
+        around.append(str(key))
+        content = value
+    return around, content
 
 
 def flatten(content: Mapping[Any, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:

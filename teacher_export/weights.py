@@ -125,10 +125,22 @@ def select(network: str, tensors: Mapping[str, "torch.Tensor"], weights: str) ->
     unused = {name for names in left_out.values() for name in names}
     given = {name: tensor for name, tensor in tensors.items() if name not in unused}
     problems = compare_names(shapes, {name: tuple(tensor.shape) for name, tensor in given.items()})
+    problems += [f"{name} {wrong}" for name in shapes if name in given and (wrong := what_is_wrong(given[name]))]
     if problems:
         raise InputError(f"--weights {weights} does not fit {network}: {'; '.join(problems)}; its release is {NETWORKS[network].address}")
     described = ", ".join(f"{part} ({len(names)} tensors)" for part, names in left_out.items() if names)
     return {name: given[name] for name in shapes}, described or "nothing"
+
+
+def what_is_wrong(tensor: "torch.Tensor") -> str:
+    """Why a tensor cannot be a weight; empty for one that can."""
+    from teacher_export.frameworks import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+        return "is no dense tensor"
+    if not tensor.is_floating_point():
+        return f"is {str(tensor.dtype).removeprefix('torch.')} instead of a floating-point type"
+    return "" if bool(torch.isfinite(tensor).all()) else "holds numbers that are not finite"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ import pytest
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
-from spn_jax.checkpoint import FOLDER, Checkpoints, find_checkpoint, load_model, newest_checkpoint, read_info, restore
+from spn_jax.checkpoint import FOLDER, METADATA, Checkpoints, find_checkpoint, load_model, newest_checkpoint, read_info, restore
 from spn_jax.config import to_dict
 from spn_jax.errors import InputError
 from spn_jax.parameters import named_arrays
 from spn_jax.sharding import make_mesh, replicate
 from tests.trainer import saved_arrays
 
-INFO = {"config": {}, "note": "kept as it is"}
+INFO = {"config": {}, "teacher": {"channels": {"1": 5, "3": 7}}, "note": "kept as it is"}
 
 
 @jax.tree_util.register_dataclass
@@ -139,11 +140,52 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path, files: str) -> Non
     assert spoilt
     for path in spoilt:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match=r"^checkpoint \S+ (is damaged|was not written by spn_jax).*$") as raised:
+    advice = "delete this folder and use an earlier one of the run, or convert the file again if it was converted"
+    with pytest.raises(InputError, match=rf"^checkpoint \S+ is damaged \(.+\); {advice}$") as raised:
         read_info(folder)
         restore(folder, state(0), make_mesh(1))
     assert "\n" not in str(raised.value)
     gc.collect()
+
+
+def spoil(folder: Path, **changes: Any) -> None:
+    """Changes what a checkpoint says about itself; None takes an entry away."""
+    path = folder / METADATA
+    content = json.loads(path.read_text())
+    content["custom_metadata"] = {n: v for n, v in (content["custom_metadata"] | changes).items() if v is not None}
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"config": "oops"}, "is damaged (its config is 'oops' instead of sections of settings); delete"),
+        ({"config": {"model": "oops"}}, "are damaged: model='oops' instead of a section of settings; take another checkpoint"),
+        ({"teacher": None}, "is damaged (it does not say its teacher's channels); delete"),
+        ({"teacher": "oops"}, "is damaged (it does not say its teacher's channels); delete"),
+        ({"teacher": {"origin": "x"}}, "is damaged (it does not say its teacher's channels); delete"),
+        ({"teacher": {"channels": [1, 2]}}, "is damaged (it does not say its teacher's channels); delete"),
+        (
+            {"teacher": {"channels": {"1": 5, "2": "x", "3": 0, "4": 1, "a": 1}}},
+            "is damaged (its teacher's channels are 2: 'x', 3: 0, 4: 1, a: 1); delete",
+        ),
+        ({"teacher": {"channels": {"1": True}}}, "is damaged (its teacher's channels are 1: True); delete"),
+    ],
+)
+def test_settings_that_were_changed_by_hand_are_one_sentence(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    folder = save(tmp_path, {1: None}) / "1"
+    spoil(folder, **changes)
+    with pytest.raises(InputError) as raised:
+        load_model(folder)
+    assert said in str(raised.value) and str(folder) in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"3", b'{"custom_metadata": 3}'])
+def test_metadata_that_cannot_be_read_is_damage(tmp_path: Path, content: bytes) -> None:
+    folder = save(tmp_path, {1: None}) / "1"
+    (folder / METADATA).write_bytes(content)
+    with pytest.raises(InputError, match=r"^checkpoint \S+ is damaged "):
+        read_info(folder)
 
 
 def test_all_differences_to_another_model_are_listed(tmp_path: Path) -> None:

@@ -334,6 +334,34 @@ def test_stored_settings_are_checked() -> None:
         from_dict(values, origin="runs/old/100")
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"model": "oops"}, "model='oops' instead of a section of settings"),
+        ({"model": None, "train": [1], "other": 3}, "model='None', train='[1]', other='3' instead of a section of settings"),
+        ({"data": "first\nsecond"}, r"data='first\nsecond' instead of a section of settings"),
+    ],
+)
+def test_a_section_that_is_none_is_refused(broken: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as error:
+        from_dict(to_dict(Config()) | broken, origin="runs/old/100")
+    assert str(error.value) == f"the settings in runs/old/100 are damaged: {said}; take another checkpoint"
+
+
+def test_settings_that_are_none_at_all_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"^the settings in runs/old/100 are damaged: they are 'oops' instead of sections of settings; take"
+    ):
+        from_dict("oops", origin="runs/old/100")  # type: ignore[arg-type]
+
+
+def test_a_stored_number_beyond_all_bounds_is_refused() -> None:
+    values = to_dict(Config())
+    values["schedule"]["length"] = 10**400
+    with pytest.raises(InputError, match=r"^in runs/old/100, schedule.length=10+ is not a number$"):
+        from_dict(values, origin="runs/old/100")
+
+
 SAFE = [  # these change neither the parameters nor the data of a run that is continued
     *("data.threads=1", "data.prefetch=1", "teacher.batch_size=1", "schedule.length=1", "train.log_every=1", "train.image_every=1"),
     *("train.eval_every=1", "train.checkpoint_every=1", "train.keep_last=1", "train.keep_best=0", "eval.batch_size=1"),

@@ -10,17 +10,23 @@ import pytest
 from spn_jax.config import ModelConfig
 from spn_jax.convert import (
     FULL_SIZE,
+    TEACHER_CHANNELS,
     Converted,
+    ReleasedFile,
     convert_released,
     detect_kind,
     discriminator_from_released,
     discriminator_layout,
     discriminator_to_released,
     find_problems,
+    from_released,
     model_from_released,
     model_layout,
     model_to_released,
+    nearest_kind,
+    shape_to_released,
     split_released,
+    to_released,
 )
 from spn_jax.errors import InputError
 from tests import parity_fill
@@ -37,6 +43,11 @@ kinds = pytest.mark.parametrize("kind", FILES)
 def golden_layout(kind: str, network: str) -> dict[str, tuple[int, ...]]:
     """The entries of the authors' checkpoint and their shapes."""
     return {name: tuple(shape) for name, shape in json.loads((GOLDEN / f"{FILES[kind]}_state_dict.json").read_text())[network]}
+
+
+def golden_vgg19() -> list[str]:
+    """Names of VGG19's slices beside the probabilistic model."""
+    return [name for name, _ in json.loads((GOLDEN / "prob_state_dict.json").read_text())["vgg19"]]
 
 
 def zeros(kind: str, network: str) -> Arrays:
@@ -64,6 +75,10 @@ def problems_of(error: InputError) -> set[str]:
 
 def convert(arrays: Arrays, config: ModelConfig) -> Converted:
     return convert_released(split_released(arrays), config, "file.pt")
+
+
+def file_of(*names: str) -> ReleasedFile:
+    return split_released({name: np.zeros(0, np.float32) for name in names})
 
 
 def assert_identical(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> None:
@@ -108,6 +123,15 @@ def test_kernels_are_transposed_and_other_arrays_are_not() -> None:
     kernel, bias = converted["generator.encoder.0.conv.kernel"], converted["generator.encoder.0.conv.bias"]
     assert kernel[6, 5, 2, 63] == arrays["encoder_conv1.weight"][63, 2, 6, 5]
     np.testing.assert_array_equal(bias, arrays["encoder_conv1.bias"])
+
+
+def test_the_layout_of_kernels_is_open_to_other_tables() -> None:
+    kernel, vector = np.arange(120, dtype=np.float32).reshape(5, 4, 3, 2), np.arange(3)
+    ours = from_released(kernel)
+    assert ours.shape == (3, 2, 4, 5) and ours[2, 1, 3, 4] == kernel[4, 3, 2, 1] and from_released(vector) is vector
+    np.testing.assert_array_equal(to_released(ours), kernel)
+    assert to_released(vector) is vector
+    assert shape_to_released(ours.shape) == kernel.shape and shape_to_released((3,)) == (3,)
 
 
 @kinds
@@ -181,10 +205,12 @@ PREFIXES = {
 def test_a_file_is_taken_apart(kind: str, prefixes: str) -> None:
     generator, discriminator = (golden_layout(kind, network) for network in ("generator", "discriminator"))
     others = ["adversarial_loss.real_label", "tresnet_xL_hold.body.conv1.0.weight", "vgg_loss.vgg.slice1.0.weight"]
+    others += [f"module.{name}" for name in others] + list(golden_vgg19())
     before_generator, before_discriminator = PREFIXES[prefixes]
     names = [*(before_generator + n for n in generator), *(before_discriminator + n for n in discriminator), *others]
     file = split_released({name: np.zeros(0) for name in names})
-    assert set(file.generator) == set(generator) and set(file.discriminator) == set(discriminator)
+    assert set(file.generator.arrays) == set(generator) and set(file.discriminator.arrays) == set(discriminator)
+    assert [*file.generator.whole.values(), *file.discriminator.whole.values()] == names[: len(generator) + len(discriminator)]
     assert file.left_out == others and not file.problems
 
 
@@ -203,16 +229,77 @@ def test_a_file_may_have_no_discriminator() -> None:
 @kinds
 def test_the_kind_is_recognised_by_most_names(kind: str) -> None:
     names = list(golden_layout(kind, "generator"))
-    assert detect_kind(names, "file.pt") == kind
+    assert detect_kind(file_of(*(f"generator.module.{name}" for name in names), "vgg_loss.x"), "file.pt") == kind
+    assert nearest_kind(names) == kind
     for i in range(0, len(names), 7):
-        assert detect_kind([*names[:i], "renamed.weight", *names[i + 1 :]], "file.pt") == kind
+        assert nearest_kind([*names[:i], "renamed.weight", *names[i + 1 :]]) == kind
     without_blocks = [name for name in names if not name.startswith(("middle.4", "middle.5", "middle.6", "middle.7"))]
-    assert detect_kind(without_blocks, "file.pt") == kind
+    assert nearest_kind(without_blocks) == kind
 
 
-def test_a_file_of_another_network_is_no_released_checkpoint() -> None:
-    with pytest.raises(InputError, match=r"^file\.pt is no released checkpoint: it holds no generator of spn, spn-probabilistic, spl"):
-        detect_kind(["body.conv1.0.weight", "head.fc.weight"], "file.pt")
+NEEDED = "it must hold a generator, that is entries such as encoder_conv1.weight or generator.module.encoder_conv1.weight"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "file.pt is empty"),
+        (["fc.weight", "fc.bias"], "file.pt holds nothing of spn, spn-probabilistic, spl (fc.weight, fc.bias)"),
+        (["module.a", "b", "c", "d", "e"], "file.pt holds nothing of spn, spn-probabilistic, spl (module.a, b, c and 2 more)"),
+        (["vgg_loss.a", "slice1.0.weight"], "file.pt holds nothing of spn, spn-probabilistic, spl (vgg_loss.a, slice1.0.weight)"),
+        (
+            ["discriminator.module.conv1.0.weight_u", "discriminator.module.conv2.0.weight_u"],
+            "file.pt holds a discriminator and no generator (discriminator.module.conv1.0.weight_u, discriminator.module.conv2.0.weight_u)",
+        ),
+    ],
+)
+def test_a_file_without_generator_says_what_is_needed(names: list[str], said: str) -> None:
+    with pytest.raises(InputError) as error:
+        detect_kind(file_of(*names), "file.pt")
+    assert str(error.value) == f"{said}; {NEEDED}"
+
+
+@pytest.mark.parametrize("names", [[], ["surprise"], ["discriminator.conv1.0.weight_orig"]])
+def test_of_a_kind_that_is_asked_for_every_problem_is_listed(names: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        convert_released(file_of(*names), FULL_SIZE["spl"], "file.pt")
+    assert str(error.value).startswith("file.pt does not fit the model spl: ")
+    assert {f"{name} is missing" for name in golden_layout("spl", "generator")} <= problems_of(error.value)
+
+
+def test_problems_are_told_by_the_file_s_own_names() -> None:
+    generator, discriminator = zeros("spl", "generator"), zeros("spl", "discriminator")
+    generator["gff.0.wait"] = generator.pop("gff.0.weight")
+    generator["gff.1.weight"] = np.zeros((256, 256, 3, 1), np.float32)
+    generator["gff.1.bias"] = np.zeros(256, np.float64)
+    discriminator["conv1.0.weight_u"] = np.ones(64, np.float32)
+    del discriminator["conv5.0.weight_u"]
+    arrays = {f"generator.module.{n}": a for n, a in generator.items()} | {f"discriminator.{n}": a for n, a in discriminator.items()}
+    arrays["decoder.9.bias"] = arrays.pop("generator.module.decoder.9.bias")  # where names are mixed, one that is missing gets the usual
+    with pytest.raises(InputError) as error:
+        convert(arrays, FULL_SIZE["spl"])
+    assert problems_of(error.value) == {
+        "generator.module.gff.0.weight is missing",
+        "generator.module.gff.0.wait is left over",
+        "generator.module.gff.1.weight has shape (256, 256, 3, 1) instead of (256, 256, 3, 3)",
+        "generator.module.gff.1.bias is float64 instead of float32",
+        "discriminator.conv5.0.weight_u is missing",
+        "discriminator.conv1.0.weight_u and discriminator.features.0.weight_u are one array under two names and must be equal",
+    }
+
+
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    arrays = zeros("spl", "generator") | zeros("spl", "discriminator")
+    arrays["gff.0.bias"] = np.array([0, np.nan, np.inf, *[1] * 253], np.float32)
+    arrays["conv5.0.weight_v"] = np.full_like(arrays["conv5.0.weight_v"], -np.inf)
+    with pytest.raises(InputError) as error:
+        convert_released(split_released(arrays), FULL_SIZE["spl"], "file.pt", hint="other sizes?")
+    assert str(error.value).startswith("file.pt does not fit the model spl: ")  # of other sizes it is not
+    size = arrays["conv5.0.weight_v"].size
+    assert problems_of(error.value) == {
+        "gff.0.bias holds numbers that are not finite (2 of 256)",
+        f"conv5.0.weight_v holds numbers that are not finite ({size} of {size})",
+    }
 
 
 def test_a_file_of_another_kind_says_which() -> None:
@@ -228,6 +315,32 @@ def test_channels_of_the_teacher_are_the_heads() -> None:
     converted = convert(arrays, FULL_SIZE["spl"])
     assert converted.teacher_channels == {3: 256}
     assert model_to_released(converted.model, FULL_SIZE["spl"], {3: 256}).keys() == arrays.keys()
+
+
+def test_heads_of_other_channels_than_asked_for_are_misshapen() -> None:
+    arrays = zeros("spn", "generator")
+    arrays["feature_mapping_256.weight"] = np.zeros((5, 64, 1, 1), np.float32)
+    arrays["feature_mapping_256.bias"] = np.zeros(5, np.float32)
+    file = split_released(arrays)
+    assert convert_released(file, FULL_SIZE["spn"], "file.pt").teacher_channels == {1: 5, 2: 76, 3: 152}
+    with pytest.raises(InputError) as error:
+        convert_released(file, FULL_SIZE["spn"], "file.pt", teacher_channels=TEACHER_CHANNELS, hint="other sizes?")
+    assert str(error.value).startswith("file.pt does not fit the model spn (other sizes?): ")
+    assert problems_of(error.value) == {
+        "feature_mapping_256.weight has shape (5, 64, 1, 1) instead of (76, 64, 1, 1)",
+        "feature_mapping_256.bias has shape (5,) instead of (76,)",
+    }
+
+
+def test_heads_without_channels_are_misshapen() -> None:
+    arrays = zeros("spl", "generator")
+    arrays["feature_mapping.weight"], arrays["feature_mapping.bias"] = np.zeros((0, 256, 1, 1), np.float32), np.zeros(0, np.float32)
+    with pytest.raises(InputError) as error:
+        convert(arrays, FULL_SIZE["spl"])
+    assert problems_of(error.value) == {
+        "feature_mapping.weight has shape (0, 256, 1, 1) instead of (152, 256, 1, 1)",
+        "feature_mapping.bias has shape (0,) instead of (152,)",
+    }
 
 
 @pytest.mark.parametrize("blocks", [4, 12])

@@ -145,7 +145,9 @@ def test_diversity_loss_has_the_released_and_the_papers_form() -> None:
 
 def test_diversity_of_three_samples_is_over_all_pairs() -> None:
     samples, hole = features(3, 0), mask(2, 16, 16, 1)
-    pairs = [np.asarray(sample_distances([jnp.asarray(level[:, list(pair)]) for level in samples], hole)) for pair in ((0, 1), (0, 2), (1, 2))]
+    pairs = [
+        np.asarray(sample_distances([jnp.asarray(level[:, list(pair)]) for level in samples], hole)) for pair in ((0, 1), (0, 2), (1, 2))
+    ]
     np.testing.assert_allclose(sample_distances(samples, hole), np.mean(pairs, axis=0), rtol=1e-5)
 
 

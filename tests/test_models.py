@@ -205,8 +205,12 @@ def test_wrong_noise_is_refused_in_words(sampler: SPN, model: SPN) -> None:
         sampler(image[:, :16], mask[:, :16], noise(1))
     with pytest.raises(ValueError, match=r"must have the shape \(b, s, h/32, w/32, z\), here \(2, s, 1, 1, 6\)"):
         sampler(image, mask, noise(1)[..., :5])
-    for both_or_none in ({}, {"noise": noise(1), "key": jax.random.key(0)}):
-        with pytest.raises(ValueError, match="either noise or a key"):
+    with pytest.raises(ValueError, match="s at least 1"):
+        sampler(image, mask, noise(0))
+    with pytest.raises(ValueError, match="a probabilistic SPN needs noise"):
+        sampler.decode(sampler.encode(image, mask))
+    for both_or_none in ({}, {"noise": noise(1), "key": jax.random.key(0)}, {"noise": noise(2), "samples": 3}):
+        with pytest.raises(ValueError, match="give it either noise"):
             sampler(image, mask, **both_or_none)
     with pytest.raises(ValueError, match="deterministic"):
         model(image, mask, key=jax.random.key(0))

@@ -288,6 +288,13 @@ def noise(config: Config, step: int) -> jax.Array:
     return jax.random.normal(jax.random.fold_in(jax.random.key(config.train.seed), step), (4, 2, 1, 1, 6))
 
 
+def test_bfloat16_changes_the_probabilistic_losses_little(sampled: tuple) -> None:
+    low = run_steps(tiny(*PROBABILISTIC, "train.compute_dtype=bfloat16"), 1, Frozen(vgg=Perceiver()))[1][0]
+    for name in ("adversarial", "reconstruction", "prior", "feature_matching", "perceptual", "kl"):
+        assert low[f"generator/{name}"] == pytest.approx(sampled[1][0][f"generator/{name}"], rel=0.05), name
+    assert np.isfinite(low["generator/diversity"])
+
+
 def test_noise_follows_from_seed_and_step_and_may_be_given(sampled: tuple) -> None:
     config, vgg = tiny(*PROBABILISTIC), Frozen(vgg=Perceiver())
     same, later = (run_steps(config, 1, vgg, random_batch(config) | {"noise": noise(config, i)})[1][0] for i in (0, 1))

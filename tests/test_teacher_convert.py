@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -15,14 +16,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from spn_jax.checkpoint import FOLDER, load_discriminator, load_model, read_info
-from spn_jax.config import Config
+from spn_jax.checkpoint import FOLDER, METADATA, load_discriminator, load_model, read_info
+from spn_jax.config import Config, ModelConfig
 from spn_jax.convert import FULL_SIZE, discriminator_to_released, model_to_released
 from spn_jax.errors import InputError
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.spn import SPN
 from spn_jax.parameters import named_arrays
-from teacher_export.convert import main
+from teacher_export.convert import describe_left_out, main
 from teacher_export.frameworks import torch
 from tests.tiny import CHANNELS, CONFIG_FILE, tiny
 from tests.trainer import ROOT, last_arrays, saved_arrays
@@ -169,7 +170,9 @@ def test_the_checkpoint_is_opened_like_a_run_s(
     np.testing.assert_array_equal(complete(loaded.model), complete(source.model))
 
     total = sum(array.size for array in parameters(source.model).values())
-    assert f"{file}: {kind}, {total:,} parameters in prior learner and generator\ndiscriminator: " in said
+    assert f"{file}: {kind}, {total:,} parameters in prior learner and generator\n" in said
+    heads = ", ".join(f"l={level} {CHANNELS[level]}" for level in sorted(source.config.model.prior_levels))
+    assert f"\ndistillation heads: {heads} channels\n" in said
     assert f"left out: {len(OTHERS)} entries that belong to neither\n  " + "\n  ".join(OTHERS) + "\n" in said
     assert f"wrote {tmp_path / 'run' / FOLDER / '0'}\n" in said
 
@@ -189,7 +192,8 @@ def test_the_discriminator_comes_along(sources: dict[str, Source], kind: str, tm
 
 def test_a_file_without_discriminator_gives_a_checkpoint_without(spn: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([save(tmp_path / "released.pt", spn.generator), str(tmp_path / "run"), *spn.settings])
-    assert "discriminator: there is none in the file" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "discriminator: there is none in the file" in said and "\nleft out: nothing\n" in said
     assert {name.partition("/")[0] for name in last_arrays(tmp_path / "run")} == {"model"}
     assert load_discriminator(tmp_path / "run" / FOLDER / "0") is None
     main([str(tmp_path / "run"), str(tmp_path / "back.pt"), "--to-torch", "--no-module"])
@@ -231,11 +235,11 @@ def test_what_does_not_fit_is_listed_and_nothing_is_left_behind(spn: Source, tmp
     beginning, _, problems = said.partition(": ")
     assert beginning == f"{file} does not fit the model spn"
     assert set(problems.split("; ")) == {
-        "gff.0.weight is missing",
-        "gff.0.wait is left over",
-        "decoder.6.bias is missing",
-        "conv5.0.weight_u has shape (2,) instead of (1,)",
-        "gff.1.bias is bfloat16 instead of float32",
+        "generator.module.gff.0.weight is missing",
+        "generator.module.gff.0.wait is left over",
+        "generator.module.decoder.6.bias is missing",
+        "discriminator.module.conv5.0.weight_u has shape (2,) instead of (1,)",
+        "generator.module.gff.1.bias is bfloat16 instead of float32",
     }
 
 
@@ -251,7 +255,54 @@ def test_kinds_that_contradict_are_refused(sources: dict[str, Source], tmp_path:
     said = refused([file, run, "--model", "spl", "--config", str(CONFIG_FILE)], tmp_path)
     assert said.startswith(f"--model spl contradicts --config {CONFIG_FILE}, whose model is spn")
     said = refused([file, run], tmp_path)  # the kind is recognised, and the published model is larger
-    assert said.startswith(f"{file} does not fit the model spl: ") and "rdbs.15.lff.weight is missing" in said
+    beginning = f"{file} does not fit the model spl (if its sizes are not the published ones, describe them with --config): "
+    assert said.startswith(beginning) and "rdbs.15.lff.weight is missing" in said
+
+
+def test_without_a_config_the_heads_are_the_published_ones(spn: Source, tmp_path: Path) -> None:
+    sizes = [f"model.{field.name}={getattr(spn.config.model, field.name)}" for field in dataclasses.fields(ModelConfig)]
+    file = save(tmp_path / "released.pt", spn.published())
+    said = refused([file, str(tmp_path / "run"), *sizes], tmp_path)
+    beginning, _, problems = said.partition(": ")
+    assert beginning == f"{file} does not fit the model spn (if its sizes are not the published ones, describe them with --config)"
+    assert len(problems.split("; ")) == 6  # kernel and bias of three heads, and nothing else
+    assert f"generator.module.feature_mapping.bias has shape ({CHANNELS[3]},) instead of (152,)" in problems
+
+
+@pytest.mark.parametrize("around", [["state_dict"], ["model"], ["checkpoint", "params"]])
+def test_a_dictionary_around_everything_is_taken_off(
+    spn: Source, around: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content: dict[str, Any] = spn.published()
+    for name in reversed(around):
+        content = {name: content}
+    file = save(tmp_path / "released.pt", content)
+    main([file, str(tmp_path / "run"), *spn.settings])
+    assert capsys.readouterr().out.startswith(f"{file}: read what lies in its only entry {'.'.join(around)}\n{file}: spn, ")
+    written, expected = last_arrays(tmp_path / "run"), parameters(spn.model)
+    assert not [name for name in expected if written[f"model/{name}"].tobytes() != expected[name].tobytes()]
+    assert load_discriminator(tmp_path / "run" / FOLDER / "0") is not None
+
+
+def test_dictionaries_with_a_meaning_of_their_own_stay(spn: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([save(tmp_path / "released.pt", {"generator": {"module": spn.generator}}), str(tmp_path / "run"), *spn.settings])
+    assert "only entry" not in capsys.readouterr().out
+    said = refused([save(tmp_path / "judge.pt", {"discriminator": {"module": spn.discriminator}}), str(tmp_path / "new")], tmp_path)
+    assert "judge.pt holds a discriminator and no generator (discriminator.module.conv1.0.weight_orig, discriminator.module." in said
+    assert f"and {len(spn.discriminator) - 3} more)" in said
+    said = refused([save(tmp_path / "vgg.pt", {"vgg_loss": {"a": torch.zeros(1)}}), str(tmp_path / "new")], tmp_path)
+    assert "vgg.pt holds nothing of spn, spn-probabilistic, spl (vgg_loss.a); it must hold a generator" in said
+
+
+def test_a_file_without_generator(tmp_path: Path) -> None:
+    file, run = save(tmp_path / "empty.pt", {}), str(tmp_path / "run")
+    assert refused([file, run], tmp_path).startswith(f"{file} is empty; it must hold a generator")
+    assert refused([save(tmp_path / "inside.pt", {"state_dict": {}}), run], tmp_path).startswith(f"{tmp_path / 'inside.pt'} is empty; ")
+    assert "encoder_conv1.weight is missing" in refused([file, run, "--model", "spl"], tmp_path)
+
+
+def test_one_entry_is_left_out() -> None:
+    assert describe_left_out(["vgg_loss.a"]) == "1 entry that belongs to neither\n  vgg_loss.a"
 
 
 class Malicious:
@@ -327,6 +378,16 @@ def test_nothing_is_left_of_a_checkpoint_that_cannot_be_written(spn: Source, tmp
     monkeypatch.setattr("spn_jax.checkpoint.os.rename", fail)
     said = refused([save(tmp_path / "released.pt", spn.generator), str(tmp_path / "run"), *spn.settings], tmp_path)
     assert said.endswith("run cannot be written (No space left on device); choose another folder or free space")
+
+
+@pytest.mark.parametrize(("changes", "said"), [({"config": {"model": "oops"}}, "model='oops' instead"), ({"teacher": None}, "channels")])
+def test_a_checkpoint_with_damaged_settings_is_not_exported(spn: Source, changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    main([save(tmp_path / "released.pt", spn.generator), str(tmp_path / "run"), *spn.settings])
+    path = tmp_path / "run" / FOLDER / "0" / METADATA
+    content = json.loads(path.read_text())
+    content["custom_metadata"] |= changes
+    path.write_text(json.dumps(content))
+    assert said in refused([str(tmp_path / "run"), str(tmp_path / "back.pt"), "--to-torch"], tmp_path)
 
 
 def test_the_command_line_ends_with_one_sentence_and_status_2(tmp_path: Path) -> None:

@@ -404,6 +404,7 @@ def test_resuming_with_other_photos_or_masks_is_refused(refused, inputs: Inputs,
 def test_init_keeps_new_heads_where_the_teacher_is_another(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     output, _ = trainer.run(inputs.arguments(tmp_path / "run", "loss.prior=0", "schedule.length=1", "--init", str(reference)))
     assert "starts from the parameters of" in output and "teacher: none" in output
+    assert "these of its distillation heads do not fit this run and are left out: prior_learner.distillation_heads.0.bias" in output
     assert not any("distillation_heads" in name for name in last_arrays(tmp_path / "run"))
     assert any("distillation_heads" in name for name in last_arrays(reference))
 

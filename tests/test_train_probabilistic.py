@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,7 +46,7 @@ def test_losses_stay_finite_and_evaluations_tell_how_samples_differ(run: Path) -
         assert {f"generator/{name}" for name in ("feature_matching", "perceptual", "diversity", "kl")} <= line.keys()
     evaluations = [line for line in lines if "eval/psnr" in line]
     assert [line["step"] for line in evaluations] == [2, 4]
-    assert all(line["eval/diversity"] >= 0 for line in evaluations)
+    assert all(line["eval/diversity"] > 0 for line in evaluations)
 
 
 def test_stopped_and_continued_equals_uninterrupted(inputs: Inputs, run: Path, tmp_path: Path) -> None:
@@ -67,12 +69,24 @@ def test_continuing_with_another_vgg_is_refused(run: Path) -> None:
     train.check_same_run(stored, stored, config, run)
     with pytest.raises(InputError, match=r"weights of VGG19: random\(seed=0\) -> file vgg19"):
         train.check_same_run(stored, stored | {"vgg": "file vgg19.pth, sha256 0123"}, config, run)
+    by_file, by_name = (stored | {"vgg": f"{origin}, sha256 0123"} for origin in ("file vgg19.pth", "timm:vgg19.tv_in1k"))
+    train.check_same_run(by_file, by_name, config, run)  # the same weights
+
+
+def test_vgg_computes_in_float32_whatever_the_networks_do(inputs: Inputs) -> None:
+    """Rounded to bfloat16, most pixels of two samples are equal, and the diversity loss would measure that."""
+    config = load_config(ROOT / trainer.CONFIG_FILE, [*SETTINGS, "train.compute_dtype=bfloat16"])
+    frozen, _ = train.open_frozen(config)
+    assert frozen.vgg is not None
+    maps = jax.eval_shape(frozen.vgg, np.zeros((1, 32, 32, 3), np.float32))  # type: ignore[arg-type]
+    assert {level.dtype for level in maps} == {jnp.dtype("float32")}
 
 
 def test_evaluation_draws_samples_and_prints_their_distance(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate(["run", "--checkpoint", str(run), "--samples", "2", "--grid", "2", "--output", str(tmp_path / "out")])
     output = capsys.readouterr().out
-    assert re.search(r"mean pairwise distance between samples inside the hole: 0\.\d+ ", output)
+    distance = re.search(r"mean pairwise distance between samples inside the hole: (0\.\d+) ", output)
+    assert distance and float(distance[1]) > 0
     assert (tmp_path / "out" / "grid.png").is_file()
 
 
@@ -148,3 +162,12 @@ def test_init_without_a_fitting_discriminator_says_so(converted: Path) -> None:
 def test_a_converted_checkpoint_is_no_run_to_continue(inputs: Inputs, converted: Path) -> None:
     _, errors = trainer.run(inputs.arguments(converted, *SETTINGS), status=2)
     assert "holds a converted checkpoint, which has nothing to continue" in errors and "--init" in errors
+
+
+@pytest.mark.long
+def test_two_devices_draw_the_same_noise_as_one(inputs: Inputs, run: Path, tmp_path: Path) -> None:
+    trainer.run(inputs.arguments(tmp_path / "run", *SETTINGS, "schedule.length=2"), devices=2)
+    ours, theirs = (next(line for line in metrics(workdir) if "generator/loss" in line) for workdir in (tmp_path / "run", run))
+    assert ours["step"] == theirs["step"] == 1
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, rel=1e-3), name

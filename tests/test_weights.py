@@ -1,10 +1,12 @@
 """Weights files: what is written is read; a file that is damaged, of another kind or of another network is refused in words."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,6 +240,35 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def huge(path: Path) -> None:
+    """A header that promises more values than any memory holds."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**26,)})
+    npz(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("more.npy", header.getvalue())
+
+
+def unclosed(path: Path) -> None:
+    """A header whose text has no end."""
+    npz(path)
+    text = b"{'descr': '<f4', 'shape': (4,"
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("more.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+
+
+def encrypted(path: Path) -> None:
+    """The flag that says that a password is needed, in every entry."""
+    npz(path)
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        position = content.find(signature)
+        while position >= 0:
+            content[position + offset] |= 1
+            position = content.find(signature, position + 4)
+    path.write_bytes(bytes(content))
+
+
 def single_array(path: Path) -> None:
     np.save(path.with_suffix(".npy"), np.zeros(3))
     path.with_suffix(".npy").rename(path)
@@ -252,6 +283,11 @@ MALFORMED: dict[str, tuple[Callable[[Path], object], str]] = {
     "program": (lambda path: np.savez(path, **{INFO: np.array(Program(), object)}), "damaged or no .npz"),
     "truncated": (truncate, "damaged or no .npz"),
     "a changed value": (damage, "damaged or no .npz"),
+    "a header that promises too much": (huge, r"more is left over"),
+    "a header without end": (unclosed, "damaged or no .npz"),
+    "encrypted": (encrypted, "damaged or no .npz"),
+    "its entry too deep": (lambda path: npz(path, **{INFO: np.array("[" * 20_000)}), "damaged or no .npz"),
+    "its entry too long": (lambda path: npz(path, **{INFO: np.array(" " * 30_000)}), "was not written by teacher_export.weights"),
     "torch's file": (torch_file, "was not written by teacher_export.weights"),
     "another program's": (lambda path: np.savez(path, **arrays()), "was not written by teacher_export.weights"),
     "its entry no text": (lambda path: npz(path, **{INFO: np.zeros(3)}), "was not written by teacher_export.weights"),

@@ -33,6 +33,15 @@ class SPNOutput(NamedTuple):
     posterior: Posterior | None
 
 
+class Encoding(NamedTuple):
+    """What all completions of a batch of photos have in common: all that precedes the latent."""
+
+    trunk: Array  # of the prior learner (b, P/4, P/4, c)
+    skips: dict[int, Array]  # maps of its encoder by level
+    features: Array  # F_enc of the generator (b, P/4, P/4, c)
+    posterior: Posterior | None  # None in the deterministic model
+
+
 class SPN(nnx.Module):
     """Semantic Pyramid Network (Zhang et al., Pattern Recognition 2023).
 
@@ -76,7 +85,8 @@ class SPN(nnx.Module):
             image: (b, P, P', 3) in [0, 1]; what lies under the mask is never looked at.
             mask: (b, P, P', 1), 1 = hole.
             noise: standard normal (b, s, P/32, P'/32, z), one a completion. The probabilistic model needs it or `key`.
-            key: of jax.random, to draw the noise of `samples` completions from.
+            key: of jax.random, to draw noise from.
+            samples: completions to draw with `key`.
 
         Raises:
             ValueError: shapes that do not fit each other or the network's stride; noise or a key for a deterministic model,
@@ -84,21 +94,34 @@ class SPN(nnx.Module):
         """
         check_input(image, mask, self.stride)
         noise = self._noise(image.shape, noise, key, samples)
+        return self.decode(self.encode(image, mask), noise)
+
+    def encode(self, image: Array, mask: Array) -> Encoding:
+        """The first half of a call, for photos (b, P, P', 3) and masks (b, P, P', 1)."""
         masked = image * (1 - mask) + mask
         trunk, skips = self.prior_learner.encode(masked, mask)
-        features = self.generator.encode(masked, mask)
+        variational = self.prior_learner.variational
+        posterior = None if variational is None else variational.posterior(trunk)
+        return Encoding(trunk, skips, self.generator.encode(masked, mask), posterior)
 
-        posterior, latent, samples = None, None, 1
-        if noise is not None and self.prior_learner.variational is not None:
-            posterior = self.prior_learner.variational.posterior(trunk)
+    def decode(self, encoding: Encoding, noise: Array | None = None) -> SPNOutput:
+        """The second half: a completion for every noise (b, s, P/32, P'/32, z), or the only one of a deterministic model.
+
+        Raises:
+            ValueError: noise of another shape; noise for a deterministic model, none for a probabilistic one.
+        """
+        check_noise(noise, encoding.posterior)
+        shared, latent, samples = encoding[:3], None, 1
+        if encoding.posterior is not None and noise is not None:
             samples = noise.shape[1]
-            latent = merge_samples(posterior.sample(noise))
-            trunk, skips, features = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=0), (trunk, skips, features))
+            latent = merge_samples(encoding.posterior.sample(noise))
+            shared = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=0), shared)
+        trunk, skips, features = shared
         priors = self.prior_learner.pyramid(trunk, skips, latent)
         completed = self.generator.decode(self.generator.refine(features, priors), priors)
         distilled = self.prior_learner.distil(priors)
         image, priors, distilled = jax.tree.map(lambda x: split_samples(x, samples), (completed, priors, distilled))
-        return SPNOutput(image=image, prior=priors, distilled=distilled, posterior=posterior)
+        return SPNOutput(image=image, prior=priors, distilled=distilled, posterior=encoding.posterior)
 
     def _noise(self, shape: tuple[int, ...], noise: Array | None, key: Array | None, samples: int) -> Array | None:
         """The noise given or drawn; None for a deterministic model."""
@@ -107,16 +130,23 @@ class SPN(nnx.Module):
             if noise is not None or key is not None or samples != 1:
                 raise ValueError("noise, a key or samples were given, but this SPN is deterministic: it has no variational module")
             return None
-        wanted = self.noise_shape(height, width)
-        if key is not None and noise is None:
-            return jax.random.normal(key, (batch, samples, *wanted), jnp.float32)
-        if key is not None or noise is None:
-            raise ValueError("this SPN is probabilistic: give it either noise or a key to draw some")
-        if noise.ndim != 5 or (noise.shape[0], *noise.shape[2:]) != (batch, *wanted):
-            raise ValueError(
-                f"noise {noise.shape} must have the shape (b, s, h/32, w/32, z), here ({batch}, s, {', '.join(map(str, wanted))})"
-            )
+        if noise is None and key is not None:
+            return jax.random.normal(key, (batch, samples, *self.noise_shape(height, width)), jnp.float32)
+        if noise is None or key is not None or samples not in (1, noise.shape[1]):
+            raise ValueError("this SPN is probabilistic: give it either noise, which tells the number of samples, or a key to draw some")
         return noise
+
+
+def check_noise(noise: Array | None, posterior: Posterior | None) -> None:
+    """Raises ValueError unless noise (b, s, h, w, z) goes with a posterior (b, h, w, z), or neither is there."""
+    if posterior is None and noise is None:
+        return
+    if posterior is None or noise is None:
+        raise ValueError("a probabilistic SPN needs noise and a deterministic one takes none")
+    b, *rest = posterior.mu.shape
+    if noise.ndim != 5 or (noise.shape[0], *noise.shape[2:]) != (b, *rest) or not noise.shape[1]:
+        wanted = ", ".join(map(str, rest))
+        raise ValueError(f"noise {noise.shape} must have the shape (b, s, h/32, w/32, z), here ({b}, s, {wanted}) with s at least 1")
 
 
 def merge_samples(x: Array) -> Array:
