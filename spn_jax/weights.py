@@ -22,6 +22,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
+from spn_jax.convert import from_released, shape_to_released
 from spn_jax.errors import InputError
 from spn_jax.files import write_atomically
 from spn_jax.models import inception
@@ -198,7 +199,7 @@ def vgg19_shapes() -> Shapes:
     """Of VGG19's arrays up to relu5_1, under torchvision's names."""
     model = nnx.eval_shape(lambda: VGG19(rng=np.random.default_rng(0), dtype=np.float32))
     ours = named_arrays(nnx.as_pure(nnx.state(model)))
-    return {theirs: _torch_shape(ours[name].shape) for name, theirs in vgg19_names().items()}
+    return {theirs: shape_to_released(ours[name].shape) for name, theirs in vgg19_names().items()}
 
 
 def abstract_inception() -> InceptionV3:
@@ -212,7 +213,7 @@ def inception_shapes() -> Shapes:
     for name, array in named_arrays(nnx.as_pure(nnx.state(abstract_inception()))).items():
         layer, leaf = name.rsplit(".", 1)
         if leaf == "kernel":
-            shapes[f"{layer}.conv.weight"] = _torch_shape(array.shape)
+            shapes[f"{layer}.conv.weight"] = shape_to_released(array.shape)
             shapes |= {f"{layer}.bn.{part}": array.shape[-1:] for part in BATCH_NORM}
     return shapes
 
@@ -249,7 +250,7 @@ def lpips_names(net: Net) -> dict[str, str]:
 def lpips_shapes(net: Net) -> Shapes:
     """Of the trunk's arrays and LPIPS's own, under their names in the two releases."""
     ours = named_arrays(nnx.as_pure(nnx.state(abstract_lpips(net))))
-    shapes = {theirs: _torch_shape(ours[name].shape) for name, theirs in lpips_names(net).items()}
+    shapes = {theirs: shape_to_released(ours[name].shape) for name, theirs in lpips_names(net).items()}
     return {name: (1, *shape, 1, 1) if name.startswith("lin") else shape for name, shape in shapes.items()}
 
 
@@ -257,12 +258,7 @@ def _from_torch(array: np.ndarray) -> Array:
     """Kernels (out, in, h, w) -> (h, w, in, out), those of LPIPS's own (1, c, 1, 1) -> (c,); vectors as they are."""
     if array.ndim == 4 and array.shape[0] == array.shape[2] == array.shape[3] == 1:
         return jnp.asarray(array.reshape(-1))
-    return jnp.asarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array)
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The same of shapes, the other way."""
-    return tuple(shape[axis] for axis in (3, 2, 0, 1)) if len(shape) == 4 else tuple(shape)
+    return jnp.asarray(from_released(array))
 
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")  # PyTorch's names

@@ -12,7 +12,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from spn_jax.config import Config, LossConfig, ModelConfig, TrainConfig
-from spn_jax.convert import FULL_SIZE, LEAVES, discriminator_from_released, model_from_released, model_modules
+from spn_jax.convert import (
+    FULL_SIZE,
+    LEAVES,
+    TEACHER_CHANNELS,
+    discriminator_from_released,
+    from_released,
+    model_from_released,
+    model_modules,
+)
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.spn import SPN, merge_samples
 from spn_jax.models.vgg import VGG19
@@ -51,7 +59,7 @@ class Golden:
 
     @property
     def teacher_channels(self) -> dict[int, int]:
-        return {level: channels for level, channels in {1: 76, 2: 76, 3: 152}.items() if level in self.model.prior_levels}
+        return {level: channels for level, channels in TEACHER_CHANNELS.items() if level in self.model.prior_levels}
 
     def file(self, what: str) -> Any:
         return np.load(GOLDEN / f"{self.name}_{what}.npz")
@@ -114,7 +122,7 @@ def golden_frozen(golden: Golden, dtype: DTypeLike) -> Frozen:
     vgg = nnx.eval_shape(lambda: VGG19(rng=np.random.default_rng(0), dtype=dtype))
     values = {name.partition(".")[2]: parity_fill.weight("vgg." + name, shape) for name, shape in layout("prob", "vgg19").items()}
     arrays = {ours: values[theirs.partition(".")[2]] for ours, theirs in vgg19_names().items()}
-    load(vgg, {name: array.transpose(2, 3, 1, 0) if array.ndim == 4 else array for name, array in arrays.items()}, dtype)
+    load(vgg, {name: from_released(array) for name, array in arrays.items()}, dtype)
     return Frozen(vgg=vgg)
 
 
