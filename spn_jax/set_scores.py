@@ -7,6 +7,8 @@ import numpy as np
 from spn_jax import distances, tables
 from spn_jax.errors import InputError
 
+NOT_COMPUTED = "not computed"
+
 
 def score_sets(
     truth: np.ndarray, completed: np.ndarray, records: tables.Records, layout: str
@@ -36,20 +38,22 @@ def score_sets(
             scores["fid"] = distances.frechet_distance(real, fake)
             scores["kid"], scores["kid_std"] = distances.kernel_distance(real, fake)
         if len(chosen) < distances.IDS_LEAST:
-            missing |= dict.fromkeys(("p_ids", "u_ids"), f"under {distances.IDS_LEAST:,} images")
-        elif "p_ids" not in missing or missing["p_ids"].startswith("under"):
+            few = f"under {distances.IDS_LEAST:,} images"
+            missing = dict.fromkeys(("p_ids", "u_ids"), few) | missing
+        elif missing.get("p_ids") != NOT_COMPUTED:
             try:
-                scores |= _ids(real, fake, bin.name, notes)
+                scores["p_ids"], scores["u_ids"], converged = _ids(real, fake)
+                if not converged:
+                    notes.append(f"P-IDS and U-IDS of {bin.name}: the linear SVM did not converge")
             except InputError as error:  # scikit-learn is not installed: the rest goes on
-                missing |= dict.fromkeys(("p_ids", "u_ids"), "not computed")
+                missing |= dict.fromkeys(("p_ids", "u_ids"), NOT_COMPUTED)
                 notes.append(str(error))
     return of_sets, missing, notes
 
 
-def _ids(real: np.ndarray, fake: np.ndarray, bin: str, notes: list[str]) -> dict[str, float]:
+def _ids(real: np.ndarray, fake: np.ndarray) -> tuple[float, float, bool]:
+    """P-IDS, U-IDS, and whether the fit converged."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         p_ids, u_ids = distances.ids(real, fake)
-    if any("onverge" in str(warning.message) for warning in caught):
-        notes.append(f"P-IDS and U-IDS of {bin}: the linear SVM did not converge")
-    return {"p_ids": p_ids, "u_ids": u_ids}
+    return p_ids, u_ids, not any("converge" in str(warning.message) for warning in caught)
