@@ -1,9 +1,12 @@
 """Distances between two sets of pictures, from their Inception features: FID, KID, P-IDS and U-IDS. NumPy and SciPy, float64.
 
-Features are (n, d), one row a picture (`models.inception`: d = 2048). Wrong sets of features are an InputError.
+Features are (n, d), one row a picture (`models.inception`: d = 2048), in any type. They may lie in a memory-mapped file: FID and KID
+read parts of them, so that memory does not grow with the number of pictures; P-IDS and U-IDS take all features
+at once, as their SVM does. Wrong sets of features are an InputError.
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.linalg
@@ -12,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from spn_jax.errors import InputError
 
 FID_RELIABLE = 2048  # pictures; with fewer the covariance of 2048 features has no full rank, and FID is biased upwards all the more
+ROWS = 2048  # of features in memory at a time
 IDS_LEAST = 1000  # pairs of pictures under which P-IDS and U-IDS are refused
 
 
@@ -31,18 +35,19 @@ def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
         InputError: other shapes, too few pictures, values that are not finite.
     """
     a, b = _features(a, b, least=2, score="FID")
-    root_a, root_b = (_covariance_root(x) for x in (a, b))
+    mean_a, mean_b = (sum(part.sum(0) for part in _parts(x)) / len(x) for x in (a, b))
+    root_a, root_b = _covariance_root(a, mean_a), _covariance_root(b, mean_b)
     traces = np.square(root_a).sum() + np.square(root_b).sum()
     root_of_product = scipy.linalg.svdvals(root_a @ root_b.T).sum()
-    return max(0.0, float(np.square(a.mean(0) - b.mean(0)).sum() + traces - 2 * root_of_product))
+    return max(0.0, float(np.square(mean_a - mean_b).sum() + traces - 2 * root_of_product))
 
 
-def _covariance_root(x: NDArray) -> NDArray:
+def _covariance_root(x: NDArray, mean: NDArray) -> NDArray:
     """(n, d) -> R (min(n, d), d) with R^T R the sample covariance of x. Of many pictures it takes the time of one eigendecomposition."""
-    centred = (x - x.mean(0)) / math.sqrt(len(x) - 1)
+    centred = ((part - mean) / math.sqrt(len(x) - 1) for part in _parts(x))
     if len(x) <= x.shape[1]:
-        return centred
-    values, vectors = np.linalg.eigh(centred.T @ centred)
+        return np.concatenate(list(centred))
+    values, vectors = np.linalg.eigh(sum(part.T @ part for part in centred))
     return np.sqrt(values.clip(0))[:, None] * vectors.T
 
 
@@ -67,7 +72,7 @@ def kernel_distance(a: ArrayLike, b: ArrayLike, *, subsets: int = 100, size: int
     subsets = 1 if size == len(a) == len(b) else subsets  # all the same one
     random = np.random.RandomState(seed)
     drawn = ((random.choice(len(a), size, replace=False), random.choice(len(b), size, replace=False)) for _ in range(subsets))
-    distances = [_squared_mmd(a[rows_a], b[rows_b]) for rows_a, rows_b in drawn]
+    distances = [_squared_mmd(a[rows_a].astype(np.float64), b[rows_b].astype(np.float64)) for rows_a, rows_b in drawn]
     return float(np.mean(distances)), float(np.std(distances))
 
 
@@ -106,6 +111,7 @@ def ids(real: ArrayLike, fake: ArrayLike) -> tuple[float, float]:
     except ImportError as error:
         raise InputError("P-IDS and U-IDS need scikit-learn; install it with `pip install 'spn_jax[metrics]'`") from error
     targets = np.repeat([1, 0], len(real))
+    real, fake = real.astype(np.float64), fake.astype(np.float64)
     svm = LinearSVC(dual=False).fit(np.concatenate([real, fake]), targets)
     scores = svm.decision_function(real), svm.decision_function(fake)
     p_ids = np.mean(scores[1] > scores[0])
@@ -114,12 +120,17 @@ def ids(real: ArrayLike, fake: ArrayLike) -> tuple[float, float]:
 
 
 def _features(a: ArrayLike, b: ArrayLike, *, least: int, score: str) -> tuple[NDArray, NDArray]:
-    """Both in float64. InputError if they are no features of `least` pictures each and of one network."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    """Both as arrays. InputError if they are no features of `least` pictures each and of one network."""
+    a, b = np.asarray(a), np.asarray(b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise InputError(f"{score}: features of shapes {a.shape} and {b.shape} must be (n, d) and (m, d)")
     if min(len(a), len(b)) < least:
         raise InputError(f"{score} needs at least {least} pictures on either side, and there are {len(a)} and {len(b)}; evaluate more")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+    if not all(np.isfinite(part).all() for x in (a, b) for part in _parts(x)):
         raise InputError(f"{score}: some features are not finite; check the network's weights and the pictures")
     return a, b
+
+
+def _parts(x: NDArray) -> Iterator[NDArray]:
+    """The rows in float64, so many at a time."""
+    return (x[start : start + ROWS].astype(np.float64) for start in range(0, len(x), ROWS))

@@ -27,17 +27,18 @@ def score_sets(
     notes: list[str] = []
     names = records[tables.LAYOUTS[layout].key]
     for bin in tables.LAYOUTS[layout].bins:
-        chosen = np.arange(len(names)) if bin is tables.ALL else np.flatnonzero(names == bin.name)
-        if not len(chosen):
+        chosen = np.flatnonzero(names == bin.name)
+        # All of them stay in their files.
+        real, fake = (truth, completed) if bin is tables.ALL else (truth[chosen], completed[chosen])
+        if not len(real):
             continue
-        real, fake = truth[chosen], completed[chosen]
         scores = of_sets.setdefault(bin.name, {})
-        if len(chosen) < 2:
+        if len(real) < 2:
             missing |= dict.fromkeys(("fid", "kid"), "under 2 images")
         else:
             scores["fid"] = distances.frechet_distance(real, fake)
             scores["kid"], scores["kid_std"] = distances.kernel_distance(real, fake)
-        if len(chosen) < distances.IDS_LEAST:
+        if len(real) < distances.IDS_LEAST:
             few = f"under {distances.IDS_LEAST:,} images"
             missing = dict.fromkeys(("p_ids", "u_ids"), few) | missing
         elif missing.get("p_ids") != NOT_COMPUTED:

@@ -141,3 +141,15 @@ def test_what_are_no_features_is_refused(distance) -> None:
     ):
         with pytest.raises(InputError, match=text):
             distance(a, b)
+
+
+def test_features_are_taken_part_by_part_from_files(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = features(1, 100), features(2, 70)
+    whole = frechet_distance(a, b), kernel_distance(a, b, size=20)
+    monkeypatch.setattr("spn_jax.distances.ROWS", 7)
+    files = []
+    for name, of in {"a": a, "b": b}.items():
+        of.tofile(tmp_path / name)
+        files.append(np.memmap(tmp_path / name, np.float32, "r", shape=of.shape))
+    assert frechet_distance(*files) == pytest.approx(whole[0], rel=1e-9)
+    assert kernel_distance(*files, size=20) == whole[1]
