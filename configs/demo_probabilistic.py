@@ -42,8 +42,8 @@ def get_config() -> Config:
         data=DataConfig(train_photos="runs/demo/photos/train", test_photos="runs/demo/photos/test", image_size=64),
         teacher=TeacherConfig(cache="runs/demo/teacher"),
         loss=LossConfig(adversarial="hinge", feature_matching=10, perceptual=10, diversity=1, kl=0.05, vgg="random"),
-        optimizer=OptimizerConfig(learning_rate=1e-3),
-        schedule=ScheduleConfig(unit="steps", length=200, learning_rate_drops=(160,)),
-        train=TrainConfig(batch_size=4, samples=2, log_every=10, image_every=100, eval_every=100, checkpoint_every=100),
+        optimizer=OptimizerConfig(learning_rate=5e-4),
+        schedule=ScheduleConfig(unit="steps", length=400, learning_rate_drops=(320,)),
+        train=TrainConfig(batch_size=4, samples=2, log_every=10, image_every=200, eval_every=200, checkpoint_every=100),
         eval=EvalConfig(batch_size=8, samples=5),
     )

@@ -331,7 +331,9 @@ def announcement(evaluation: Evaluation, mesh: Mesh) -> str:
     for model in evaluation.models:
         teacher = model.loaded.info.get("teacher", {}).get("origin") or "none"
         several = f"; {model.settings.samples} completions of each, the best by PSNR is scored" if model.settings.samples > 1 else ""
-        lines.append(f"{model.name}: checkpoint of step {model.loaded.step}; its teacher's weights: {teacher}{several}")
+        source = model.loaded.info.get("converted_from")
+        origin = f"converted from {source['file']}" if source else f"of step {model.loaded.step}"
+        lines.append(f"{model.name}: checkpoint {origin}; its teacher's weights: {teacher}{several}")
     data = evaluation.config.data
     lines.append(
         f"{len(evaluation.photos)} photos of {data.test_photos} at {data.image_size} pixels, "

@@ -39,7 +39,8 @@ class ModelMethod:
         return {"checkpoint": str(self.folder.absolute()), "metadata": committed, "samples": self.settings.samples}
 
     def about(self) -> dict[str, Any]:
-        return {"checkpoint": str(self.folder), "step": self.loaded.step, "teacher": self.loaded.info.get("teacher")}
+        told = {key: self.loaded.info.get(key) for key in ("teacher", "converted_from")}
+        return {"checkpoint": str(self.folder), "step": self.loaded.step, **told}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -127,7 +127,7 @@ def test_converted_checkpoint_evaluates_as_the_run_does(converted: Path, run: Pa
     evaluate(["run", "--checkpoint", str(converted)])
     of_converted = capsys.readouterr().out
     assert of_converted.split("All")[1] == of_run.split("All")[1]
-    assert "released checkpoint" in of_converted
+    assert "checkpoint converted from released.pt; its teacher's weights: released checkpoint" in of_converted
 
 
 def test_init_takes_generator_and_discriminator_of_a_converted_checkpoint(
