@@ -2,7 +2,7 @@
 
     python -m teacher_export --config configs/celeba.py --weights FILE    # once: ASL's TResNet-L trained on OpenImages
     python -m spn_jax.train --config configs/celeba.py
-    python -m spn_jax.evaluate run --checkpoint runs/celeba
+    python -m spn_jax.evaluate run --checkpoint runs/celeba --pairs celeba
 
 Data: data/celeba/train.flist (162,000 photos), data/celeba/test.flist (first 12,000 of the test set), and the irregular mask
 set (12,000 files) as data/irregular_masks.zip. Photos are cut to a centred square, then resized.

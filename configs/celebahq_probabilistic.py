@@ -3,7 +3,7 @@
     python -m teacher_export --config configs/celebahq_probabilistic.py --weights FILE    # once: ASL's TResNet-L trained on OpenImages
     python -m teacher_export.weights vgg19 --weights vgg19-dcbb9e9d.pth data/vgg19.npz    # once: VGG19 for the perceptual losses
     python -m spn_jax.train --config configs/celebahq_probabilistic.py
-    python -m spn_jax.evaluate run --checkpoint runs/celebahq_probabilistic
+    python -m spn_jax.evaluate run --checkpoint runs/celebahq_probabilistic --pairs celebahq
 
 Data: data/celebahq/train.flist (27,200 photos), data/celebahq/test.flist (2,800), and the irregular mask set (12,000 files) as
 data/irregular_masks.zip. Photos are resized directly.

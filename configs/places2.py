@@ -2,7 +2,7 @@
 
     python -m teacher_export --config configs/places2.py --weights FILE    # once: ASL's TResNet-L trained on OpenImages
     python -m spn_jax.train --config configs/places2.py
-    python -m spn_jax.evaluate run --checkpoint runs/places2
+    python -m spn_jax.evaluate run --checkpoint runs/places2 --pairs places2
 
 Data: data/places2/train.flist (1.8 million photos), data/places2/test.flist (first 12,000 of the validation set), and the
 irregular mask set (12,000 files) as data/irregular_masks.zip. Photos are resized directly.
