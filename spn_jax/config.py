@@ -211,12 +211,18 @@ def _run_config(path: Path) -> Any:
 
 def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
     """Returns `config` with each `section.key=value` applied, and checks it."""
+    config = replace_settings(config, overrides)
+    check_config(config)
+    return config
+
+
+def replace_settings(config: Config, overrides: Iterable[str]) -> Config:
+    """`config` with each `section.key=value` applied, not checked as a whole."""
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise InputError(f"override {override!r} has no '='; write section.key=value, for example train.batch_size=4")
         config = _replace(config, key, text)
-    check_config(config)
     return config
 
 

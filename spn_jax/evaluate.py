@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from spn_jax import figures, gallery, paper, tables, weights
 from spn_jax.baselines import BASELINES, find_baseline
 from spn_jax.checkpoint import load_model
-from spn_jax.config import Config, ModelConfig, apply_overrides, to_dict
+from spn_jax.config import Config, apply_overrides, to_dict
 from spn_jax.data.images import PhotoSource, SelectedPhotos, existing_path, open_photos, read_list
 from spn_jax.data.masks import MaskSource, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
@@ -32,6 +32,7 @@ from spn_jax.methods import (
     HostMethod,
     ModelMethod,
     check_names,
+    checked_settings,
     host_methods,
     load_checkpoints,
     model_methods,
@@ -61,6 +62,7 @@ from spn_jax.sharding import make_mesh, replicate, shard_batch
 __all__ = ["evaluate_model", "main", "sample_grid", "summarise"]  # the middle of these are what the trainer uses
 
 TRUTH = "_truth"  # beside the methods in partial results; no method can have the name
+LPIPS_LEAST = {"lpips_alex": 31, "lpips_vgg": 16}  # pixels: fewer leave nothing of their deepest maps
 COMPARED = 6  # photos in the comparison picture of several methods, where --grid does not say
 # {network of `weights`: (option, scores that need it)}
 NEEDS = {
@@ -231,6 +233,7 @@ def run(options: argparse.Namespace) -> None:
     """Scores checkpoints, folders of results and classical methods on the same pairs of photo and mask."""
     check_options(options)
     evaluation = open_evaluation(options)
+    quotation = quote(options, evaluation)
     mesh = make_mesh()
     print(announcement(evaluation, mesh), flush=True)
 
@@ -238,9 +241,8 @@ def run(options: argparse.Namespace) -> None:
         score_all(evaluation, mesh, partial, options.output if options.save_composites else None)
         layout = "tenths" if options.bins == "tenths" else evaluation.layout
         results = results_of(evaluation, partial, layout)
-        quotation = quote(options, evaluation)
 
-        below = "\n".join(["", *lines_below(evaluation, results)]) + "\n"
+        below = "\n" + "".join(f"* {line}\n" for line in lines_below(evaluation, results))
         text = tables.text_table(results, layout, quotation) + below
         print("\n" + text, flush=True)
         if options.output is None:
@@ -267,7 +269,7 @@ def check_options(options: argparse.Namespace) -> None:
         find_baseline(name)
     if options.grid is not None and options.grid < 0:
         raise InputError(f"--grid {options.grid} must not be negative; 0 draws no grid")
-    apply_overrides(Config(model=ModelConfig(variational=True)), overrides_of(options))  # the model that allows most
+    checked_settings(Config(), overrides_of(options))
     if options.output is not None:
         check_writable(options.output)
     elif options.save_composites or options.grid:
@@ -308,6 +310,10 @@ def open_evaluation(options: argparse.Namespace) -> Evaluation:
     if options.results:
         how = "were scored as they are (--raw-results)" if options.raw_results else "got the photo's own pixels outside the hole"
         notes.append(f"results of {', '.join(named(text, '--results')[0] for text in options.results)} {how}")
+
+    for option, least in LPIPS_LEAST.items():
+        if option in origins and config.data.image_size < least:
+            raise InputError(f"data.image_size={config.data.image_size} is too small for --{option.replace('_', '-')}, which needs {least}")
 
     results = dict(named(text, "--results") for text in options.results)
     hosts = host_methods(results, options.raw_results, options.method, photos, config.data.image_size)
@@ -484,7 +490,8 @@ def lines_below(evaluation: Evaluation, results: Mapping[str, tables.Results]) -
     for network, (option, scores) in NEEDS.items():
         if option not in evaluation.origins:
             command = weights.dump_command(network)
-            lines.append(f"no weights: {', '.join(scores)} need `{command}` and --{option.replace('_', '-')} {command.split()[-1]}")
+            wanted = [score for score in scores if score != "diversity_lpips" or evaluation.layout == "probabilistic"]
+            lines.append(f"no weights: {', '.join(wanted)} need `{command}` and --{option.replace('_', '-')} {command.split()[-1]}")
     return lines
 
 
@@ -506,6 +513,8 @@ def quote(options: argparse.Namespace, evaluation: Evaluation) -> paper.Quotatio
         crop=data.crop,
         quantise=settings.quantise,
         samples=max((model.settings.samples for model in evaluation.models), default=1),
+        raw_results=options.raw_results,
+        inception=evaluation.origins.get("inception"),
     )
     return paper.quote(data_set, kind, differences)
 

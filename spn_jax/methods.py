@@ -11,10 +11,12 @@ import numpy as np
 
 from spn_jax.baselines import find_baseline
 from spn_jax.checkpoint import METADATA, LoadedModel, find_checkpoint, load_model
-from spn_jax.config import Config, EvalConfig, ModelConfig, apply_overrides, load_config, to_dict
+from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig, check_config, load_config, replace_settings, to_dict
 from spn_jax.data.images import PhotoSource
 from spn_jax.data.pipeline import Completer
 from spn_jax.errors import InputError
+from spn_jax.metrics import WINDOW
+from spn_jax.models.spn import SMALLEST
 from spn_jax.predict import check_samples
 from spn_jax.results import ResultsFolder
 
@@ -113,18 +115,33 @@ def shared_config(loaded: Mapping[str, LoadedModel], config: Path | None, overri
     evaluation = (
         given.eval if config is not None or not ordered else dataclasses.replace(given.eval, samples=ordered[0].config.eval.samples)
     )
-    base = Config(data=given.data, eval=evaluation, model=ModelConfig(variational=True))
+    base = Config(data=given.data, eval=evaluation)
     foreign = [text for text in overrides if not text.startswith(("data.", "eval."))]
     if foreign:
         raise InputError(f"{', '.join(foreign)}: an evaluation takes settings of data and eval alone; the model is the checkpoint's")
-    shared = apply_overrides(base, overrides)
+    shared = checked_settings(base, overrides)
     if shared.eval.samples > 1 and not variational:
-        if loaded and any(text.startswith("eval.samples=") for text in overrides):
+        if any(text.startswith("eval.samples=") for text in overrides):
+            if not loaded:
+                raise InputError(f"--samples {shared.eval.samples} is of probabilistic models, and none is evaluated; leave it out")
             check_samples(shared.eval.samples, next(iter(loaded.values())).config)
         shared = dataclasses.replace(shared, eval=dataclasses.replace(shared.eval, samples=1))
-    shared = apply_overrides(dataclasses.replace(shared, model=ModelConfig(variational=variational)), [])
     if config is None:
         _check_agreement(loaded, shared, {text.partition("=")[0] for text in overrides})
+    return shared
+
+
+def checked_settings(base: Config, overrides: Sequence[str]) -> Config:
+    """`base` with the overrides, checked without regard to any model: each asks for a size of pictures of its own.
+
+    Raises:
+        InputError: a wrong setting; pictures smaller than SSIM's window.
+    """
+    shared = dataclasses.replace(replace_settings(base, overrides), model=ModelConfig(variational=True))  # which allows samples
+    size = shared.data.image_size
+    check_config(dataclasses.replace(shared, data=dataclasses.replace(shared.data, image_size=DataConfig.image_size)))
+    if size < WINDOW:
+        raise InputError(f"data.image_size={size} must be at least {WINDOW}, the window of SSIM")
     return shared
 
 
@@ -145,8 +162,9 @@ def model_methods(loaded: Mapping[str, tuple[Path, LoadedModel]], shared: Config
     """InputError: a model that does not take pictures of this size."""
     methods = []
     for name, (folder, model) in loaded.items():
-        if shared.data.image_size % model.config.model.stride:
-            raise InputError(f"data.image_size={shared.data.image_size} must be divisible by {model.config.model.stride} for {name}")
+        size, stride = shared.data.image_size, model.config.model.stride
+        if size % stride or size < SMALLEST:
+            raise InputError(f"data.image_size={size} must be divisible by {stride} and at least {SMALLEST} for {name}")
         samples = shared.eval.samples if model.config.model.variational else 1
         methods.append(ModelMethod(name, folder, model, dataclasses.replace(shared.eval, samples=samples)))
     return methods

@@ -221,6 +221,10 @@ class Quotation:
         return next(found, None)
 
 
+PYTORCH_FID = "pt_inception-2015-12-05-6726825d"  # its file, whose SHA-256 was checked against its name when it was dumped
+FID_NOTE = "that the paper's FID has pytorch-fid's Inception is an assumption"
+
+
 def quote(data_set: str, kind: str, differences: Sequence[str]) -> Quotation:
     """The paper's figures, to be shown with ours.
 
@@ -234,11 +238,22 @@ def quote(data_set: str, kind: str, differences: Sequence[str]) -> Quotation:
     found = figures(data_set, kind)
     if not found:
         raise InputError(f"the paper has no {kind} figures for {data_set}; it has them for {', '.join(_COLUMNS[kind])}")
-    return Quotation(data_set, kind, found, _NOTES.get((data_set, kind), ()), tuple(differences))
+    return Quotation(data_set, kind, found, (*_NOTES.get((data_set, kind), ()), FID_NOTE), tuple(differences))
 
 
 def differences(
-    data_set: str, kind: str, *, own_images: bool, images: int, masks: int, image_size: int, crop: str, quantise: str, samples: int
+    data_set: str,
+    kind: str,
+    *,
+    own_images: bool,
+    images: int,
+    masks: int,
+    image_size: int,
+    crop: str,
+    quantise: str,
+    samples: int,
+    raw_results: bool = False,
+    inception: str | None = None,
 ) -> list[str]:
     """What sets an evaluation apart from the paper's, a clause each; none if the images and the definitions are the same.
 
@@ -248,6 +263,8 @@ def differences(
         images, masks: how many there are; the paper draws from all 12,000 irregular masks.
         image_size, crop, quantise: data.image_size, data.crop and eval.quantise.
         samples: completions of an image.
+        raw_results: results were scored with what their files have where the photo was known.
+        inception: where the weights of Inception come from; None: there is no FID.
 
     Raises:
         InputError: there is no such data set or kind.
@@ -262,6 +279,8 @@ def differences(
         f"images are {_crop(crop == 'center')}, in the paper {_crop(of_paper.cropped)}": (crop == "center") == of_paper.cropped,
         f"8-bit values by quantise={quantise}, the released program truncates": quantise == "truncate",
         f"the best of {samples} completions, the paper of {SAMPLES[kind]}": samples == SAMPLES[kind],
+        "known pixels are not the photo's own in all results": not raw_results,
+        f"Inception's weights are those of {inception}, not pytorch-fid's": inception is None or PYTORCH_FID in inception,
     }
     return [difference for difference, same in wanted.items() if not same]
 

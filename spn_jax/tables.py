@@ -173,8 +173,8 @@ def rows_of(records: Records, layout: str = "deterministic", of_sets: Mapping[st
 
 
 def _counts(score: str, records: Records) -> np.ndarray:
-    """Which pictures a mean is over, (n,): where there is no hole, completions cannot differ."""
-    return records["hole"] > 0 if score in OF_SAMPLES else np.ones(len(records["bin"]), bool)
+    """Which pictures a mean is over, (n,): what is measured inside the hole needs one."""
+    return records["hole"] > 0 if score in (*OF_SAMPLES, "hole_mae", "hole_mae_mean") else np.ones(len(records["bin"]), bool)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -171,7 +171,7 @@ def test_wrong_input_is_one_sentence(run_folder: Path, arguments: str, message: 
         ("--results x", "must be NAME=DIR"),
         ("--results a/b=x", "the name 'a/b' must be letters"),
         ("--checkpoint a/nowhere", "two checkpoints are called nowhere"),
-        ("--image-size 30", "data.image_size=30 must be divisible"),
+        ("--image-size 10", "data.image_size=10 must be at least 11, the window of SSIM"),
         ("--grid 2", "say where with --output"),
         ("--grid -1 --output out", "--grid -1 must not be negative"),
         ("--batch-size 0", "eval.batch_size=0 must be greater than 0"),
@@ -189,6 +189,33 @@ def test_wrong_options_are_found_before_anything_is_loaded(
     with pytest.raises(InputError, match=message):  # and not: checkpoint nowhere is not a folder
         evaluate.main(["run", "--checkpoint", "nowhere", *arguments.split()])
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("size", [36, 50])
+def test_pictures_of_any_size_where_no_model_asks_for_another(run_folder: Path, capsys: pytest.CaptureFixture[str], size: int) -> None:
+    common = f"--photos {run_folder}/photos --masks {run_folder}/masks --method mean"
+    evaluate.main(f"run {common} --image-size {size}".split())
+    assert f"photos of {run_folder}/photos at {size} pixels" in capsys.readouterr().out
+
+
+def test_what_a_model_or_a_score_asks_of_the_size_is_said(run_folder: Path) -> None:
+    with pytest.raises(InputError, match="data.image_size=50 must be divisible by 4 and at least 16 for spn"):
+        evaluate.main(f"run --checkpoint {run_folder} --image-size 50".split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--paper celebahq", "the paper has no deterministic figures for celebahq"),
+        ("--samples 5", "--samples 5 is of probabilistic models, and none is evaluated"),
+    ],
+)
+def test_what_cannot_be_reported_is_found_before_the_work(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
+) -> None:
+    monkeypatch.setattr(evaluate, "score_all", lambda *inputs: pytest.fail("pictures were scored"))
+    with pytest.raises(InputError, match=message):
+        evaluate.main(f"run --photos {run_folder}/photos --masks {run_folder}/masks --image-size 32 --method mean {arguments}".split())
 
 
 @pytest.mark.parametrize("name", ["composites/spn/1.png", "results.json", "grid.png", "loss_curves.png"])

@@ -88,7 +88,7 @@ def test_further_tables_agree_with_table_1_but_where_the_note_says() -> None:
     assert all(number in quotation.notes[0] for number in ("0.886", "0.154", "0.882", "0.161", "SPL"))
     assert float(quotation.printed("WF", "fid", "20-40%") or "nan") < float(quotation.printed("SPN", "fid", "20-40%") or "nan")
     assert "33.20" in quotation.notes[1] and "34.00" in quotation.notes[1]
-    assert not paper.quote("celeba", "deterministic", []).notes
+    assert paper.quote("celeba", "deterministic", []).notes == (paper.FID_NOTE,)
 
 
 def test_costs_are_of_the_same_methods() -> None:
@@ -110,6 +110,9 @@ def test_the_papers_protocol_has_no_differences(data_set: str, kind: str, settin
     assert paper.differences(data_set, kind, **settings) == []
     others = {"own_images": False, "masks": 11_999, "image_size": 64, "quantise": "round", "images": 99, "samples": 3}
     others["crop"] = "none" if settings["crop"] == "center" else "center"
+    others |= {"raw_results": True, "inception": "file another.pth, sha256 0123"}
+    checked = settings | {"inception": "file pt_inception-2015-12-05-6726825d.pth, sha256 0123"}
+    assert paper.differences(data_set, kind, **checked) == []
     for name, other in others.items():
         assert len(paper.differences(data_set, kind, **settings | {name: other})) == 1, name
     every = paper.differences(data_set, kind, **others)

@@ -140,6 +140,13 @@ def test_no_warning_of_fid_from_2048_images_on() -> None:
     assert "Warning" not in tables.text_table({"spn": tables.Results(enough, {"All": {"fid": 1.0}})})
 
 
+def test_what_is_measured_inside_the_hole_needs_one() -> None:
+    of_holes = records([0.0, 0.3, 0.3], [math.inf, 20.0, 20.0]) | {"hole_mae": np.array([0.0, 0.2, 0.3])}
+    by_bin = {row.bin: row.means["hole_mae"] for row in tables.rows_of(of_holes)}
+    assert by_bin["All"] == by_bin["20-40%"] == pytest.approx(0.25)
+    assert math.isnan(by_bin["0%"])
+
+
 def test_means_over_samples_stand_beside_the_best_of_them() -> None:
     method = with_diversity([0.3, 0.3], [0.02, 0.04]) | {"psnr_mean": np.array([18.0, 19.0]), "diversity_lpips": np.array([0.1, 0.2])}
     text = tables.text_table({"spn": method}, "probabilistic")
