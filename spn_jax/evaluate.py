@@ -187,6 +187,8 @@ def pairs(options: argparse.Namespace) -> None:
         chosen = draw_pairs_per_bin(len(names), measured_tenths(masks) if bins is None else bins, options.seed)
     else:
         chosen = draw_pairs(len(names), len(masks), options.seed)
+    for mask in np.unique(chosen):
+        masks.load(int(mask))  # one without a hole, which no evaluation takes, must not get into a list that is published
     drawn = make_pair_list(names, masks.names, chosen, f"seed {options.seed}, {'per bin' if options.per_bin else 'from the whole set'}")
     write_pair_list(options.output, drawn)
     print(f"written: {options.output}: {drawn.title}")

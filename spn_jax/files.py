@@ -42,6 +42,8 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
             file.flush()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"folder {folder} cannot be written to, because a file is in its place; choose another name") from error
     except OSError as error:
         raise InputError(f"folder {folder} cannot be written to ({error.strerror or error}); choose another or free space") from error
 

@@ -77,6 +77,12 @@ def test_the_file_is_text_that_people_can_read(tmp_path: Path) -> None:
     assert lines[6] == f"0.jpg\t{draw_pairs(5, 8, 0)[0]:05d}.png"
 
 
+def test_line_ends_of_other_systems_change_nothing(tmp_path: Path) -> None:
+    write_pair_list(tmp_path / "pairs.tsv", drawn())
+    (tmp_path / "pairs.tsv").write_bytes((tmp_path / "pairs.tsv").read_bytes().replace(b"\n", b"\r\n"))
+    assert open_pair_list(str(tmp_path / "pairs.tsv"), PHOTOS, MASKS) == drawn()
+
+
 def test_the_hash_is_of_the_pairs_alone(tmp_path: Path) -> None:
     assert drawn(0).sha256 != drawn(1).sha256
     moved = make_pair_list([f"elsewhere/{p}" for p in PHOTOS], MASKS, draw_pairs(5, 8, 0), "by hand")
