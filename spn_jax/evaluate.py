@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,11 +19,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from spn_jax import figures, gallery, paper, tables, weights
+from spn_jax import __version__, figures, gallery, paper, tables, weights
 from spn_jax.baselines import BASELINES, find_baseline
 from spn_jax.checkpoint import load_model
 from spn_jax.config import Config, apply_overrides, to_dict
-from spn_jax.data.images import PhotoSource, SelectedPhotos, existing_path, open_photos, read_list
+from spn_jax.data.images import PhotoSource, SelectedPhotos, existing_path, find_images, open_photos, read_list
 from spn_jax.data.masks import MaskSource, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.errors import InputError, run_command
@@ -41,7 +42,8 @@ from spn_jax.methods import (
     shared_config,
 )
 from spn_jax.pairs import PROTOCOLS, PairList, draw_pairs, draw_pairs_per_bin, make_pair_list, match, open_pair_list, write_pair_list
-from spn_jax.partial import Partial
+from spn_jax.partial import FOLDER as PARTIAL_FOLDER
+from spn_jax.partial import Partial, data_state
 from spn_jax.results import composite_stems
 from spn_jax.scoring import (
     Arrays,
@@ -236,6 +238,8 @@ def run(options: argparse.Namespace) -> None:
     check_options(options)
     evaluation = open_evaluation(options)
     quotation = quote(options, evaluation)
+    if options.save_composites:
+        check_composites(options.output / "composites", evaluation)
     mesh = make_mesh()
     print(announcement(evaluation, mesh), flush=True)
 
@@ -249,19 +253,55 @@ def run(options: argparse.Namespace) -> None:
         print("\n" + text, flush=True)
         if options.output is None:
             return
-        write_atomically(options.output / "results.md", text)
-        write_atomically(options.output / "results.tsv", tables.tsv_table(results, layout, quotation))
+        remove_pictures(options.output)
         latex = tables.latex_table(results, layout, quotation) + "".join(f"% {line}\n" for line in below.splitlines() if line)
-        write_atomically(options.output / "results.tex", latex)
-        write_atomically(options.output / "results.json", tables.as_json(results, about_run(evaluation), layout, quotation))
+        files: dict[str, str | bytes] = {
+            "results.md": text,
+            "results.tsv": tables.tsv_table(results, layout, quotation),
+            "results.tex": latex,
+            "results.json": tables.as_json(results, about_run(evaluation), layout, quotation),
+        }
+        for name, content in files.items():
+            write_atomically(options.output / name, content)
+        written = [*files, *(["composites"] if options.save_composites else [])]
         compared = COMPARED if options.grid is None and len(evaluation.methods) > 1 else options.grid or 0
         if compared:
             write_atomically(options.output / "grid.png", figures.png(compare(evaluation, mesh, compared)))
+            written.append("grid.png")
         for model in evaluation.models:
             name = "loss_curves.png" if len(evaluation.models) == 1 else f"loss_curves-{model.name}.png"
-            write_curves(model.folder, options.output / name)
+            if write_curves(model.folder, options.output / name):
+                written.append(name)
         partial.remove()
-    print(f"written to {options.output}: {', '.join(sorted(path.name for path in options.output.iterdir()))}")
+    print(f"written to {options.output}: {', '.join(sorted(written))}")
+
+
+def check_composites(folder: Path, evaluation: Evaluation) -> None:
+    """Raises InputError where pictures of other photos lie among those that will be written, or results would be written over."""
+    read = {Path(host.source["results"]).resolve(): host.name for host in evaluation.hosts if "results" in host.source}
+    own = {f"{stem}.png" for stem in composite_stems(evaluation.photos.names)}
+    for method in evaluation.methods:
+        inside = folder / method.name
+        if name_of := read.get(inside.resolve()):
+            raise InputError(f"--save-composites would write over --results {name_of}={inside}; choose another --output")
+        others = sorted(name for path in find_images(inside) if (name := path.relative_to(inside).as_posix()) not in own)
+        if others:
+            raise InputError(
+                f"{inside} holds {len(others)} pictures of other photos than those of this evaluation: {', '.join(others[:3])}"
+                f"{', ...' if len(others) > 3 else ''}; remove the folder or choose another --output"
+            )
+
+
+def remove_pictures(output: Path) -> None:
+    """Deletes the pictures of the evaluation whose results are in the folder: beside those of another they would mislead."""
+    try:
+        earlier = list(json.loads((output / "results.json").read_text(encoding="utf-8"))["about"]["methods"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there is none, and the pictures are somebody else's
+    for name in ("grid", "loss_curves", *(f"loss_curves-{method}" for method in earlier)):
+        path = output / f"{name}.png"
+        if path.parent == output and path.is_file():
+            path.unlink()
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -352,12 +392,12 @@ def announcement(evaluation: Evaluation, mesh: Mesh) -> str:
 
 @contextlib.contextmanager
 def partial_results(options: argparse.Namespace, evaluation: Evaluation) -> Iterator[Partial]:
-    """The rows that are done, in OUTPUT/partial, or in a folder that goes with the process where there is no output."""
+    """The rows that are done, in the output folder, or in a folder that goes with the process where there is no output."""
     with contextlib.ExitStack() as stack:
         if options.output is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spn_jax-")))
         else:
-            folder = options.output / "partial"
+            folder = options.output / PARTIAL_FOLDER
         partial = stack.enter_context(Partial(folder, identity_of(evaluation, options.save_composites)))
         if partial.restarted:
             print(f"the unfinished evaluation in {options.output} is of {partial.restarted}: starting anew", flush=True)
@@ -368,7 +408,7 @@ def partial_results(options: argparse.Namespace, evaluation: Evaluation) -> Iter
 
 def identity_of(evaluation: Evaluation, save_composites: bool) -> dict[str, Any]:
     """What an unfinished evaluation must have in common with this one for its rows to be used."""
-    values = to_dict(evaluation.config)
+    values, data = to_dict(evaluation.config), evaluation.config.data
     left_out = ("batch_size", "photos", "threads", "prefetch", "train_photos", "train_masks", "flip")  # change no score
     settings = {f"{section}.{key}": v for section in ("data", "eval") for key, v in values[section].items() if key not in left_out}
     return {
@@ -378,6 +418,9 @@ def identity_of(evaluation: Evaluation, save_composites: bool) -> dict[str, Any]
         "choice of methods": {method.name: method.identity() for method in evaluation.methods},
         "choice of weights": dict(evaluation.origins),
         "choice of what is saved": save_composites,
+        "state of the photo files": data_state(data.test_photos),
+        "state of the mask files": "" if data.test_masks == "strokes" else data_state(data.test_masks),
+        "version of spn_jax": __version__,
     }
 
 
@@ -573,13 +616,14 @@ def compare(evaluation: Evaluation, mesh: Mesh, count: int) -> np.ndarray:
     return gallery.comparison(rows)
 
 
-def write_curves(checkpoint: Path, output: Path) -> None:
-    """Draws the curves where the metrics of the run lie beside its checkpoints."""
+def write_curves(checkpoint: Path, output: Path) -> bool:
+    """Draws the curves where the metrics of the run lie beside its checkpoints; False where there are none."""
     for folder in checkpoint.absolute().parents[:2]:
         path = folder / "metrics.jsonl"
         if path.is_file() and (lines := figures.read_metrics(path)):
             write_atomically(output, figures.png(figures.curves(lines)))
-            return
+            return True
+    return False
 
 
 if __name__ == "__main__":

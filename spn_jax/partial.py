@@ -2,25 +2,30 @@
 
 A folder with `progress.json` (what is evaluated, how many photos are done, the columns) and for each method and column of it an
 array of numbers without a header, a row a photo, to which every batch is appended. Rows beyond those that
-`progress.json` counts are of a batch that was not finished, and are cut off.
+`progress.json` counts are of a batch that was not finished, and are cut off. A file is named in it before it is made, so that
+nothing but our own files is ever deleted.
 """
 
 import contextlib
+import glob
 import json
 import os
-import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 
+from spn_jax.data.images import find_images, read_list
 from spn_jax.errors import InputError
 from spn_jax.files import lock_folder, write_atomically
+from spn_jax.pairs import names_sha256
 
+FOLDER = ".spn_jax-partial"  # in the output folder
 FORMAT = 1
+PROGRESS = "progress.json"
 COMMIT_SECONDS = 1.0  # so much work at most is lost with the power
 _SCORES = "scores"  # the file of all columns that are one number a photo, float64
 
@@ -29,8 +34,11 @@ class Partial:
     """The rows of an evaluation that are done. Use as a context manager, which releases the folder.
 
     Args:
-        folder: made if it is not there; nothing else may be in it.
+        folder: made if it is not there.
         identity: what is evaluated, {name: plain value}; rows of another identity are thrown away.
+
+    Raises:
+        InputError: the folder holds files of others, another process writes to it, or it cannot be written to.
 
     Attributes:
         done: photos whose rows are there.
@@ -58,24 +66,41 @@ class Partial:
         stored = self._read_progress()
         if stored is not None:
             differing = [key for key in self._identity | stored["identity"] if self._identity.get(key) != stored["identity"].get(key)]
-            if not differing and all(self._cut(file, columns, stored["done"]) for file, columns in stored["columns"].items()):
+            if (
+                stored["done"]
+                and not differing
+                and all(self._cut(file, columns, stored["done"]) for file, columns in stored["columns"].items())
+            ):
                 self.done, self._columns = stored["done"], stored["columns"]
                 return
-            self.restarted = f"another {', '.join(differing)}" if differing else "its files are damaged"
-        for path in self.folder.iterdir():
-            path.unlink()
+            if stored["done"]:
+                self.restarted = f"another {', '.join(differing)}" if differing else "its files are damaged"
+            self._delete(stored["columns"])
+        self._write_progress()
 
     def _read_progress(self) -> dict[str, Any] | None:
-        path = self.folder / "progress.json"
-        if not path.exists():
+        """What is stored, None in an empty folder. InputError: the files are not ours."""
+        path = self.folder / PROGRESS
+        foreign = sorted(some.name for some in self.folder.iterdir() if not some.name.startswith(f".{PROGRESS}-"))
+        if not foreign:
             return None
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, FileNotFoundError):
             stored = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(stored["identity"], dict) and isinstance(stored["done"], int) and isinstance(stored["columns"], dict):
-                return stored
-        except (ValueError, KeyError, TypeError):
-            pass
-        return {"identity": {}, "done": 0, "columns": {}}
+            if (
+                isinstance(stored["identity"], dict)
+                and isinstance(stored["done"], int)
+                and all(Path(file).name == file and sum(columns.values()) > 0 for file, columns in stored["columns"].items())
+            ):
+                return dict(stored)
+        raise InputError(
+            f"{self.folder} is where an unfinished evaluation is kept, but has {foreign[0]} and no readable {PROGRESS} of one; "
+            "move the folder away or choose another --output"
+        )
+
+    def _delete(self, files: Iterable[str]) -> None:
+        """Deletes what we wrote: these files, and what an interrupted writing of the progress left."""
+        for path in (*(self.folder / file for file in files), *self.folder.glob(f".{PROGRESS}-*")):
+            path.unlink(missing_ok=True)
 
     def _cut(self, file: str, columns: Mapping[str, int], rows: int) -> bool:
         """Cuts a file to so many rows; False if it has fewer."""
@@ -97,23 +122,33 @@ class Partial:
         count = {len(values) for columns in rows.values() for values in columns.values()}
         if len(count) != 1:
             raise ValueError(f"columns of different lengths: {sorted(count)}")
+        tables: dict[str, np.ndarray] = {}
+        layout: dict[str, dict[str, int]] = {}
+        for method, columns in rows.items():
+            single = {name: values for name, values in columns.items() if values.ndim == 1}
+            if single:
+                tables[f"{method}.{_SCORES}"] = np.stack(list(single.values()), axis=1)
+                layout[f"{method}.{_SCORES}"] = dict.fromkeys(single, 1)
+            for name, values in columns.items():
+                if values.ndim == 2:
+                    tables[f"{method}.{name}"], layout[f"{method}.{name}"] = values, {name: values.shape[1]}
+        if not self._columns:
+            if taken := [file for file in layout if (self.folder / file).exists()]:
+                raise InputError(f"{self.folder / taken[0]} is no file of this evaluation; move it away or choose another --output")
+            self._columns = layout
+            self._write_progress()
+        if self._columns != layout:
+            raise ValueError(f"columns {layout} and before {self._columns}")
         try:
-            for method, columns in rows.items():
-                single = {name: values for name, values in columns.items() if values.ndim == 1}
-                if single:
-                    self._append(f"{method}.{_SCORES}", np.stack(list(single.values()), axis=1), dict.fromkeys(single, 1))
-                for name, values in columns.items():
-                    if values.ndim == 2:
-                        self._append(f"{method}.{name}", values, {name: values.shape[1]})
+            for file, table in tables.items():
+                self._append(file, table)
             self.done += count.pop()
             if time.monotonic() - self._committed >= COMMIT_SECONDS:
                 self.commit()
         except OSError as error:
             raise self._cannot(error) from error
 
-    def _append(self, file: str, rows: np.ndarray, columns: dict[str, int]) -> None:
-        if self._columns.setdefault(file, columns) != columns:
-            raise ValueError(f"{file}: columns {list(columns)} and before {list(self._columns[file])}")
+    def _append(self, file: str, rows: np.ndarray) -> None:
         if file not in self._files:
             self._files[file] = open(self.folder / file, "ab")  # noqa: SIM115, closed by `close`
         self._files[file].write(np.ascontiguousarray(rows, _dtype(file)).tobytes())
@@ -126,9 +161,12 @@ class Partial:
                 os.fsync(file.fileno())
         except OSError as error:
             raise self._cannot(error) from error
-        progress = {"identity": self._identity, "done": self.done, "columns": self._columns}
-        write_atomically(self.folder / "progress.json", json.dumps(progress) + "\n")
+        self._write_progress()
         self._committed = time.monotonic()
+
+    def _write_progress(self) -> None:
+        progress = {"identity": self._identity, "done": self.done, "columns": self._columns}
+        write_atomically(self.folder / PROGRESS, json.dumps(progress) + "\n")
 
     def scores(self, method: str) -> dict[str, np.ndarray]:
         """{column: float64 (n,)} of a method's columns of one number a photo."""
@@ -146,9 +184,11 @@ class Partial:
         return np.memmap(self.folder / file, _dtype(file), "r", shape=(self.done, sum(self._columns[file].values())))
 
     def remove(self) -> None:
-        """Deletes the folder: the evaluation is complete."""
+        """Deletes our files, and the folder if nothing else is in it: the evaluation is complete."""
+        with contextlib.suppress(OSError):
+            self._delete([*self._columns, PROGRESS])
+            self.folder.rmdir()
         self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
         for file in self._files.values():
@@ -167,6 +207,25 @@ class Partial:
 
     def _cannot(self, error: OSError) -> InputError:
         return InputError(f"{self.folder} cannot be written to ({error.strerror or error}); free space or choose another --output")
+
+
+def data_state(path: str) -> str:
+    """`files_state` of the images or records at `path`: a folder, a list, an archive, a file of records, or a pattern of such."""
+    location = Path(path).expanduser()
+    if location.is_dir():
+        return files_state([*find_images(location), *sorted(location.glob("*.array_record*"))])
+    if location.suffix.lower() == ".flist":
+        return files_state([location, *read_list(location, path, "")[1]])
+    return files_state([location] if location.exists() else map(Path, sorted(glob.glob(str(location)))))
+
+
+def files_state(files: Iterable[Path]) -> str:
+    """SHA-256, in hex, over name, size in bytes and time of change of every file; InputError: one cannot be asked for."""
+    try:
+        states = [(file, file.stat()) for file in files]
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}); it was there a moment ago, start again") from error
+    return names_sha256(f"{file}\0{state.st_size}\0{state.st_mtime_ns}" for file, state in states)
 
 
 def _dtype(file: str) -> np.dtype:

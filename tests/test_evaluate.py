@@ -341,7 +341,7 @@ def test_an_interrupted_evaluation_continues(
         interrupt(patch, after=1)
         with pytest.raises(KeyboardInterrupt):
             evaluate.main(f"{command}/out".split())
-    assert {path.name for path in (run_folder / "out").iterdir()} == {"partial", "composites"}
+    assert {path.name for path in (run_folder / "out").iterdir()} == {partial.FOLDER, "composites"}
     capsys.readouterr()
     evaluate.main(f"{command}/out --batch-size 3".split())
     assert "continuing the unfinished evaluation" in (printed := capsys.readouterr().out) and "2 photos are done" in printed
@@ -412,3 +412,99 @@ def test_profile(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     evaluate.main(f"profile --checkpoint run --repeats 3 --output {run_folder}/profile.json".split())
     assert seen == {"loaded": "run", "batch_size": 1, "samples": 1, "precision": "highest", "repeats": 3}
     assert "the report" in capsys.readouterr().out and (run_folder / "profile.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("flags", ["", "--raw-results"])
+def test_the_truth_as_a_result_has_perfect_scores(run_folder: Path, networks: str, flags: str) -> None:
+    out = run_folder / "out"
+    evaluate.main(
+        f"run --photos {run_folder}/photos --masks {run_folder}/masks --image-size {SIZE} --batch-size 2 "
+        f"--results truth={run_folder}/photos {networks} {flags} --output {out}".split()
+    )
+
+    def no_constant(name: str) -> float:
+        raise ValueError(f"{name} is no JSON")
+
+    results = json.loads((out / "results.json").read_text(), parse_constant=no_constant)
+    row, images = results["rows"]["truth"][-1], results["images"]["truth"]
+    assert row["images"] == row["identical"] == 5 and row["psnr"] is None  # no mean of infinite values
+    assert row["ssim"] == pytest.approx(1, abs=1e-6) and images["ssim"] == pytest.approx([1] * 5, abs=1e-6)
+    assert row["mae"] == row["lpips_alex"] == row["lpips_vgg"] == 0 and row["fid"] == pytest.approx(0, abs=1e-6)
+    table = (out / "results.md").read_text()
+    assert rows_of(table, "psnr")["truth"][-1] == "inf" and "nan" not in table
+
+
+@pytest.mark.parametrize(("folder", "kind"), [("photos", "photo"), ("masks", "mask")])
+def test_changed_files_start_an_evaluation_anew(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: str, kind: str
+) -> None:
+    command = f"run --method mean --checkpoint {run_folder} --output {run_folder}/out".split()
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=2)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate.main(command)
+    os.utime(run_folder / folder / "1.png", ns=(0, 10**18))  # the same name and size, made at another time
+    evaluate.main(command)
+    assert f"is of another state of the {kind} files: starting anew" in capsys.readouterr().out
+
+
+def test_another_version_starts_an_evaluation_anew(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"run --method mean --checkpoint {run_folder} --output {run_folder}/out".split()
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=2)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate.main(command)
+    monkeypatch.setattr(evaluate, "__version__", "another")
+    evaluate.main(command)
+    assert "is of another version of spn_jax: starting anew" in capsys.readouterr().out
+
+
+def test_nothing_of_others_is_touched_and_pictures_of_earlier_runs_go(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run_folder / "out"
+    (out / "partial").mkdir(parents=True)
+    for name in ("partial/thesis.txt", "grid.png", "notes.png"):
+        (out / name).write_text("mine")
+    evaluate.main(f"run --checkpoint {run_folder} --output {out}".split())
+    assert capsys.readouterr().out.endswith(
+        f"written to {out}: loss_curves.png, results.json, results.md, results.tex, results.tsv\n"
+    )  # not the files of others
+    assert (out / "grid.png").read_text() == "mine"  # there were no results beside it
+
+    evaluate.main(f"run --checkpoint a={run_folder} --checkpoint b={run_folder} --output {out}".split())
+    assert {path.name for path in out.glob("*.png")} == {"grid.png", "loss_curves-a.png", "loss_curves-b.png", "notes.png"}
+    (run_folder / "metrics.jsonl").unlink()
+    evaluate.main(f"run --checkpoint {run_folder} --grid 0 --output {out}".split())
+    assert {path.name for path in out.glob("*.png")} == {"notes.png"}
+    assert (out / "partial" / "thesis.txt").read_text() == (out / "notes.png").read_text() == "mine"
+
+
+def test_composites_of_other_photos_are_refused(run_folder: Path) -> None:
+    command = f"run --checkpoint {run_folder} --save-composites --output {run_folder}/out".split()
+    evaluate.main(command)
+    evaluate.main(command)
+    (run_folder / "photos" / "4.png").unlink()
+    before = {path: path.read_bytes() for path in (run_folder / "out").rglob("*.*")}
+    with pytest.raises(InputError, match="out/composites/spn holds 1 pictures of other photos .*: 4.png; remove the folder or choose"):
+        evaluate.main(command)
+    assert {path: path.read_bytes() for path in (run_folder / "out").rglob("*.*")} == before
+
+
+def test_results_are_not_written_over(run_folder: Path) -> None:
+    out = run_folder / "out"
+    command = f"run --photos {run_folder}/photos --masks {run_folder}/masks --image-size {SIZE} --save-composites --output {out}"
+    evaluate.main(f"{command} --method mean".split())
+    with pytest.raises(InputError, match="--save-composites would write over --results a=.*/composites/mean; choose another --output"):
+        evaluate.main(f"{command} --method mean --results a={out}/composites/mean".split())
+
+
+def test_a_broken_result_is_known_before_the_model_runs(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run_folder / "other"
+    folder.mkdir()
+    for i in range(5):
+        Image.fromarray(pictures(1)[0][0]).save(folder / f"{i}.png")
+    (folder / "4.png").write_bytes((folder / "4.png").read_bytes()[:-200])
+    monkeypatch.setattr(evaluate, "score_all", lambda *arguments: pytest.fail("the model ran"))
+    with pytest.raises(InputError, match="1 that cannot be read as an image, make these again: 4.png"):
+        evaluate.main(f"run --checkpoint {run_folder} --results other={folder} --output {run_folder}/out".split())
