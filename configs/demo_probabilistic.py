@@ -43,7 +43,7 @@ def get_config() -> Config:
         teacher=TeacherConfig(cache="runs/demo/teacher"),
         loss=LossConfig(adversarial="hinge", feature_matching=10, perceptual=10, diversity=1, kl=0.05, vgg="random"),
         optimizer=OptimizerConfig(learning_rate=5e-4),
-        schedule=ScheduleConfig(unit="steps", length=250, learning_rate_drops=(200,)),
-        train=TrainConfig(batch_size=4, samples=2, log_every=10, image_every=250, eval_every=250, checkpoint_every=50),
+        schedule=ScheduleConfig(unit="steps", length=300, learning_rate_drops=(240,)),
+        train=TrainConfig(batch_size=4, samples=2, log_every=10, image_every=300, eval_every=300, checkpoint_every=50),
         eval=EvalConfig(batch_size=8, samples=5),
     )
