@@ -41,6 +41,7 @@ from spn_jax.methods import (
     named_checkpoints,
     shared_config,
 )
+from spn_jax.models.lpips import TRUNKS
 from spn_jax.pairs import PROTOCOLS, PairList, draw_pairs, draw_pairs_per_bin, make_pair_list, match, open_pair_list, write_pair_list
 from spn_jax.partial import FOLDER as PARTIAL_FOLDER
 from spn_jax.partial import Partial, data_state
@@ -64,7 +65,6 @@ from spn_jax.sharding import make_mesh, replicate, shard_batch
 __all__ = ["evaluate_model", "main", "sample_grid", "summarise"]  # the middle of these are what the trainer uses
 
 TRUTH = "_truth"  # beside the methods in partial results; no method can have the name
-LPIPS_LEAST = {"lpips_alex": 31, "lpips_vgg": 16}  # pixels: fewer leave nothing of their deepest maps
 COMPARED = 6  # photos in the comparison picture of several methods, where --grid does not say
 # {network of `weights`: (option, scores that need it)}
 NEEDS = {
@@ -353,9 +353,9 @@ def open_evaluation(options: argparse.Namespace) -> Evaluation:
         how = "were scored as they are (--raw-results)" if options.raw_results else "got the photo's own pixels outside the hole"
         notes.append(f"results of {', '.join(named(text, '--results')[0] for text in options.results)} {how}")
 
-    for option, least in LPIPS_LEAST.items():
-        if option in origins and config.data.image_size < least:
-            raise InputError(f"data.image_size={config.data.image_size} is too small for --{option.replace('_', '-')}, which needs {least}")
+    for net, trunk in TRUNKS.items():
+        if f"lpips_{net}" in origins and config.data.image_size < trunk.smallest:
+            raise InputError(f"data.image_size={config.data.image_size} is too small for --lpips-{net}, which needs {trunk.smallest}")
 
     results = dict(named(text, "--results") for text in options.results)
     hosts = host_methods(results, options.raw_results, options.method, photos, config.data.image_size)
