@@ -248,7 +248,7 @@ def draw_noise(graphdef: StepGraph, state: TrainState, batch: Batch) -> dict[str
         return {}
     count, height, width, _ = batch["image"].shape
     key = jax.random.fold_in(jax.random.key(graphdef.seed), state.step)
-    return {"noise": jax.random.normal(key, (count, graphdef.samples, *model.noise_shape(height, width)), jnp.float32)}
+    return {"noise": model.draw_noise(key, count, graphdef.samples, height, width)}
 
 
 def judge(graphdef: StepGraph, kernels: nnx.State, spectral: nnx.State, images: Array) -> Judgement:

@@ -78,6 +78,10 @@ class SPN(nnx.Module):
             raise ValueError("this SPN is deterministic: it has no variational module to feed noise to")
         return height // self.stride, width // self.stride, self.latent_channels
 
+    def draw_noise(self, key: Array, photos: int, samples: int, height: int, width: int) -> Array:
+        """Standard normal (b, s, h/32, w/32, z) for `samples` completions of `photos` photos; ValueError as `noise_shape`."""
+        return jax.random.normal(key, (photos, samples, *self.noise_shape(height, width)), jnp.float32)
+
     def __call__(self, image: Array, mask: Array, noise: Array | None = None, *, key: Array | None = None, samples: int = 1) -> SPNOutput:
         """Completes photos. What precedes the latent is computed once a photo, however many completions there are.
 
@@ -131,7 +135,7 @@ class SPN(nnx.Module):
                 raise ValueError("noise, a key or samples were given, but this SPN is deterministic: it has no variational module")
             return None
         if noise is None and key is not None:
-            return jax.random.normal(key, (batch, samples, *self.noise_shape(height, width)), jnp.float32)
+            return self.draw_noise(key, batch, samples, height, width)
         if noise is None or key is not None or samples not in (1, noise.shape[1]):
             raise ValueError("this SPN is probabilistic: give it either noise, which tells the number of samples, or a key to draw some")
         return noise
