@@ -74,6 +74,7 @@ class DataConfig:
     resize_filter: Literal["box", "bilinear", "bicubic", "lanczos"] = "bicubic"  # Pillow's, with antialiasing
     flip: Literal["none", "together", "independent"] = "together"  # photo and mask alike (released) or each by itself (paper)
     seed: int = 0  # order of the photos, choice of masks, mirroring
+    shuffle_window: int | None = None  # photos in random order at a time, in runs of neighbours, for disks that seek slowly; None: all
     threads: int = safe(4)  # reader threads; the data does not depend on their number
     prefetch: int = safe(4)  # batches read ahead
 
@@ -82,10 +83,17 @@ class DataConfig:
 class TeacherConfig:
     """The frozen network whose features the prior learner distils."""
 
-    name: str = "tresnet_l"  # network
+    name: str = "tresnet_l"  # network: tresnet_l, timm:NAME, torchvision:NAME, FILE (a program or a .py), sobel, canny, spn:CHECKPOINT
+    mode: Literal["cached", "online"] = "cached"  # features read from the cache, or computed in the training step (tresnet_l)
+    weights: str = safe("")  # of mode online: an .npz of teacher_export.weights
     cache: str = ""  # folder of exported features, written by teacher_export, read by the trainer
     photo: Literal["original", "upsampled"] = "original"  # teacher sees the photo resized to 2P (released) or the P photo enlarged (paper)
-    dtype: Literal["float32", "bfloat16"] = safe("bfloat16")  # of the features on disk; this and the next three are the export's
+    layers: tuple[str, ...] = ()  # names of its maps, one for each of `levels`; none: found by their sizes
+    levels: tuple[int, ...] = safe((1, 2, 3))  # of the prior that are exported; a run needs those of model.prior_levels
+    resize: Literal["nearest", "bilinear", "area"] = "nearest"  # how a map is brought to the size of its level
+    dtype: Literal["float32", "bfloat16", "uint8"] = safe("bfloat16")  # of the features on disk; this and the rest are the export's
+    compression: Literal["zstd", "none"] = safe("zstd")  # of the files
+    compute_dtype: Literal["float32", "bfloat16"] = safe("float32")  # bfloat16: the export's forward passes under autocast
     records_per_shard: int = safe(256)  # photos' records in one file of the cache
     batch_size: int = safe(8)  # photos a forward pass in the export
     seed: int = safe(0)  # of `--weights random`
@@ -308,6 +316,7 @@ _POSITIVE = (
     "schedule.length",
     "schedule.drop_factor",
     "schedule.prior_loss_until",
+    "data.shuffle_window",
     "schedule.base_batch_size",
     "optimizer.learning_rate",
     "optimizer.epsilon",
@@ -363,6 +372,10 @@ def _check_together(config: Config) -> None:
     levels, size, train, drops = config.model.prior_levels, config.data.image_size, config.train, config.schedule.learning_rate_drops
     if levels not in ((3,), (2, 3), (1, 2, 3)):
         raise InputError(f"model.prior_levels={levels} must be 3, or 2,3, or 1,2,3: scales are added from the coarsest")
+    if not config.teacher.levels or sorted(set(config.teacher.levels) & {1, 2, 3}) != list(config.teacher.levels):
+        raise InputError(f"teacher.levels={config.teacher.levels} must be some of 1,2,3, ascending")
+    if config.teacher.layers and len(config.teacher.layers) != len(config.teacher.levels):
+        raise InputError(f"teacher.layers={config.teacher.layers} must name one map for each of teacher.levels={config.teacher.levels}")
     stride = config.model.stride
     if size % stride or size < SMALLEST:
         raise InputError(f"data.image_size={size} must be divisible by {stride} and at least {SMALLEST}")

@@ -139,7 +139,7 @@ def test_kind_and_stride_of_a_model(changes: dict[str, Any], kind: str, stride: 
 POSITIVE = [
     *("model.width", "model.dense_blocks", "model.dense_layers", "model.growth", "model.prior_blocks", "model.middle_blocks"),
     *("model.spade_hidden", "model.discriminator_width", "data.threads", "data.prefetch", "teacher.batch_size"),
-    *("teacher.records_per_shard", "schedule.length", "schedule.drop_factor", "schedule.prior_loss_until"),
+    *("teacher.records_per_shard", "schedule.length", "schedule.drop_factor", "schedule.prior_loss_until", "data.shuffle_window"),
     *("schedule.base_batch_size", "optimizer.learning_rate", "optimizer.epsilon", "train.batch_size", "train.micro_batches"),
     *("model.latent_channels", "train.samples", "eval.samples"),
     *("train.log_every", "train.image_every", "train.eval_every", "train.checkpoint_every", "train.keep_last"),
@@ -367,6 +367,7 @@ SAFE = [  # these change neither the parameters nor the data of a run that is co
     *("train.eval_every=1", "train.checkpoint_every=1", "train.keep_last=1", "train.keep_best=0", "eval.batch_size=1"),
     *("eval.photos=1", "eval.quantise=round", "eval.seed=1", "eval.samples=2", "loss.vgg=a"),
     *("teacher.dtype=float32", "teacher.records_per_shard=1", "teacher.seed=1"),  # of the export; the cache itself may not change
+    *("teacher.levels=3", "teacher.compression=none", "teacher.compute_dtype=bfloat16", "teacher.weights=a"),
 ]
 
 
@@ -408,8 +409,12 @@ OTHER: dict[str, Any] = {  # values for the settings that cannot be doubled
     "data.crop": "center",
     "data.resize_filter": "box",
     "data.flip": "none",
+    "data.shuffle_window": 64,
     "teacher.name": "hrnet",
+    "teacher.mode": "online",
     "teacher.cache": "a",
+    "teacher.layers": ["a", "b", "c"],
+    "teacher.resize": "area",
     "teacher.photo": "upsampled",
     "loss.adversarial": "saturating",
     "loss.perceptual_levels": "paper",
