@@ -48,14 +48,16 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"folder {folder} cannot be written to ({error.strerror or error}); choose another or free space") from error
 
 
-def lock_folder(handle: int, refusal: str) -> None:
+def lock_folder(handle: int, refusal: str, shared: bool = False) -> None:
     """Locks an open folder until its handle is closed, however the process ends. File systems without locks go without.
+
+    `shared`: together with others that ask for it shared.
 
     Raises:
         InputError: another process has locked it; the text is `refusal`.
     """
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(refusal) from None
     except OSError:

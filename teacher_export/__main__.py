@@ -5,29 +5,47 @@ from collections.abc import Sequence
 
 from spn_jax.config import load_config
 from spn_jax.errors import run_command
+from teacher_export.processes import Share, find_share
 
 
 def main(arguments: Sequence[str]) -> None:
     """Exports the teacher's features of the training photos. InputError for wrong input."""
+    options = parse(arguments)
+    config = load_config(options.config, options.overrides)
+    share = find_share(options.process, options.processes)
+
+    # After the cheap checks: importing torch takes seconds.
+    from teacher_export.export import export
+    from teacher_export.teachers import load_teacher
+
+    device = options.device or default_device(share)
+    teacher = load_teacher(config.teacher, options.weights, device, config.data.image_size)
+    export(config, teacher, share, verify=options.verify)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m teacher_export", description="Writes the teacher's features of the training photos.")
     parser.add_argument("--config", required=True, help="one of configs/*.py")
     parser.add_argument(
         "--weights",
-        required=True,
-        help="file of the ASL release, timm:NAME (downloaded, for example timm:tresnet_l.miil_in1k) or random (teacher.seed)",
+        help="file of the network's release, random (teacher.seed), pretrained (downloaded; of timm: and torchvision: teachers) or, "
+        "of tresnet_l, timm:NAME (downloaded, for example timm:tresnet_l.miil_in1k); some teachers have none",
     )
     parser.add_argument("--device", default=None, help="cpu or cuda; default: cuda where there is one")
+    parser.add_argument("--processes", type=int, metavar="N", help="processes that share the export, where torchrun or SLURM do not tell")
+    parser.add_argument("--process", type=int, metavar="I", help="number of this one, from 0")
+    parser.add_argument("--verify", action="store_true", help="read every record of a complete cache again and restore damaged shards")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the config's")
-    options = parser.parse_intermixed_args(arguments)
-    config = load_config(options.config, options.overrides)
+    return parser.parse_intermixed_args(arguments)
 
-    # After the cheap checks: importing torch takes seconds.
-    from teacher_export.export import export
+
+def default_device(share: Share) -> str:
+    """The GPU of this process among those of its machine, or the CPU."""
     from teacher_export.frameworks import torch
-    from teacher_export.teachers import load_teacher
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    export(config, load_teacher(config.teacher.name, options.weights, config.teacher.seed, device))
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{share.local}" if share.local is not None and share.local < torch.cuda.device_count() else "cuda"
 
 
 if __name__ == "__main__":

@@ -1,23 +1,29 @@
 """Runs a teacher over the training photos and fills the feature cache that the trainer reads."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
 import shutil
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from spn_jax.config import Config
-from spn_jax.data.images import PhotoSource, open_photos, teacher_photo
-from spn_jax.data.teacher import DTYPES, CacheWriter, Level, Manifest, export_command, orientations, preparation
+from spn_jax.data.cache_writer import CacheWriter
+from spn_jax.data.images import PhotoSource, checksum, open_photos, teacher_photo
+from spn_jax.data.manifest import DTYPES, Level, Manifest, export_command
+from spn_jax.data.shards import BeingWritten
+from spn_jax.data.teacher import orientations, preparation
 from spn_jax.errors import InputError
 from teacher_export.frameworks import torch
+from teacher_export.processes import Share
 from teacher_export.teachers import Teacher
 
 Result = TypeVar("Result")
@@ -26,8 +32,17 @@ SECONDS_BETWEEN_LINES = 10.0
 SAMPLE_PHOTOS = 4  # whose compressed size stands for all
 
 
-def export(config: Config, teacher: Teacher) -> Manifest:
+def export(config: Config, teacher: Teacher, share: Share = Share(), *, verify: bool = False) -> Manifest:  # noqa: B008, it is frozen
     """Brings the cache in `config.teacher.cache` to completion and returns its manifest.
+
+    Of several processes each writes the shards it owns; the one that finds all of them there verifies every record and writes
+    the manifest. The others return a manifest without shards.
+
+    Args:
+        config: all settings.
+        teacher: what is run.
+        share: of this process.
+        verify: read every record of a complete cache again, and restore what is damaged.
 
     Raises:
         InputError: the photos, the cache folder or the disk do not allow it; see CacheWriter for what a restart may change.
@@ -38,19 +53,47 @@ def export(config: Config, teacher: Teacher) -> Manifest:
     # them (ten times slower where other programs want the cores too), and the features' last bits would depend on their number.
     torch.set_num_threads(1)
     photos = open_photos(config.data.train_photos, "data.train_photos")
-    plan = make_plan(config, teacher, photos)
-    with CacheWriter(config.teacher.cache, plan) as writer:
-        print(f"teacher {plan.teacher}, weights {plan.weights_origin}, sha256 {plan.weights_sha256[:12]}")
-        if writer.complete:
+    with CacheWriter(config.teacher.cache, make_plan(config, teacher, photos), share.process, share.processes) as writer:
+        plan = writer.plan
+        print(f"teacher {plan.teacher}, weights {plan.weights_origin}, sha256 {plan.weights_sha256[:12]}, {share.describe()}")
+        if writer.complete and not verify:
             print(f"{config.teacher.cache} is complete: {plan.photo_count:,} photos, nothing to do", flush=True)
             return writer.finish()
         if writer.unfinished:
             require_space(config, teacher, photos, writer)
-            write_shards(config, teacher, photos, writer)
+            write_shards(config, teacher, photos, writer, writer.unfinished)
+        if missing := writer.missing():
+            print(f"{len(missing)} shards of other processes are not there yet; the process that ends last verifies the cache", flush=True)
+            return plan
+        return complete(config, teacher, photos, writer)
+
+
+def complete(config: Config, teacher: Teacher, photos: PhotoSource, writer: CacheWriter) -> Manifest:
+    """Verifies every record of a cache whose shards are all there, writes damaged ones anew, and then the manifest.
+
+    Returns a manifest without shards if another process is at that already.
+
+    Raises:
+        InputError: what was just written is damaged again.
+    """
+    with writer.verification() as mine:
+        if not mine:
+            print("another process verifies the cache", flush=True)
+            return writer.plan
+        for attempt in range(2):
+            print(f"verifying {writer.plan.record_count:,} records", flush=True)
+            progress = Progress(0, writer.plan.record_count, unit="records")
+            damaged = writer.damage(config.data.threads, progress.add)
+            for index, wrong in damaged.items():
+                print(f"shard {writer.path(index)} is damaged ({wrong}) and is written again", flush=True)
+                writer.remove(index)
+            if not damaged:
+                break
+            if attempt:
+                raise InputError(f"the disk of teacher.cache={writer.folder} loses what is written to it; choose another one")
+            write_shards(config, teacher, photos, writer, list(damaged))
         manifest = writer.finish()
-    print(
-        f"{config.teacher.cache} is complete: {sum(s.bytes for s in manifest.shards):,} bytes in {len(manifest.shards)} shards", flush=True
-    )
+    print(f"{writer.folder} is complete: {sum(s.bytes for s in manifest.shards):,} bytes in {len(manifest.shards)} shards", flush=True)
     return manifest
 
 
@@ -60,7 +103,7 @@ def make_plan(config: Config, teacher: Teacher, photos: PhotoSource) -> Manifest
     if size % 4:
         raise InputError(f"data.image_size={size} must be divisible by 4 to have features at a quarter of it")
     blank = np.zeros((1, 2 * size, 2 * size, 3), np.uint8)
-    shapes = {level: features.shape[1:] for level, features in run_teacher(teacher, blank, config.teacher.dtype).items()}
+    shapes = {level: features.shape[1:] for level, features in run_teacher(teacher, blank, config.teacher.dtype, "float32").items()}
     count = orientations(config)
     return Manifest(
         teacher=teacher.name,
@@ -72,33 +115,64 @@ def make_plan(config: Config, teacher: Teacher, photos: PhotoSource) -> Manifest
         image_size=size,
         preparation=preparation(config),
         dtype=config.teacher.dtype,
+        compression=config.teacher.compression,
+        compute_dtype=config.teacher.compute_dtype,
         photos_per_shard=max(1, config.teacher.records_per_shard // count),
         levels=tuple(
-            Level(level=level, name=teacher.layers[level], height=h, width=w, channels=c) for level, (h, w, c) in sorted(shapes.items())
+            Level(level=level, name=teacher.layers[level], height=h, width=w, channels=c, resized=teacher.resized.get(level, ""))
+            for level, (h, w, c) in sorted(shapes.items())
         ),
     )
 
 
-def run_teacher(teacher: Teacher, photos: np.ndarray, dtype: str) -> dict[int, np.ndarray]:
-    """uint8 photos (b, 2P, 2P, 3) -> {level: (b, h, w, c)} in `dtype`. InputError if a value is not finite."""
+def run_teacher(teacher: Teacher, photos: np.ndarray, dtype: str, compute_dtype: str) -> dict[int, np.ndarray]:
+    """uint8 photos (b, 2P, 2P, 3) -> {level: (b, h, w, c)} in `dtype`, float32 for uint8. InputError if a value is not finite.
+
+    With the compute type bfloat16 convolutions and matrix products run in it (autocast).
+    """
     # A mirrored batch is a view with negative strides, which torch refuses.
-    images = torch.from_numpy(np.ascontiguousarray(photos)).to(teacher.device).float() / 255
-    try:
-        features = teacher(images)
-    except torch.OutOfMemoryError as error:
-        raise InputError(f"{teacher.device} has too little memory for teacher.batch_size={len(photos)}; choose a smaller one") from error
-    if not all(torch.isfinite(f).all() for f in features.values()):
-        raise InputError(
-            f"teacher {teacher.name} with weights {teacher.weights_origin} gives features that are not finite; check the weights"
-        )
-    return {level: _to_numpy(f, dtype) for level, f in features.items()}
+    batch = torch.from_numpy(np.ascontiguousarray(photos))
+    with own_stream(teacher.device), torch.autocast(teacher.device.type, torch.bfloat16, enabled=compute_dtype == "bfloat16"):
+        if teacher.device.type == "cuda":
+            batch = batch.pin_memory().to(teacher.device, non_blocking=True)
+        try:
+            features = teacher(batch.to(teacher.device).float() / 255)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"{teacher.device} has too little memory for teacher.batch_size={len(photos)}; choose a smaller one"
+            ) from error
+        if not all(torch.isfinite(f).all() for f in features.values()):
+            raise InputError(
+                f"teacher {teacher.name} with weights {teacher.weights_origin} gives features that are not finite; check the weights"
+            )
+        return to_numpy(features, dtype)
 
 
-def _to_numpy(features: torch.Tensor, dtype: str) -> np.ndarray:
-    if dtype == "float32":
-        return features.cpu().numpy()
+_streams = threading.local()
+
+
+def own_stream(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """On a GPU the calling thread's own stream, so that one batch is copied while another is computed."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    if not hasattr(_streams, "stream"):
+        _streams.stream = torch.cuda.Stream(device)
+    return torch.cuda.stream(_streams.stream)
+
+
+def to_numpy(features: dict[int, torch.Tensor], dtype: str) -> dict[int, np.ndarray]:
+    """Features on the host in `dtype`; those that become 8-bit codes later stay float32."""
     # Rounded on the device, half the bytes to move; numpy has no bfloat16 of its own, so the bits travel as integers.
-    return features.to(torch.bfloat16).contiguous().view(torch.int16).cpu().numpy().view(DTYPES[dtype])
+    narrow = {
+        level: f.to(torch.bfloat16).contiguous().view(torch.int16) if dtype == "bfloat16" else f.float().contiguous()
+        for level, f in features.items()
+    }
+    if any(f.device.type == "cuda" for f in narrow.values()):
+        pinned = {level: torch.empty(f.shape, dtype=f.dtype, pin_memory=True).copy_(f, non_blocking=True) for level, f in narrow.items()}
+        torch.cuda.current_stream().synchronize()
+        narrow = pinned
+    arrays = {level: f.cpu().numpy() for level, f in narrow.items()}
+    return {level: a.view(DTYPES["bfloat16"]) if dtype == "bfloat16" else a for level, a in arrays.items()}
 
 
 def records(teacher: Teacher, photos: np.ndarray, plan: Manifest) -> Iterator[dict[int, np.ndarray]]:
@@ -107,7 +181,7 @@ def records(teacher: Teacher, photos: np.ndarray, plan: Manifest) -> Iterator[di
     The mirrored photo goes through the teacher by itself; features are never mirrored.
     """
     views = [photos, photos[:, :, ::-1]][: plan.orientations]
-    features = [run_teacher(teacher, view, plan.dtype) for view in views]
+    features = [run_teacher(teacher, view, plan.dtype, plan.compute_dtype) for view in views]
     for row in range(len(photos)):
         for orientation in features:
             yield {level: array[row] for level, array in orientation.items()}
@@ -116,7 +190,7 @@ def records(teacher: Teacher, photos: np.ndarray, plan: Manifest) -> Iterator[di
 def require_space(config: Config, teacher: Teacher, photos: PhotoSource, writer: CacheWriter) -> None:
     """Prints the bytes that the remaining shards need and the disk has. InputError if it has fewer."""
     plan = writer.plan
-    remaining = sum(len(plan.shard_photos(index)) for index in writer.unfinished) * plan.orientations
+    remaining = sum(len(plan.shard_photos(index)) for index in writer.missing()) * plan.orientations
     chosen = np.unique(np.linspace(0, len(photos) - 1, SAMPLE_PHOTOS).astype(int))
     sample = [record for index in chosen for record in records(teacher, teacher_photo(photos.load(int(index)), config)[None], plan)]
     needed = int(remaining * writer.compressed_bytes(sample))
@@ -133,28 +207,72 @@ def require_space(config: Config, teacher: Teacher, photos: PhotoSource, writer:
         )
 
 
-def write_shards(config: Config, teacher: Teacher, photos: PhotoSource, writer: CacheWriter) -> None:
-    """Writes every unfinished shard; a pool of threads prepares photos and runs the teacher, some batches ahead of the writing."""
-    plan = writer.plan
-    # Batches never cross a shard: what a batch holds must not depend on where an earlier run stopped.
-    batches = {index: _split(plan.shard_photos(index), config.teacher.batch_size) for index in writer.unfinished}
-    progress = Progress(plan.photo_count - sum(len(plan.shard_photos(index)) for index in batches), plan.photo_count)
+def write_shards(config: Config, teacher: Teacher, photos: PhotoSource, writer: CacheWriter, shards: Sequence[int]) -> None:
+    """Writes `shards`; a pool of threads prepares photos and runs the teacher, some batches ahead of the writing.
 
-    def run(batch: Sequence[int]) -> list[dict[int, np.ndarray]]:
-        return list(records(teacher, np.stack([teacher_photo(photos.load(photo), config) for photo in batch]), plan))
+    A shard that another process turns out to be writing is left to it.
+    """
+    plan, seconds = writer.plan, Seconds()
+    # Batches never cross a shard: what a batch holds must not depend on where an earlier run stopped.
+    batches = {index: _split(plan.shard_photos(index), config.teacher.batch_size) for index in shards}
+    total = sum(len(plan.shard_photos(index)) for index in shards)
+    progress = Progress(0, total)
+
+    def run(batch: Sequence[int]) -> list[tuple[dict[int, np.ndarray], int]]:
+        with seconds.of("decode"):
+            files = [photos.read(photo) for photo in batch]
+            images = np.stack([teacher_photo(photos.decode(photo, file), config) for photo, file in zip(batch, files, strict=True)])
+        with seconds.of("teacher"):
+            features = records(teacher, images, plan)
+            return [(next(features), checksum(file)) for file in files for _ in range(plan.orientations)]
 
     workers = _workers(config, teacher)
     pool = ThreadPoolExecutor(workers)
     try:
         finished = run_ahead(pool, run, itertools.chain(*batches.values()), ahead=workers)
         for index, shard_batches in batches.items():
-            with writer.shard(index) as write:
+            try:
+                with contextlib.ExitStack() as stack:
+                    write = stack.enter_context(writer.shard(index))
+                    for batch in shard_batches:
+                        ready = next(finished)
+                        with seconds.of("write"):
+                            for features, photo in ready:
+                                write(features, photo)
+                        progress.add(len(batch))
+                    with seconds.of("write"):
+                        stack.close()
+            except BeingWritten:
+                print(f"shard {writer.path(index)} is being written by another process and left to it", flush=True)
                 for batch in shard_batches:
-                    for record in next(finished):
-                        write(record)
+                    next(finished)
                     progress.add(len(batch))
     finally:
         pool.shutdown(cancel_futures=True)
+    print(f"time: {seconds.shares()}; {total / max(progress.seconds(), 1e-9):.1f} photos/s", flush=True)
+
+
+class Seconds:
+    """How long each part of the work took, summed over all threads."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        """Adds the time spent inside to `part`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._parts[part] = self._parts.get(part, 0.0) + time.perf_counter() - start
+
+    def shares(self) -> str:
+        """Such as "decode 21 %, teacher 70 %, write 9 %"."""
+        total = sum(self._parts.values()) or 1.0
+        return ", ".join(f"{part} {100 * spent / total:.0f} %" for part, spent in self._parts.items())
 
 
 def _split(photos: range, size: int) -> list[range]:
@@ -183,22 +301,29 @@ def run_ahead(
 
 @dataclasses.dataclass
 class Progress:
-    """Prints a line every ten seconds and at the end: lines, so that a log file reads as well as a terminal."""
+    """Prints a line every ten seconds and at the end: lines, so that a log file reads as well as a terminal. Safe in threads."""
 
     done: int  # photos
     total: int
     clock: Callable[[], float] = time.monotonic
+    unit: str = "photos"
 
     def __post_init__(self) -> None:
         self._first, self._start = self.done, self.clock()
         self._printed = self._start
+        self._lock = threading.Lock()
 
     def add(self, photos: int) -> None:
         """Counts photos that were written."""
-        self.done += photos
-        now = self.clock()
-        if now - self._printed >= SECONDS_BETWEEN_LINES or self.done == self.total:
-            self._printed = now
-            rate = (self.done - self._first) / max(now - self._start, 1e-9)
-            left = timedelta(seconds=round((self.total - self.done) / rate))
-            print(f"{self.done:,}/{self.total:,} photos, {rate:.1f} photos/s, {left} left", flush=True)
+        with self._lock:
+            self.done += photos
+            now = self.clock()
+            if now - self._printed >= SECONDS_BETWEEN_LINES or self.done == self.total:
+                self._printed = now
+                rate = (self.done - self._first) / max(now - self._start, 1e-9)
+                left = timedelta(seconds=round((self.total - self.done) / rate))
+                print(f"{self.done:,}/{self.total:,} {self.unit}, {rate:.1f} {self.unit}/s, {left} left", flush=True)
+
+    def seconds(self) -> float:
+        """Since the start."""
+        return self.clock() - self._start

@@ -1,4 +1,4 @@
-"""The door to torch and timm: nothing else of this project imports them."""
+"""The door to torch, torchvision and timm: nothing else of this project imports them."""
 
 import importlib
 import sys
@@ -38,8 +38,9 @@ def _import_torchvision() -> None:
 try:
     _import_torchvision()
     import timm
+    import torchvision
     from timm.models.tresnet import checkpoint_filter_fn as rename_tresnet
 except ImportError as error:
     raise InputError(f"teacher_export needs timm ({error}); install it with `pip install 'spn_jax[teacher]'`") from error
 
-__all__ = ["rename_tresnet", "timm", "torch"]
+__all__ = ["rename_tresnet", "timm", "torch", "torchvision"]

@@ -46,16 +46,16 @@ def dump(network: str, weights: str, output: Path, lpips: str | None = None) -> 
     Raises:
         InputError: weights that cannot be had, are damaged or do not fit (everything listed at once); no place to write.
     """
-    from teacher_export.teachers import hash_tensors  # after the cheap checks: importing torch takes seconds
+    from teacher_export.teachers import hash_tensors, read_tensors  # after the cheap checks: importing torch takes seconds
 
     if weights.startswith("timm:"):
         tensors, origin = download(network, weights.removeprefix("timm:")), {"origin": weights}
     else:
         file_sha256 = check_file(weights)
-        tensors, origin = read_file(weights), {"origin": f"file {Path(weights).name}", "file_sha256": file_sha256}
+        tensors, origin = read_tensors(weights), {"origin": f"file {Path(weights).name}", "file_sha256": file_sha256}
     if lpips is not None:
         digest = check_file(lpips, "--lpips")
-        tensors |= read_file(lpips, "--lpips")
+        tensors |= read_tensors(lpips, "--lpips")
         version = "LPIPS 0.1" if digest == NETWORKS[network].lpips else "not LPIPS 0.1's own file"
         origin |= {"origin": f"{origin['origin']} and {Path(lpips).name} ({version})", "lpips_sha256": digest}
     used, left_out = select(network, tensors, weights if lpips is None else f"{weights} with --lpips {lpips}")
@@ -102,19 +102,6 @@ def check_file(path: str, option: str = "--weights") -> str:
             "download it again, or rename it if that part of the name is no checksum"
         )
     return digest
-
-
-def read_file(path: str, option: str = "--weights") -> dict[str, "torch.Tensor"]:
-    """The tensors of a torch file (see `teachers.read_state_dict`) or a .safetensors file. InputError if it is neither."""
-    from teacher_export.frameworks import timm
-    from teacher_export.teachers import read_state_dict
-
-    if not path.endswith(".safetensors"):
-        return read_state_dict(path, option)
-    try:
-        return dict(timm.models.load_state_dict(path, weights_only=True))
-    except Exception as error:  # those of a package that timm brings along
-        raise InputError(f"{option} {path} is damaged or no safetensors file; download it again") from error
 
 
 def select(network: str, tensors: Mapping[str, "torch.Tensor"], weights: str) -> tuple[dict[str, "torch.Tensor"], str]:

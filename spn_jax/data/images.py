@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import os
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -36,12 +37,24 @@ class PhotoSource(ABC):
         return len(self.names)
 
     @abstractmethod
-    def load(self, i: int) -> np.ndarray:
-        """Photo `i` as uint8 (H, W, 3) RGB, upright.
+    def read(self, i: int) -> bytes:
+        """The bytes of the image file of photo `i`. InputError if they cannot be read."""
+
+    @abstractmethod
+    def describe(self, i: int) -> str:
+        """Photo `i` in error texts: the setting it came from and where it lies."""
+
+    def decode(self, i: int, data: bytes) -> np.ndarray:
+        """uint8 (H, W, 3) RGB, upright, of `data`, the bytes of photo `i`.
 
         Raises:
-            InputError: it cannot be read as an image; nothing takes its place.
+            InputError: they are no image; nothing takes its place.
         """
+        return decode_photo(io.BytesIO(data), self.describe(i))
+
+    def load(self, i: int) -> np.ndarray:
+        """Photo `i` as uint8 (H, W, 3) RGB, upright. InputError as `read` and `decode`."""
+        return self.decode(i, self.read(i))
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -57,8 +70,14 @@ class PhotoFiles(PhotoSource):
         self._setting = setting
         self._sizes = byte_sizes(files, setting)
 
-    def load(self, i: int) -> np.ndarray:
-        return decode_photo(self._files[i], f"{self._setting}: photo {self._files[i]}")
+    def read(self, i: int) -> bytes:
+        try:
+            return self._files[i].read_bytes()
+        except OSError as error:
+            raise InputError(f"{self.describe(i)} cannot be read ({error.strerror or error}); put it back") from error
+
+    def describe(self, i: int) -> str:
+        return f"{self._setting}: photo {self._files[i]}"
 
     def fingerprint(self) -> str:
         return _digest(f"{name}\0{size}" for name, size in zip(self.names, self._sizes, strict=True))
@@ -80,15 +99,20 @@ class PhotoRecords(PhotoSource):
             raise InputError(f"{setting}: {files[0]} holds no record; write one encoded image a record")
         self.names = [f"{f.name}[{r}]" for f, source in zip(files, self._sources, strict=True) for r in range(len(source))]
 
-    def load(self, i: int) -> np.ndarray:
-        shard = bisect.bisect_right(self._ends, i)
-        record = i - (self._ends[shard] - len(self._sources[shard]))
-        what = f"{self._setting}: record {record} of {self._files[shard]}"
+    def read(self, i: int) -> bytes:
+        shard, record = self._place(i)
         try:
-            data = self._sources[shard][record]
+            return self._sources[shard][record]
         except Exception as error:  # the reader's errors have no common type
-            raise InputError(f"{what} cannot be read ({error}); copy or write the file again") from error
-        return decode_photo(io.BytesIO(data), what)
+            raise InputError(f"{self.describe(i)} cannot be read ({error}); copy or write the file again") from error
+
+    def describe(self, i: int) -> str:
+        shard, record = self._place(i)
+        return f"{self._setting}: record {record} of {self._files[shard]}"
+
+    def _place(self, i: int) -> tuple[int, int]:
+        shard = bisect.bisect_right(self._ends, i)
+        return shard, i - (self._ends[shard] - len(self._sources[shard]))
 
     def fingerprint(self) -> str:
         counts = [len(source) for source in self._sources]
@@ -103,11 +127,19 @@ class SelectedPhotos(PhotoSource):
         self._indices = [int(i) for i in indices]
         self.names = [photos.names[i] for i in self._indices]
 
-    def load(self, i: int) -> np.ndarray:
-        return self._photos.load(self._indices[i])
+    def read(self, i: int) -> bytes:
+        return self._photos.read(self._indices[i])
+
+    def describe(self, i: int) -> str:
+        return self._photos.describe(self._indices[i])
 
     def fingerprint(self) -> str:
         return _digest([self._photos.fingerprint(), *map(str, self._indices)])
+
+
+def checksum(data: bytes) -> int:
+    """CRC-32 of a photo's file, by which a cache of features recognises the photo that they were computed from."""
+    return zlib.crc32(data)
 
 
 def open_photos(path: str, setting: str) -> PhotoSource:

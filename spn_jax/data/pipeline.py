@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from spn_jax.config import Config
-from spn_jax.data.images import PhotoSource, prepare_photo, teacher_photo
+from spn_jax.data.images import PhotoSource, checksum, prepare_photo, teacher_photo
 from spn_jax.data.masks import MaskSource
 from spn_jax.errors import InputError, find_input_error
 
@@ -24,8 +24,11 @@ _ORDER, _CHOICES = 0, 1  # keep the two kinds of random numbers apart
 class FeatureCache(Protocol):
     """What is needed of the teacher's cache."""
 
-    def features(self, photo: int, flipped: bool, /) -> Mapping[int, np.ndarray]:
-        """The teacher's maps, (h, w, c) by level, for photo number `photo`, as it is or mirrored."""
+    def features(self, photo: int, flipped: bool, /, checksum: int, name: str) -> Mapping[int, Any]:
+        """The teacher's maps, (h, w, c) by level, for photo number `photo`, as it is or mirrored.
+
+        InputError if they are of another file than the one with this checksum.
+        """
 
 
 def steps_per_epoch(config: Config, photos: PhotoSource) -> int:
@@ -53,9 +56,10 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Host batches of steps start_step, ..., steps - 1, where b = train.batch_size / process_count is this process's part.
 
-    Yields "image" uint8 (b, P, P, 3), "mask" uint8 (b, P, P, 1) of zeros and ones, "targets" {level: (b, h, w, c)} in the
-    cache's type if there is a cache, and "image_2x" uint8 (b, 2P, 2P, 3), the teacher's view, if `with_2x`.
-    An epoch visits every photo at most once (the last, partial batch is left out); the next one has another order.
+    Yields "image" uint8 (b, P, P, 3), "mask" uint8 (b, P, P, 1) of zeros and ones, "targets" {level: (b, h, w, c)} of
+    model.prior_levels in the cache's type if there is a cache (from an 8-bit one {"codes", "low", "step"} a level), and
+    "image_2x" uint8 (b, 2P, 2P, 3), the teacher's view, if `with_2x`. An epoch visits every photo at most once (the last, partial
+    batch is left out); the next one has another order.
 
     Raises:
         InputError: at once, if the batch does not divide over the processes or is larger than the set of photos; on the way,
@@ -140,7 +144,7 @@ class _TrainingRows:
         """Row `row` of the global batch of `step`."""
         data = self.config.data
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        order = _order(data.seed, epoch, len(self.photos))
+        order = _order(data.seed, epoch, len(self.photos), data.shuffle_window)
         i = int(order[step_in_epoch * self.config.train.batch_size + row])
         random = np.random.default_rng([data.seed, _CHOICES, step, row])
         mask = self.masks.load(int(random.integers(len(self.masks))))
@@ -148,19 +152,37 @@ class _TrainingRows:
         return self._photo_and_features(i, flip_photo) | {"mask": _mirror(mask, flip_mask)}
 
     def _photo_and_features(self, i: int, flipped: bool) -> Batch:
-        photo = self.photos.load(i)
+        file = self.photos.read(i)
+        photo = self.photos.decode(i, file)
         row: Batch = {"image": _mirror(_at_p(self.config, photo), flipped)}
         if self.with_2x:
             row["image_2x"] = _mirror(teacher_photo(photo, self.config), flipped)
         if self.cache is not None:
             # Never a mirrored map: the teacher sees a mirrored photo differently.
-            row["targets"] = dict(self.cache.features(i, flipped))
+            features = self.cache.features(i, flipped, checksum=checksum(file), name=self.photos.names[i])
+            row["targets"] = {level: features[level] for level in self.config.model.prior_levels}
         return row
 
 
+RUNS = 16  # of neighbouring photos in a shuffle window
+
+
 @functools.lru_cache(maxsize=2)  # read-ahead may straddle two epochs
-def _order(seed: int, epoch: int, photos: int) -> np.ndarray:
-    return np.random.default_rng([seed, _ORDER, epoch]).permutation(photos)
+def _order(seed: int, epoch: int, photos: int, window: int | None) -> np.ndarray:
+    """The photos in the order of an epoch: a permutation of all.
+
+    With a window: runs of neighbouring photos, drawn in random order, of which as many as fill a window are shuffled together.
+    Neighbours lie in the same files, so that a disk reads long stretches and its cache holds a window, not the whole set.
+    """
+    random = np.random.default_rng([seed, _ORDER, epoch])
+    if window is None or window >= photos:
+        return random.permutation(photos)
+    run = max(1, window // RUNS)
+    # The first run begins anywhere: the same photos would be neighbours in every epoch otherwise.
+    starts = np.arange(-int(random.integers(run)), photos, run)
+    runs = [np.arange(max(start, 0), min(start + run, photos)) for start in random.permutation(starts)]
+    order = np.concatenate(runs)
+    return np.concatenate([random.permutation(order[start : start + window]) for start in range(0, photos, window)])
 
 
 def _flips(random: np.random.Generator, flip: str) -> tuple[bool, bool]:

@@ -1,0 +1,71 @@
+"""Which part of an export this process does, told by the command line or by the engine that started it."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+from spn_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Process `process` of `processes`."""
+
+    process: int = 0
+    processes: int = 1
+    local: int | None = None  # number among the processes of this machine, where the engine tells it
+    source: str = "one process"
+
+    def describe(self) -> str:
+        """For the log."""
+        return self.source if self.processes == 1 else f"process {self.process} of {self.processes} ({self.source})"
+
+
+def find_share(process: int | None, processes: int | None, environment: Mapping[str, str] = os.environ) -> Share:
+    """The share that the flags --process and --processes say, else torchrun, SLURM (tasks or an array) or a Kubernetes indexed job.
+
+    Raises:
+        InputError: one flag without the other, numbers that make no sense, an indexed job whose size is not known.
+    """
+    if process is not None and processes is not None:
+        return _checked(process, processes, None, "--process and --processes")
+    if process is not None:
+        raise InputError(f"--process {process} needs --processes, their number, in every one of them")
+    if "JOB_COMPLETION_INDEX" in environment:  # Kubernetes tells each pod its index and none how many there are
+        if processes is None:
+            raise InputError(
+                "this is a pod of an indexed Kubernetes job, which does not say how many there are; add --processes COMPLETIONS"
+            )
+        return _checked(_number(environment, "JOB_COMPLETION_INDEX"), processes, None, "Kubernetes indexed job")
+    if processes is not None:
+        raise InputError(f"--processes {processes} needs --process, the number of this one, from 0 to {processes - 1}")
+    if {"RANK", "WORLD_SIZE"} <= environment.keys():
+        return _checked(_number(environment, "RANK"), _number(environment, "WORLD_SIZE"), _local(environment, "LOCAL_RANK"), "torchrun")
+    if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
+        first = _number(environment, "SLURM_ARRAY_TASK_MIN") if "SLURM_ARRAY_TASK_MIN" in environment else 0
+        return _checked(
+            _number(environment, "SLURM_ARRAY_TASK_ID") - first, _number(environment, "SLURM_ARRAY_TASK_COUNT"), None, "SLURM array"
+        )
+    if "SLURM_PROCID" in environment and environment.get("SLURM_NTASKS", "1") != "1":
+        local = _local(environment, "SLURM_LOCALID")
+        return _checked(_number(environment, "SLURM_PROCID"), _number(environment, "SLURM_NTASKS"), local, "SLURM")
+    return Share()
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    try:
+        return int(environment[name])
+    except ValueError:
+        raise InputError(
+            f"the environment has {name}={environment[name]!r}, which is no whole number; set --process and --processes"
+        ) from None
+
+
+def _local(environment: Mapping[str, str], name: str) -> int | None:
+    return _number(environment, name) if name in environment else None
+
+
+def _checked(process: int, processes: int, local: int | None, source: str) -> Share:
+    if processes < 1 or not 0 <= process < processes:
+        raise InputError(f"process {process} of {processes} ({source}) makes no sense; number the processes from 0 to their number less 1")
+    return Share(process, processes, local, source)

@@ -1,0 +1,63 @@
+"""`spn:CHECKPOINT`: the prior pyramid of a trained model of ours, of the whole photo (the paper's Table 5)."""
+
+import functools
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from spn_jax.checkpoint import load_model
+from spn_jax.errors import InputError
+from spn_jax.models.spn import SPN
+from spn_jax.parameters import named_arrays
+from teacher_export.frameworks import torch
+from teacher_export.teachers.interface import Extractor, refuse
+
+HEADS = "distillation_heads."  # serve training alone
+
+
+def load(folder: str, weights: str | None, seed: int, device: torch.device, image_size: int) -> Extractor:
+    """The model sees the photo at P (2 x 2 means of the teacher's view) without a hole; a probabilistic one uses its mean latent.
+
+    Raises:
+        InputError: no checkpoint there, or P does not fit the model's stride.
+    """
+    refuse(weights, f"spn:{folder}", "the checkpoint has its own")
+    loaded = load_model(folder)
+    model: SPN = loaded.model
+    if image_size % model.stride:
+        raise InputError(f"data.image_size={image_size} must be divisible by {model.stride}, the stride of the model in {folder}")
+    levels = sorted(loaded.config.model.prior_levels)
+
+    def forward(photos: torch.Tensor) -> list[torch.Tensor]:
+        whole = torch.nn.functional.avg_pool2d(photos, 2).permute(0, 2, 3, 1).float().cpu().numpy()
+        priors = pyramid(model, whole)
+        return [torch.from_numpy(np.array(priors[level])).permute(0, 3, 1, 2).to(photos.device) for level in levels]
+
+    return Extractor(
+        forward=forward,
+        names=tuple(f"prior_{level}" for level in levels),
+        weights_origin=f"priors of {loaded.config.model.kind} {folder}",
+        weights_sha256=parameters_sha256(model),
+        model=model,
+    )
+
+
+@functools.partial(jax.jit)
+def pyramid(model: SPN, image: jax.Array) -> dict[int, Any]:
+    """{level: (b, h, w, c)} of whole photos (b, P, P, 3)."""
+    mask = jnp.zeros((*image.shape[:3], 1), image.dtype)
+    noise = jnp.zeros((len(image), 1, *model.noise_shape(*image.shape[1:3]))) if model.variational else None
+    return {level: prior[:, 0] for level, prior in model(image, mask, noise).prior.items()}
+
+
+def parameters_sha256(model: SPN) -> str:
+    """Of the prior learner's parameters without the heads: names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, array in sorted(named_arrays(nnx.as_pure(nnx.state(model.prior_learner))).items()):
+        if not name.startswith(HEADS):
+            digest.update(f"{name} {array.shape}\n".encode() + np.asarray(array, "<f4").tobytes())
+    return digest.hexdigest()
