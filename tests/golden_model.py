@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from spn_jax.config import Config, LossConfig, ModelConfig, TrainConfig
+from spn_jax.config import Config, LossConfig, ModelConfig, TeacherConfig, TrainConfig
 from spn_jax.convert import (
     FULL_SIZE,
     LEAVES,
@@ -169,10 +169,10 @@ def golden_targets(golden: Golden, folder: Path, double: bool) -> dict[int, np.n
 
     layout = json.loads((GOLDEN / "teacher_state_dict.json").read_text())
     torch.save({"model": {name: torch.from_numpy(parity_fill.weight(name, shape)) for name, shape in layout}}, folder / "asl.pth")
-    teacher = load_teacher("tresnet_l", str(folder / "asl.pth"), 0, "cpu")
+    teacher = load_teacher(TeacherConfig(), str(folder / "asl.pth"), "cpu", 64)
     photo = torch.from_numpy(nhwc(parity_fill.image(f"train_{golden.name}_a/2x", 2, 128, 128)))
     if double:
-        teacher.model.double()
+        teacher.extractor.model.double()
         photo = photo.double()
     return {level: features.numpy() for level, features in teacher(photo).items()}
 

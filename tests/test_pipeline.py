@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import ml_dtypes
@@ -14,7 +15,7 @@ from PIL import Image
 from spn_jax.config import Config, DataConfig, TrainConfig
 from spn_jax.data.images import PhotoSource, open_photos
 from spn_jax.data.masks import open_masks
-from spn_jax.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from spn_jax.data.pipeline import RUNS, epoch_order, evaluation_batches, steps_per_epoch, training_batches
 from spn_jax.errors import InputError
 
 P = 16
@@ -31,7 +32,14 @@ class NumberedPhotos(PhotoSource):
     def __init__(self, count: int):
         self.names = [str(i) for i in range(count)]
 
-    def load(self, i: int) -> np.ndarray:
+    def read(self, i: int) -> bytes:
+        return str(i).encode()
+
+    def describe(self, i: int) -> str:
+        return f"photo {i}"
+
+    def decode(self, i: int, data: bytes) -> np.ndarray:
+        assert data == self.read(i)
         photo = np.zeros((2 * P, 2 * P, 3), np.uint8)
         photo[..., 0] = i
         photo[:, :P, 2], photo[:, P:, 2] = LEFT, RIGHT
@@ -44,14 +52,38 @@ class NumberedPhotos(PhotoSource):
 class FakeCache:
     """Maps that tell which photo and orientation they were asked for, and whether anyone mirrored them (they rise to the right)."""
 
-    def features(self, i: int, flipped: bool) -> dict[int, np.ndarray]:
+    def features(self, i: int, flipped: bool, checksum: int, name: str) -> dict[int, np.ndarray]:
+        assert (checksum, name) == (zlib.crc32(str(i).encode()), str(i))
         ramp = np.broadcast_to(np.arange(8), (8, 8))
         fine = np.stack([np.full((8, 8), i), np.full((8, 8), flipped), ramp], -1)
-        return {1: fine.astype(ml_dtypes.bfloat16), 3: fine[::2, ::2].astype(np.float32)}
+        return {1: fine.astype(ml_dtypes.bfloat16), 2: fine, 3: fine[::2, ::2].astype(np.float32)}
 
 
 def masks(size=P):
     return open_masks("strokes", size, False, 0, "data.train_masks")
+
+
+@pytest.mark.parametrize(("photos", "window"), [(1000, 64), (1000, 10), (37, 16), (5, 4), (64, 64)])
+def test_a_shuffle_window_visits_every_photo_once_in_runs_of_neighbours(photos: int, window: int) -> None:
+    orders = [epoch_order(0, epoch, photos, window) for epoch in (0, 1)]
+    for order in orders:
+        assert sorted(order) == list(range(photos))
+    assert (orders[0] != orders[1]).any() and (orders[0] == epoch_order(0, 0, photos, window)).all()
+    if photos == 1000:
+        run = max(1, window // RUNS)
+        neighbours = [np.diff(np.sort(orders[0][start : start + window])) for start in range(0, photos, window)]
+        assert np.mean(np.concatenate(neighbours) == 1) > (run - 1) / run * 0.9  # of random photos: window / photos
+        assert len(np.unique(orders[0][:window])) == window and orders[0][:window].max() - orders[0][:window].min() > photos / 2
+
+
+def test_without_a_window_the_order_is_what_it_always_was() -> None:
+    np.testing.assert_array_equal(epoch_order(3, 1, 9, None), np.random.default_rng([3, 0, 1]).permutation(9))
+
+
+def test_a_batch_has_the_levels_of_the_model_alone() -> None:
+    config = settings()
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, prior_levels=(3,)))
+    assert list(train(config, steps=1, cache=FakeCache())[0]["targets"]) == [3]
 
 
 def train(config, start_step=0, steps=6, photos=11, cache=None, **options) -> list[dict]:
@@ -83,7 +115,11 @@ def test_batch_has_the_promised_types_and_shapes():
         "mask": ((4, P, P, 1), np.uint8),
         "image_2x": ((4, 2 * P, 2 * P, 3), np.uint8),
     }
-    assert {k: (v.shape, v.dtype) for k, v in targets.items()} == {1: ((4, 8, 8, 3), ml_dtypes.bfloat16), 3: ((4, 4, 4, 3), np.float32)}
+    assert {k: (v.shape, v.dtype) for k, v in targets.items()} == {
+        1: ((4, 8, 8, 3), ml_dtypes.bfloat16),
+        2: ((4, 8, 8, 3), np.int64),
+        3: ((4, 4, 4, 3), np.float32),
+    }
 
 
 def test_only_what_is_asked_for_is_in_a_batch():
@@ -300,7 +336,7 @@ def test_batches_before_the_unreadable_photo_arrive(tmp_path):
 
 def test_input_error_inside_another_error_comes_out():
     class WrappingPhotos(NumberedPhotos):
-        def load(self, i):
+        def read(self, i):
             raise RuntimeError("reader") from InputError("the cause")
 
     with pytest.raises(InputError, match="the cause"):
@@ -309,7 +345,7 @@ def test_input_error_inside_another_error_comes_out():
 
 def test_error_of_the_program_is_not_disguised():
     class BuggyPhotos(NumberedPhotos):
-        def load(self, i):
+        def read(self, i):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -14,7 +14,10 @@ import pytest
 
 import spn_jax.data.teacher as teacher_module
 from spn_jax.config import Config, apply_overrides
-from spn_jax.data.teacher import DTYPES, MANIFEST, PLAN, CacheWriter, Level, Manifest, TeacherCache, preparation
+from spn_jax.data.cache_writer import CacheWriter
+from spn_jax.data.manifest import DTYPES, MANIFEST, PLAN, Level, Manifest, dequantise, quantise
+from spn_jax.data.shards import TEMPORARY, BeingWritten
+from spn_jax.data.teacher import TeacherCache, preparation
 from spn_jax.errors import InputError
 
 LEVELS = (
@@ -52,6 +55,8 @@ def make_plan(**changes: object) -> Manifest:
         image_size=32,
         preparation=preparation(CONFIG),
         dtype="bfloat16",
+        compression="zstd",
+        compute_dtype="float32",
         photos_per_shard=2,
         levels=LEVELS,
     )
@@ -60,14 +65,18 @@ def make_plan(**changes: object) -> Manifest:
 
 def record(plan: Manifest, photo: int, flipped: int) -> dict[int, np.ndarray]:
     rng = np.random.default_rng([photo, flipped])
-    return {v.level: rng.standard_normal((v.height, v.width, v.channels)).astype(DTYPES[plan.dtype]) for v in plan.levels}
+    return {v.level: rng.standard_normal((v.height, v.width, v.channels)).astype(plan.given_dtype) for v in plan.levels}
+
+
+def checksum_of(photo: int) -> int:
+    return 1000 + photo
 
 
 def write_shard(writer: CacheWriter, index: int) -> None:
     with writer.shard(index) as write:
         for photo in writer.plan.shard_photos(index):
             for flipped in range(writer.plan.orientations):
-                write(record(writer.plan, photo, flipped))
+                write(record(writer.plan, photo, flipped), checksum_of(photo))
 
 
 def make_cache(folder: Path, plan: Manifest | None = None) -> TeacherCache:
@@ -98,12 +107,123 @@ def test_what_is_written_is_read(tmp_path: Path, dtype: str, orientations: int) 
                 np.testing.assert_array_equal(array, expected[level])
 
 
+def test_eight_bits_keep_every_channel_within_half_a_step(tmp_path: Path) -> None:
+    plan = make_plan(dtype="uint8")
+    cache = make_cache(tmp_path, plan)
+    for photo in range(PHOTOS):
+        for level, stored in cache.features(photo, True).items():
+            expected = record(plan, photo, 1)[level]
+            assert isinstance(stored, dict) and stored["codes"].dtype == np.uint8
+            half = (expected.max((0, 1)) - expected.min((0, 1))) / 255 / 2
+            assert (np.abs(dequantise(stored) - expected) <= half * 1.001).all()
+            assert set(stored["codes"].min((0, 1))) == {0} and set(stored["codes"].max((0, 1))) == {255}
+
+
+def test_a_channel_that_is_constant_comes_back_exactly() -> None:
+    features = np.full((4, 4, 2), 0.3, np.float32)
+    low, step, codes = quantise(features)
+    np.testing.assert_array_equal(dequantise({"codes": codes, "low": low, "step": step}), features)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_compression_changes_the_files_alone(tmp_path: Path, compression: str) -> None:
+    plan = make_plan(levels=tuple(dataclasses.replace(level, channels=64) for level in LEVELS), compression=compression)
+    with CacheWriter(str(tmp_path), plan) as writer:
+        for index in writer.unfinished:
+            with writer.shard(index) as write:
+                for photo in plan.shard_photos(index):
+                    for _ in range(2):
+                        write({v.level: np.full((v.height, v.width, 64), photo, DTYPES["bfloat16"]) for v in plan.levels}, 0)
+        sizes = [shard.bytes for shard in writer.finish().shards]
+    assert (sizes[0] > 4 * plan.record_bytes) == (compression == "none")
+    assert (np.asarray(TeacherCache.open(str(tmp_path)).features(5, True)[3]) == 5).all()
+
+
+def test_features_of_another_photo_or_place_are_refused(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    cache.features(3, True, checksum=checksum_of(3), name="a.jpg")
+    with pytest.raises(InputError, match=r"photo a\.jpg has changed since its features in .*00001-of-00004.* delete that file and run"):
+        cache.features(3, True, checksum=checksum_of(4), name="a.jpg")
+    first, second = (tmp_path / cache.manifest.shard_file(index) for index in (0, 1))
+    first.write_bytes(second.read_bytes())
+    moved = TeacherCache(str(tmp_path), cache.manifest)
+    with pytest.raises(InputError, match=f"{first.name} is damaged .record 4 is where 0 should be"):
+        moved.features(0, False)
+
+
+# --- many processes ---
+
+
+def test_processes_own_whole_shards_and_another_number_of_them_goes_on(tmp_path: Path) -> None:
+    make_cache(tmp_path / "alone")
+    folder = str(tmp_path / "shared")
+    with CacheWriter(folder, make_plan(), 0, 2) as first, CacheWriter(folder, make_plan(), 1, 2) as second:
+        assert (first.unfinished, second.unfinished) == ([0, 2], [1, 3])
+        write_shard(first, 0)
+        write_shard(second, 3)
+        with pytest.raises(ValueError, match="00001-of-00004.*00002-of-00004.*are not written yet"):
+            first.finish()
+    owned = []
+    for process in range(3):
+        with CacheWriter(folder, make_plan(), process, 3) as writer:
+            owned.append(writer.unfinished)
+            for index in writer.unfinished:
+                write_shard(writer, index)
+            if not writer.missing():
+                writer.finish()
+    assert owned == [[], [1], [2]]
+    assert contents(Path(folder)) == contents(tmp_path / "alone")
+
+
+def test_one_exporter_alone_and_several_refuse_each_other(tmp_path: Path) -> None:
+    with CacheWriter(str(tmp_path), make_plan(), 0, 2), pytest.raises(InputError, match="another export is writing"):
+        CacheWriter(str(tmp_path), make_plan())
+    with CacheWriter(str(tmp_path), make_plan()), pytest.raises(InputError, match="another export is writing"):
+        CacheWriter(str(tmp_path), make_plan(), 0, 2)
+
+
+def test_one_of_several_with_other_settings_is_refused(tmp_path: Path) -> None:
+    with (
+        CacheWriter(str(tmp_path), make_plan(), 0, 2),
+        pytest.raises(InputError, match="holds features made with other settings: image_size: 32 -> 64"),
+    ):
+        CacheWriter(str(tmp_path), make_plan(image_size=64), 1, 2)
+
+
+def test_a_shard_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    with CacheWriter(str(tmp_path), make_plan(), 0, 2) as first, CacheWriter(str(tmp_path), make_plan(), 0, 2) as same:
+        with first.shard(0) as write:
+            with pytest.raises(BeingWritten), same.shard(0):
+                pass
+            for flipped in (0, 1, 0, 1):
+                write(record(first.plan, 0, flipped), 0)
+        assert first.missing() == [1, 2, 3]
+
+
+def test_verification_reads_every_record_and_is_one_s_business(tmp_path: Path) -> None:
+    make_cache(tmp_path)
+    path = tmp_path / make_plan().shard_file(2)
+    data = bytearray(path.read_bytes())
+    data[4000] ^= 1  # in the first of its records; the file's end is padding
+    path.write_bytes(data)
+    read: list[int] = []
+    with CacheWriter(str(tmp_path), make_plan()) as writer:
+        damaged = writer.damage(2, read.append)
+        assert list(damaged) == [2] and sum(read) == 10
+        with writer.verification() as mine, writer.verification() as other:
+            assert (mine, other) == (True, False)
+        writer.remove(2)
+        assert writer.missing() == [2] and not (tmp_path / MANIFEST).exists()
+
+
 def test_record_is_little_endian_levels_one_after_the_other() -> None:
     levels = (Level(level=2, name="a", channels=2, height=1, width=1), Level(level=3, name="b", channels=1, height=1, width=1))
     plan = make_plan(dtype="float32", levels=levels)
     features = {3: np.full((1, 1, 1), 3, np.float32), 2: np.array([[[1, 2]]], np.float32)}
-    assert plan.encode(features) == np.array([1, 2, 3], "<f4").tobytes()
-    assert make_plan(levels=levels).encode({k: v.astype(DTYPES["bfloat16"]) for k, v in features.items()}) == bytes.fromhex("803f00404040")
+    head = bytes.fromhex("05000000 efbeadde")
+    assert plan.encode(5, 0xDEADBEEF, features) == head + np.array([1, 2, 3], "<f4").tobytes()
+    narrow = {k: v.astype(DTYPES["bfloat16"]) for k, v in features.items()}
+    assert make_plan(levels=levels).encode(5, 0xDEADBEEF, narrow) == head + bytes.fromhex("803f00404040")
 
 
 def test_threads_read_side_by_side_with_fewer_open_files_than_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +278,16 @@ def test_a_cache_fits_its_own_settings(tmp_path: Path) -> None:
         ({}, ["teacher.photo=upsampled"], PhotoList(), "teacher.photo is original in the cache, upsampled here"),
         ({}, ["teacher.name=hrnet"], PhotoList(), "teacher.name is tresnet_l in the cache, hrnet here"),
         ({"orientations": 1}, [], PhotoList(), "data.flip=together needs mirrored photos"),
+        ({}, ["teacher.layers=stem,other,layer2"], PhotoList(), "teacher.layers: level 2 is layer1 in the cache, other here"),
+        (
+            {"levels": (*LEVELS[:2], dataclasses.replace(LEVELS[2], resized="area 9x9 to 8x8"))},
+            [],
+            PhotoList(),
+            "teacher.resize: level 3 is area 9x9 to 8x8 in the cache, nearest here",
+        ),
         ({"levels": LEVELS[1:]}, [], PhotoList(), r"levels \[1\] of model.prior_levels are not in the cache"),
     ],
-    ids=["photo names", "photo count", "size", "crop", "filter", "teacher's photo", "teacher", "orientation", "level"],
+    ids=["photo names", "photo count", "size", "crop", "filter", "teacher's photo", "teacher", "orientation", "layer", "resizing", "level"],
 )
 def test_a_cache_that_does_not_fit_is_refused(
     tmp_path: Path, changes: dict[str, object], overrides: list[str], photos: PhotoList, text: str
@@ -244,6 +371,7 @@ def changed(**entries: object) -> Callable[[str], str]:
         (changed(photo_count="seven"), "entry 'photo_count' is not a whole number"),
         (changed(colour="red"), "entry 'colour' is unknown"),
         (changed(dtype="int8"), "make no sense"),
+        (changed(compression="lzma"), "make no sense"),
         (changed(photo_count=5), "do not hold every photo once"),
         (changed(levels=[]), "levels do not ascend"),
         (changed(preparation="none"), "preparation"),
@@ -276,10 +404,10 @@ def test_an_interrupted_export_ends_with_the_same_bytes(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), CacheWriter(str(folder), make_plan()) as writer:
         write_shard(writer, 0)
         with writer.shard(1) as write:
-            write(record(writer.plan, 2, 0))
+            write(record(writer.plan, 2, 0), 0)
             raise KeyboardInterrupt
     assert sorted(contents(folder)) == [make_plan().shard_file(0), PLAN]
-    (folder / f"{teacher_module.TEMPORARY}leftover").write_bytes(b"of a killed process")
+    (folder / f"{TEMPORARY}leftover").write_bytes(b"of a killed process")
     with CacheWriter(str(folder), make_plan()) as writer:
         assert (writer.complete, writer.unfinished) == (False, [1, 2, 3])
     make_cache(folder)
@@ -389,13 +517,13 @@ def test_a_full_disk_at_the_manifest_leaves_none(tmp_path: Path) -> None:
 def test_a_record_of_another_form_is_not_written(change: dict[int, np.ndarray]) -> None:
     plan = make_plan()
     with pytest.raises(ValueError, match="do not fit"):
-        plan.encode({**record(plan, 0, 0), **change})
+        plan.encode(0, 0, {**record(plan, 0, 0), **change})
 
 
 def test_a_shard_short_of_records_gets_no_name(tmp_path: Path) -> None:
     with CacheWriter(str(tmp_path), make_plan()) as writer:
         with pytest.raises(ValueError, match="1 records written"), writer.shard(0) as write:
-            write(record(writer.plan, 0, 0))
+            write(record(writer.plan, 0, 0), 0)
         assert sorted(contents(tmp_path)) == [PLAN]
         with pytest.raises(ValueError, match="not written yet"):
             writer.finish()

@@ -1,7 +1,6 @@
-"""The teacher's features equal the published network's; the export survives interruption and refuses wrong input in words."""
+"""The export fills a cache that holds what the teacher says, survives interruption, and refuses wrong input in words."""
 
 import dataclasses
-import json
 import os
 import random
 import re
@@ -10,223 +9,44 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from spn_jax.config import Config, apply_overrides
 from spn_jax.data.images import open_photos, teacher_photo
-from spn_jax.data.teacher import DTYPES, MANIFEST, TEMPORARY, Manifest, TeacherCache
+from spn_jax.data.manifest import DTYPES, MANIFEST, dequantise
+from spn_jax.data.masks import open_train_masks
+from spn_jax.data.pipeline import training_batches
+from spn_jax.data.shards import TEMPORARY
+from spn_jax.data.teacher import TeacherCache
 from spn_jax.errors import InputError
 from teacher_export import export as export_module
-from teacher_export import frameworks
 from teacher_export.__main__ import main
 from teacher_export.export import Progress, export
-from teacher_export.frameworks import timm, torch
-from teacher_export.teachers import TEACHERS, Teacher, load_teacher
-from tests import parity_fill
+from teacher_export.frameworks import torch
+from teacher_export.processes import Share, find_share
+from teacher_export.teachers import Teacher
+from tests.torch_teachers import asl_file, export_settings, tresnet, write_photos
 
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = ROOT / "tests" / "golden"
-LEVEL_OF = {"teacher_0": 1, "teacher_1": 2, "teacher_2": 3}
-
-
-def asl_trunk() -> dict[str, torch.Tensor]:
-    """The trunk in the names and shapes of the ASL file, with the values that the golden features were computed from."""
-    layout = json.loads((GOLDEN / "teacher_state_dict.json").read_text())
-    return {name: torch.from_numpy(parity_fill.weight(name, shape)) for name, shape in layout}
-
-
-def asl_file(path: Path, change: Callable[[dict[str, torch.Tensor]], object] = lambda tensors: None) -> str:
-    """A file laid out like the ASL release: the tensors under "model", with the later layers and the head."""
-    tensors = asl_trunk()
-    for name in ("body.layer3.0.conv1.0.weight", "body.layer4.0.conv1.0.weight", "head.fc.weight"):
-        tensors[name] = torch.zeros(2, 2)
-    change(tensors)
-    torch.save({"model": tensors}, path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
 def random_teacher() -> Teacher:
-    return load_teacher("tresnet_l", "random", 0, "cpu")
+    return tresnet("random")
 
 
 @pytest.fixture(scope="module")
 def asl_teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    return load_teacher("tresnet_l", asl_file(tmp_path_factory.mktemp("weights") / "asl.pth"), 0, "cpu")
-
-
-def golden_input() -> torch.Tensor:
-    return torch.from_numpy(parity_fill.image("train_det_a/2x", 2, 128, 128)[:1].transpose(0, 2, 3, 1))
-
-
-def largest_difference(features: dict[int, torch.Tensor]) -> float:
-    """Over all levels, relative to the largest value of each."""
-    with np.load(GOLDEN / "teacher.npz") as golden:
-        differences = []
-        for name, level in LEVEL_OF.items():
-            expected = golden[name].transpose(0, 2, 3, 1)
-            assert features[level][..., ::8].shape == expected.shape
-            differences.append(np.abs(features[level][..., ::8].numpy() - expected).max() / np.abs(expected).max())
-    return float(max(differences))
-
-
-def test_features_equal_the_golden_ones_in_float32(asl_teacher: Teacher) -> None:
-    assert largest_difference(asl_teacher(golden_input())) < 1e-4
-
-
-def test_features_equal_the_golden_ones_in_float64(tmp_path: Path) -> None:
-    teacher = load_teacher("tresnet_l", asl_file(tmp_path / "asl.pth"), 0, "cpu")
-    teacher.model.double()
-    assert largest_difference(teacher(golden_input().double())) < 1e-6
-
-
-def test_levels_and_scales(asl_teacher: Teacher) -> None:
-    shapes = {level: tuple(f.shape) for level, f in asl_teacher(torch.zeros(2, 64, 64, 3)).items()}
-    assert shapes == {1: (2, 16, 16, 76), 2: (2, 16, 16, 76), 3: (2, 8, 8, 152)}
-
-
-def test_all_layouts_of_a_file_give_the_same_weights(tmp_path: Path, asl_teacher: Teacher, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save(asl_trunk(), tmp_path / "bare.pth")
-    model = timm.create_model("tresnet_l")
-    model.load_state_dict(frameworks.rename_tresnet(asl_trunk(), model), strict=False)
-    torch.save(model.state_dict(), tmp_path / "timm.pth")
-    capsys.readouterr()
-    for name, left_out in {"bare.pth": "left out: nothing", "timm.pth": "left out: body.layer3"}.items():
-        teacher = load_teacher("tresnet_l", str(tmp_path / name), 0, "cpu")
-        assert teacher.weights_sha256 == asl_teacher.weights_sha256
-        assert teacher.weights_origin == f"file {name}"
-        assert left_out in capsys.readouterr().out
-
-
-def test_what_is_left_out_of_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    load_teacher("tresnet_l", asl_file(tmp_path / "asl.pth"), 0, "cpu")
-    assert "left out: body.layer3 (1 tensors), body.layer4 (1 tensors), head (1 tensors)" in capsys.readouterr().out
-
-
-def test_hash_sees_every_value(tmp_path: Path, asl_teacher: Teacher) -> None:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["body.layer2.4.se.fc2.bias"][7] += 1e-3
-
-    assert load_teacher("tresnet_l", asl_file(tmp_path / "changed.pth", change), 0, "cpu").weights_sha256 != asl_teacher.weights_sha256
-
-
-def test_random_weights_are_the_seed_s(random_teacher: Teacher) -> None:
-    state = torch.random.get_rng_state()
-    again = load_teacher("tresnet_l", "random", 0, "cpu")
-    assert torch.equal(torch.random.get_rng_state(), state)
-    other = load_teacher("tresnet_l", "random", 1, "cpu")
-    assert again.weights_sha256 == random_teacher.weights_sha256 != other.weights_sha256
-    assert (again.weights_origin, other.weights_origin) == ("random(seed=0)", "random(seed=1)")
-
-
-def test_everything_that_does_not_fit_in_a_file_is_listed_at_once(tmp_path: Path) -> None:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        del tensors["body.conv1.0.weight"]
-        del tensors["body.layer2.0.downsample.1.0.weight"]
-        tensors["body.layer1.0.conv1.1.bias"] = torch.zeros(75)
-        tensors["body.layer1.9.conv1.0.weight"] = torch.zeros(1)
-        tensors["header.weight"] = torch.zeros(1)
-
-    with pytest.raises(InputError) as raised:
-        load_teacher("tresnet_l", asl_file(tmp_path / "asl.pth", change), 0, "cpu")
-    for text in (
-        "missing body.conv1.conv.weight",
-        "missing body.layer2.0.downsample.1.conv.weight",
-        "body.layer1.0.conv1.bn.bias has shape (75,) instead of (76,)",
-        "unknown body.layer1.9.conv1.conv.weight",
-        "unknown header.weight",
-    ):
-        assert text in str(raised.value)
-    assert "layer3" not in str(raised.value)
-
-
-class Program:
-    """What a file must not be able to bring along."""
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        (Program(), "not a torch file of tensors alone"),
-        ([torch.zeros(1)], "another layout"),
-        ({}, "another layout"),
-        ({"model": {"a": 1}}, "another layout"),
-        (b"no torch file", "not a torch file of tensors alone"),
-        (b"", "not a torch file of tensors alone"),
-    ],
-    ids=["program", "list", "nothing in it", "no tensors", "text", "empty file"],
-)
-def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: object, text: str) -> None:
-    path = tmp_path / "weights.pth"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        torch.save(content, path)
-    with pytest.raises(InputError, match=text) as raised:
-        load_teacher("tresnet_l", str(path), 0, "cpu")
-    assert str(path) in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "weights", "device", "text"),
-    [
-        ("hrnet", "random", "cpu", "teacher.name=hrnet is not known; choose one of tresnet_l"),
-        ("tresnet_l", "nowhere.pth", "cpu", "--weights nowhere.pth is not a file"),
-        ("tresnet_l", "timm:resnet50.a1_in1k", "cpu", "is not a tresnet_l"),
-        ("tresnet_l", "random", "cuda:99", "--device cuda:99 cannot be used"),
-        ("tresnet_l", "random", "toaster", "--device toaster cannot be used"),
-    ],
-)
-def test_what_is_not_there_is_refused(name: str, weights: str, device: str, text: str) -> None:
-    with pytest.raises(InputError, match=re.escape(text)):
-        load_teacher(name, weights, 0, device)
-
-
-def test_downloaded_weights_are_named_imagenet(monkeypatch: pytest.MonkeyPatch, random_teacher: Teacher) -> None:
-    create = timm.create_model
-
-    def download(name: str, pretrained: bool) -> Any:
-        assert (name, pretrained) == ("tresnet_l.miil_in1k", True)
-        return create(name, pretrained=False)  # the same network and description, without the transfer
-
-    monkeypatch.setattr(timm, "create_model", download)
-    teacher = load_teacher("tresnet_l", "timm:tresnet_l.miil_in1k", 0, "cpu")
-    assert teacher.weights_origin == "timm:tresnet_l.miil_in1k (ImageNet-1k, not OpenImages)"
-    assert teacher.weights_sha256 != random_teacher.weights_sha256
-
-
-def test_other_failures_of_torchvision_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str) -> None:
-        raise RuntimeError("something else")
-
-    monkeypatch.setattr(frameworks.importlib, "import_module", fail)
-    with pytest.raises(RuntimeError, match="something else"):
-        frameworks._import_torchvision()
-
-
-# --- the export ---
-
-
-def write_photos(folder: Path, count: int) -> str:
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        Image.fromarray(rng.integers(0, 256, (40 + index % 3, 50, 3), np.uint8)).save(folder / f"{index:03d}.png")
-    return str(folder)
+    return tresnet(asl_file(tmp_path_factory.mktemp("weights") / "asl.pth"))
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     """Five photos at P = 32, two a shard."""
-    photos = write_photos(tmp_path / "photos", 5)
-    settings = ["data.image_size=32", "data.threads=2", "teacher.records_per_shard=4", "teacher.batch_size=2"]
-    return apply_overrides(Config(), [*settings, f"data.train_photos={photos}", f"teacher.cache={tmp_path / 'cache'}"])
+    return export_settings(tmp_path)
 
 
 def contents(folder: str | Path) -> dict[str, bytes]:
@@ -239,18 +59,18 @@ def direct_features(teacher: Teacher, config: Config, photo: int, flipped: bool)
     return {k: v[0] for k, v in teacher(torch.from_numpy(image[None].astype(np.float32) / np.float32(255))).items()}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])
 def test_cache_holds_the_features_of_every_photo_in_both_orientations(config: Config, random_teacher: Teacher, dtype: str) -> None:
     config = apply_overrides(config, [f"teacher.dtype={dtype}"])
     export(config, random_teacher)
     cache = TeacherCache.open(config.teacher.cache)
     cache.check(config, open_photos(config.data.train_photos, "data.train_photos"))
-    tolerance = {"float32": 1e-5, "bfloat16": 2.0**-8}[dtype]
+    tolerance = {"float32": 1e-5, "bfloat16": 2.0**-8, "uint8": 1 / 255}[dtype]
     for photo in range(5):
         for flipped in (False, True):
             for level, expected in direct_features(random_teacher, config, photo, flipped).items():
-                stored = cache.features(photo, flipped)[level]
-                assert stored.dtype == DTYPES[dtype]
+                stored = dequantise(cache.features(photo, flipped)[level])
+                assert stored.dtype == (np.float32 if dtype == "uint8" else DTYPES[dtype])
                 np.testing.assert_allclose(stored.astype(np.float32), expected, rtol=tolerance, atol=tolerance * expected.max().item())
 
 
@@ -272,7 +92,7 @@ def test_manifest_and_what_is_printed(config: Config, random_teacher: Teacher, c
     assert [shard.records for shard in manifest.shards] == [4, 4, 2]  # the orientations of a photo stay together
     output = capsys.readouterr().out
     assert output.index("bytes needed") < output.index("5/5 photos")
-    assert re.search(r"about [\d,]+ bytes needed \(972,800 before compression\), [\d,]+ bytes free", output)
+    assert re.search(r"about [\d,]+ bytes needed \(972,880 before compression\), [\d,]+ bytes free", output)
     assert re.search(r"5/5 photos, [\d.]+ photos/s, 0:00:00 left", output)
 
 
@@ -332,7 +152,7 @@ def test_features_that_are_not_finite_are_refused(config: Config, tmp_path: Path
     def change(tensors: dict[str, torch.Tensor]) -> None:
         tensors["body.layer2.0.conv1.0.0.weight"][0] = torch.nan
 
-    teacher = load_teacher("tresnet_l", asl_file(tmp_path / "broken.pth", change), 0, "cpu")
+    teacher = tresnet(asl_file(tmp_path / "broken.pth", change))
     with pytest.raises(InputError, match="not finite"):
         export(config, teacher)
 
@@ -359,6 +179,119 @@ def test_progress_prints_now_and_then_and_at_the_end(capsys: pytest.CaptureFixtu
         "540/1,300 photos, 40.0 photos/s, 0:00:19 left",
         "1,300/1,300 photos, 60.0 photos/s, 0:00:00 left",
     ]
+
+
+def test_time_and_its_shares_are_printed(config: Config, random_teacher: Teacher, capsys: pytest.CaptureFixture[str]) -> None:
+    export(config, random_teacher)
+    assert re.search(r"time: decode \d+ %, teacher \d+ %, write \d+ %; [\d.]+ photos/s", capsys.readouterr().out)
+
+
+def test_bfloat16_passes_change_features_little_and_the_manifest_says_so(config: Config, random_teacher: Teacher) -> None:
+    manifest = export(apply_overrides(config, ["teacher.compute_dtype=bfloat16", "teacher.dtype=float32"]), random_teacher)
+    assert manifest.compute_dtype == "bfloat16"
+    stored, expected = TeacherCache.open(config.teacher.cache).features(2, False), direct_features(random_teacher, config, 2, False)
+    for level, exact in expected.items():
+        error = np.abs(dequantise(stored[level]) - exact.numpy()).max() / exact.abs().max().item()
+        assert 0 < error < 0.02
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_write_what_one_writes(config: Config, random_teacher: Teacher, tmp_path: Path, processes: int) -> None:
+    straight = apply_overrides(config, [f"teacher.cache={tmp_path / 'straight'}"])
+    export(straight, random_teacher)
+    manifests = [export(config, random_teacher, Share(process, processes)) for process in range(processes)]
+    # Three shards: the process that finds the last one written completes the cache, and one that comes later finds it complete.
+    assert [bool(manifest.shards) for manifest in manifests] == {2: [False, True], 4: [False, False, True, True]}[processes]
+    assert contents(config.teacher.cache) == contents(straight.teacher.cache)
+
+
+def test_shards_damaged_before_the_end_are_written_again(
+    config: Config, random_teacher: Teacher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(apply_overrides(config, [f"teacher.cache={tmp_path / 'straight'}"]), random_teacher)
+    cache = Path(config.teacher.cache)
+    export(config, random_teacher, Share(0, 2))
+    shard = cache / "features-00000-of-00003.array_record"
+    spoil(shard)
+    export(config, random_teacher, Share(1, 2))
+    assert f"shard {shard} is damaged" in capsys.readouterr().out
+    assert contents(cache) == contents(tmp_path / "straight")
+
+
+def spoil(path: Path) -> None:
+    """Changes one bit of a record."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_verify_restores_a_complete_cache(
+    config: Config, random_teacher: Teacher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(config, random_teacher)
+    before = contents(config.teacher.cache)
+    spoil(Path(config.teacher.cache) / "features-00001-of-00003.array_record")
+    with pytest.raises(InputError, match="features-00001-of-00003.array_record is damaged"):
+        cache = TeacherCache.open(config.teacher.cache)
+        for photo in range(5):
+            cache.features(photo, False), cache.features(photo, True)
+    capsys.readouterr()
+    export(config, random_teacher, verify=True)
+    assert "10/10 records" in capsys.readouterr().out
+    assert contents(config.teacher.cache) == before
+
+
+def test_a_disk_that_loses_what_it_is_given_is_named(config: Config, random_teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_module.CacheWriter, "damage", lambda writer, threads, done: {1: "its checksum is wrong"})
+    with pytest.raises(InputError, match="loses what is written to it; choose another one"):
+        export(config, random_teacher)
+    assert not (Path(config.teacher.cache) / MANIFEST).exists()
+
+
+def test_a_photo_replaced_after_the_export_stops_the_training(config: Config, random_teacher: Teacher) -> None:
+    config = apply_overrides(config, ["train.batch_size=5"])
+    export(config, random_teacher)
+    path = Path(config.data.train_photos) / "003.png"
+    same_size = bytearray(path.read_bytes())
+    same_size[-1] ^= 1  # after the picture's end: it decodes to the same pixels
+    path.write_bytes(same_size)
+    photos, cache = open_photos(config.data.train_photos, "data.train_photos"), TeacherCache.open(config.teacher.cache)
+    cache.check(config, photos)
+    with pytest.raises(InputError, match=r"photo 003\.png has changed since its features in .* were exported"):
+        next(training_batches(config, photos, open_train_masks(config), cache, start_step=0, steps=1))
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "expected"),
+    [
+        ((None, None), {}, (0, 1, None)),
+        ((2, 4), {"RANK": "0", "WORLD_SIZE": "2"}, (2, 4, None)),
+        ((None, None), {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (3, 8, 1)),
+        ((None, None), {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "3"}, (3, 4, 3)),
+        ((None, None), {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, (0, 1, None)),
+        ((None, None), {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "6"}, (4, 6, None)),
+        ((None, 3), {"JOB_COMPLETION_INDEX": "2"}, (2, 3, None)),
+    ],
+    ids=["alone", "flags first", "torchrun", "SLURM", "SLURM alone", "SLURM array", "Kubernetes"],
+)
+def test_share_is_told_by_flags_or_engine(flags: tuple, environment: dict[str, str], expected: tuple) -> None:
+    share = find_share(*flags, environment)
+    assert (share.process, share.processes, share.local) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "text"),
+    [
+        ((1, None), {}, "--process 1 needs --processes"),
+        ((None, 2), {}, "--processes 2 needs --process, the number of this one, from 0 to 1"),
+        ((2, 2), {}, "process 2 of 2 .*makes no sense"),
+        ((None, None), {"RANK": "a", "WORLD_SIZE": "2"}, "RANK='a', which is no whole number"),
+        ((None, None), {"JOB_COMPLETION_INDEX": "2"}, "add --processes COMPLETIONS"),
+    ],
+)
+def test_a_share_that_makes_no_sense_is_refused(flags: tuple, environment: dict[str, str], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        find_share(*flags, environment)
 
 
 # --- as a program ---
@@ -440,6 +373,17 @@ def test_killed_ten_times_an_export_ends_with_the_same_bytes(config: Config, ran
     assert contents(cache) == contents(straight)
 
 
+def test_processes_side_by_side_under_torchrun_s_environment(config: Config, random_teacher: Teacher, tmp_path: Path) -> None:
+    config = many_shards(config, tmp_path, 24)
+    straight = tmp_path / "straight"
+    export(apply_overrides(config, [f"teacher.cache={straight}"]), random_teacher)
+    line = arguments(config, tmp_path)
+    # The third has the first one's number: both own the same shards and must not write the same one.
+    outputs = [finish(p) for p in [start(line, RANK=rank, WORLD_SIZE="2") for rank in ("0", "1", "0")]]
+    assert sum("24 shards" in output for output in outputs) >= 1
+    assert contents(config.teacher.cache) == contents(straight)
+
+
 def test_weights_that_cannot_be_downloaded_end_in_one_sentence(config: Config, tmp_path: Path) -> None:
     process = start(arguments(config, tmp_path, "timm:tresnet_l.miil_in1k"), HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
     _, errors = process.communicate(timeout=120)
@@ -464,27 +408,10 @@ def test_without_torch_the_error_says_what_to_install() -> None:
     assert "InputError: teacher_export needs torch and timm; install them with `pip install 'spn_jax[teacher]'`" in process.stderr
 
 
-def test_another_teacher_is_one_entry_of_the_registry(config: Config, random_teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    def edges(weights: str, seed: int, device: torch.device) -> Teacher:
-        """Brightness at P/4 alone."""
-        return dataclasses.replace(
-            random_teacher,
-            name="edges",
-            layers={3: "brightness"},
-            forward=lambda photos: [torch.nn.functional.avg_pool2d(photos.mean(1, keepdim=True), 8)],
-        )
-
-    monkeypatch.setitem(TEACHERS, "edges", edges)
-    config = apply_overrides(config, ["teacher.name=edges", "model.prior_levels=3"])
-    manifest: Manifest = export(config, load_teacher("edges", "random", 0, "cpu"))
-    assert [(v.level, v.channels, v.height) for v in manifest.levels] == [(3, 1, 8)]
-    TeacherCache.open(config.teacher.cache).check(config, open_photos(config.data.train_photos, "photos"))
-
-
 def test_too_little_memory_on_the_device_names_the_batch_size(asl_teacher: Teacher) -> None:
     def full(photos: torch.Tensor) -> list[torch.Tensor]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    teacher = dataclasses.replace(asl_teacher, forward=full)
+    teacher = dataclasses.replace(asl_teacher, extractor=dataclasses.replace(asl_teacher.extractor, forward=full))
     with pytest.raises(InputError, match="cpu has too little memory for teacher.batch_size=2; choose a smaller one"):
-        export_module.run_teacher(teacher, np.zeros((2, 64, 64, 3), np.uint8), "float32")
+        export_module.run_teacher(teacher, np.zeros((2, 64, 64, 3), np.uint8), "float32", "float32")

@@ -16,8 +16,10 @@ from PIL import Image
 
 from spn_jax.checkpoint import FOLDER, newest_checkpoint
 from spn_jax.config import load_config
-from spn_jax.data.images import open_photos
-from spn_jax.data.teacher import DTYPES, CacheWriter, Level, Manifest, orientations, preparation
+from spn_jax.data.cache_writer import CacheWriter
+from spn_jax.data.images import checksum, open_photos
+from spn_jax.data.manifest import DTYPES, Level, Manifest
+from spn_jax.data.teacher import orientations, preparation
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_FILE = "configs/tiny.py"
@@ -54,6 +56,8 @@ def make_cache(folder: Path, photos: Path, seed: int = 0, broken_photo: int | No
         image_size=config.data.image_size,
         preparation=preparation(config),
         dtype="bfloat16",
+        compression="zstd",
+        compute_dtype="float32",
         photos_per_shard=8,
         levels=LEVELS,
     )
@@ -68,7 +72,8 @@ def make_cache(folder: Path, photos: Path, seed: int = 0, broken_photo: int | No
                             {
                                 v.level: (scale * rng.standard_normal((v.height, v.width, v.channels))).astype(DTYPES["bfloat16"])
                                 for v in LEVELS
-                            }
+                            },
+                            checksum(source.read(photo)),
                         )
         writer.finish()
     return folder

@@ -144,7 +144,7 @@ class _TrainingRows:
         """Row `row` of the global batch of `step`."""
         data = self.config.data
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        order = _order(data.seed, epoch, len(self.photos), data.shuffle_window)
+        order = epoch_order(data.seed, epoch, len(self.photos), data.shuffle_window)
         i = int(order[step_in_epoch * self.config.train.batch_size + row])
         random = np.random.default_rng([data.seed, _CHOICES, step, row])
         mask = self.masks.load(int(random.integers(len(self.masks))))
@@ -168,7 +168,7 @@ RUNS = 16  # of neighbouring photos in a shuffle window
 
 
 @functools.lru_cache(maxsize=2)  # read-ahead may straddle two epochs
-def _order(seed: int, epoch: int, photos: int, window: int | None) -> np.ndarray:
+def epoch_order(seed: int, epoch: int, photos: int, window: int | None) -> np.ndarray:
     """The photos in the order of an epoch: a permutation of all.
 
     With a window: runs of neighbouring photos, drawn in random order, of which as many as fill a window are shuffled together.
