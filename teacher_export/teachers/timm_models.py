@@ -29,7 +29,7 @@ def load(name: str, weights: str | None, seed: int, device: torch.device, image_
     origin = f"timm:{name}" if weights == "pretrained" else f"random(seed={seed})"
     if weights not in ("pretrained", "random"):
         # Those of a transformer stand behind a wrapper's name.
-        prefix = "model." if isinstance(model, timm.models.FeatureGetterNet) else ""
+        prefix = "model." if all(n.startswith("model.") for n in model.state_dict()) else ""
         known = timm.create_model(name).state_dict()
         left_out = fill(model, read_tensors(weights), known, f"--weights {weights} does not fit {name} (names as timm has them)", prefix)
         print(f"weights {weights}: left out: {left_out}", flush=True)
