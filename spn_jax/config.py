@@ -402,6 +402,8 @@ def _check_model_and_losses(config: Config) -> None:
         }
         if asked := [name for name, value in needing.items() if value]:
             raise InputError(f"{', '.join(asked)} ask for several completions of a photo; set model.variational=true, or leave them out")
+    if config.teacher.mode == "online" and config.teacher.name != "tresnet_l":
+        raise InputError(f"teacher.mode=online runs tresnet_l alone; set teacher.mode=cached and export {config.teacher.name}")
     if loss.diversity and samples < 2:
         raise InputError(f"loss.diversity={loss.diversity} compares completions of a photo; set train.samples=2 or more")
 

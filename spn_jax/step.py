@@ -181,8 +181,8 @@ def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Ba
         state: donated.
         frozen: networks that are used but not trained.
         batch: "image" (b, P, P, 3) and "mask" (b, P, P, 1) as uint8 (photos 0..255, masks 0 and 1) or float in [0, 1];
-            "targets" {level: (b, h, w, c)} or "image_2x" (b, 2P, 2P, 3) for a teacher in `frozen`. A probabilistic model
-            takes "noise" (b, s, P/32, P/32, z), or draws it from the seed and the step.
+            "targets" {level: (b, h, w, c), or its codes, see `features_of`} or "image_2x" (b, 2P, 2P, 3) for a teacher in
+            `frozen`. A probabilistic model takes "noise" (b, s, P/32, P/32, z), or draws it from the seed and the step.
 
     Returns:
         The new state and scalar metrics under path-like names.
@@ -381,10 +381,21 @@ def diversity_term(graphdef: StepGraph, perceived: tuple[Array, ...], mask: Arra
 
 
 def targets(frozen: Frozen, batch: Batch) -> Pyramid:
-    """The teacher's features {level: (b, h, w, c)}: computed where a teacher is given, cached in the batch otherwise."""
+    """The teacher's features {level: (b, h, w, c)}: computed where a teacher is given, cached in the batch otherwise.
+
+    Those of an 8-bit cache come as codes and become numbers here, so that a quarter of the bytes travels to the device.
+    """
     if frozen.teacher is not None:
         return jax.lax.stop_gradient(frozen.teacher(unit_range(batch["image_2x"])))  # type: ignore[operator]
-    return batch.get("targets", {})
+    return {level: features_of(stored) for level, stored in batch.get("targets", {}).items()}
+
+
+def features_of(stored: Array | Mapping[str, Array]) -> Array:
+    """(b, h, w, c) as it is, or low (b, c) + step (b, c) * codes (b, h, w, c) of an 8-bit cache."""
+    if not isinstance(stored, Mapping):
+        return stored
+    low, step = (stored[name][:, None, None] for name in ("low", "step"))
+    return low + step * stored["codes"].astype(low.dtype)
 
 
 def scale_by_adam(graphdef: StepGraph) -> optax.GradientTransformation:

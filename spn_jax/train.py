@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
@@ -49,11 +49,12 @@ from spn_jax.evaluate import evaluate_model, sample_grid, summarise
 from spn_jax.files import lock_folder, write_atomically
 from spn_jax.log import MetricsLog, Progress, has_evaluation, quiet_libraries
 from spn_jax.models.spn import SPN
+from spn_jax.models.tresnet import TResNetTrunk
 from spn_jax.pairs import draw_pairs
 from spn_jax.parameters import named_arrays, with_named_arrays
 from spn_jax.sharding import check_divisible, make_mesh, replicate, shard_batch
 from spn_jax.step import Frozen, Metrics, StepGraph, TrainState, build_networks, compile_train_step, create_state, resolve_schedule
-from spn_jax.weights import load_vgg19
+from spn_jax.weights import load_tresnet, load_vgg19
 
 Say = Callable[[str], None]
 
@@ -82,15 +83,15 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
     schedule = resolve_schedule(config, steps_per_epoch(config, data.photos))
 
     # Networks and state
-    channels = data.cache.channels if data.cache else {}
-    graph, state = create_state(config, schedule, *build_networks(config, channels))
+    frozen, origins = open_frozen(config)
+    lessons = open_lessons(config, data, frozen, origins.teacher)
+    graph, state = create_state(config, schedule, *build_networks(config, lessons.channels))
     state = replicate(state, mesh)
-    frozen, vgg_origin = open_frozen(config)
-    for line in summary(config, state, mesh, data, schedule.length, vgg_origin):
+    for line in summary(config, state, mesh, data, lessons, schedule.length, origins.vgg):
         say(line)
 
     # Where to start: from this run's newest checkpoint, from the parameters of another run, or anew
-    info = checkpoint_info(config, data, vgg_origin)
+    info = checkpoint_info(config, data, lessons, origins.vgg)
     newest = newest_checkpoint(workdir / FOLDER)
     evaluate_first = False
     if newest is not None:
@@ -179,34 +180,75 @@ def open_data(config: Config, config_file: str) -> Data:
 
 
 def open_cache(config: Config, photos: PhotoSource, config_file: str) -> TeacherCache | None:
-    """The teacher's cached features, checked against config and photos; None where the prior loss has no weight."""
-    if config.loss.prior == 0:
+    """The teacher's cached features, checked against config and photos; None without a prior loss, or where the teacher itself runs."""
+    if config.loss.prior == 0 or is_online(config):
         return None
     cache = TeacherCache.open(config.teacher.cache, config_file)
     cache.check(config, photos)
     return cache
 
 
-def open_frozen(config: Config) -> tuple[Frozen, str | None]:
-    """VGG19 where a loss compares its features, and where its weights come from; InputError if there are none."""
-    if not (config.loss.perceptual or config.loss.diversity):
-        return Frozen(), None
-    # In float32 whatever the networks compute in: rounded to bfloat16, most pixels of two samples are equal.
-    vgg, origin = load_vgg19(config.loss.vgg, config.train.seed, jnp.float32)
-    return Frozen(vgg=vgg), origin
+@dataclasses.dataclass(frozen=True)
+class Lessons:
+    """What the prior learner distils; nothing in a run without a prior loss."""
+
+    channels: Mapping[int, int]  # of the teacher's maps by level
+    origin: str | None  # of the teacher's weights, for people
+    identity: str | None  # equal where the features are
+    summary: str
 
 
-def checkpoint_info(config: Config, data: Data, vgg_origin: str | None) -> dict[str, Any]:
+def open_lessons(config: Config, data: Data, frozen: Frozen, origin: str | None) -> Lessons:
+    """Where the targets of the prior loss come from: the cache, or the teacher in `frozen`, whose weights are from `origin`."""
+    if data.cache is not None:
+        manifest = data.cache.manifest
+        line = f"teacher: {manifest.teacher}, weights {manifest.weights_origin}, features in {manifest.dtype}"
+        return Lessons(data.cache.channels, manifest.weights_origin, data.cache.identity(), line)
+    if frozen.teacher is None:
+        return Lessons({}, None, None, "teacher: none (loss.prior=0), trained without distillation")
+    assert isinstance(frozen.teacher, TResNetTrunk)
+    line = f"teacher: {config.teacher.name}, weights {origin}, run in the step"
+    return Lessons(frozen.teacher.channels, origin, f"online {weights_identity(origin)}", line)
+
+
+class Origins(NamedTuple):
+    """Where the weights of frozen networks come from, for people; None for one that is not there."""
+
+    teacher: str | None = None
+    vgg: str | None = None
+
+
+def open_frozen(config: Config) -> tuple[Frozen, Origins]:
+    """The networks that the losses need; InputError if they cannot be had.
+
+    All in float32 whatever the trained networks compute in: the targets do not change with a setting for speed, and rounded to
+    bfloat16 most pixels of two samples would be equal to VGG19.
+    """
+    frozen, origins = Frozen(), Origins()
+    if is_online(config):
+        teacher, origin = load_tresnet(config.teacher.weights, config.model.prior_levels, jnp.float32)
+        frozen, origins = frozen._replace(teacher=teacher), origins._replace(teacher=origin)
+    if config.loss.perceptual or config.loss.diversity:
+        vgg, origin = load_vgg19(config.loss.vgg, config.train.seed, jnp.float32)
+        frozen, origins = frozen._replace(vgg=vgg), origins._replace(vgg=origin)
+    return frozen, origins
+
+
+def is_online(config: Config) -> bool:
+    """Whether the teacher runs in the step."""
+    return config.loss.prior > 0 and config.teacher.mode == "online"
+
+
+def checkpoint_info(config: Config, data: Data, lessons: Lessons, vgg_origin: str | None) -> dict[str, Any]:
     """What every checkpoint of the run says about itself."""
-    cache = data.cache
     return {
         "model": config.model.kind,
         "version": spn_jax.__version__,
         "config": to_dict(config),
         "teacher": {
-            "channels": {str(level): channels for level, channels in cache.channels.items()} if cache else {},
-            "origin": cache.manifest.weights_origin if cache else None,
-            "identity": cache.identity() if cache else None,
+            "channels": {str(level): channels for level, channels in lessons.channels.items()},
+            "origin": lessons.origin,
+            "identity": lessons.identity,
         },
         "vgg": vgg_origin,
         "data": {"photos": digest(data.photos.names), "masks": digest(data.masks.names)},
@@ -226,7 +268,7 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
         )
     lines = changed_settings(from_dict(stored["config"], origin=str(workdir)), config)
     if any(stored["teacher"][key] != info["teacher"][key] for key in ("channels", "identity")):
-        lines.append(f"teacher's cache: {stored['teacher']} -> {info['teacher']}")
+        lines.append(f"teacher: {stored['teacher']} -> {info['teacher']}")
     if weights_identity(stored.get("vgg")) != weights_identity(info["vgg"]):
         lines.append(f"weights of VGG19: {stored.get('vgg')} -> {info['vgg']}")
     before, now = stored.get("data", info["data"]), info["data"]
@@ -306,6 +348,7 @@ def read_batches(config: Config, data: Data, start: int, steps: int) -> Any:
         steps=steps,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        with_2x=is_online(config),
     )
 
 
@@ -468,7 +511,9 @@ def write_descriptions(workdir: Path, config: Config, state: TrainState) -> None
     write_atomically(workdir / "config.txt", "\n".join(describe(config)) + "\n")
 
 
-def summary(config: Config, state: TrainState, mesh: Mesh, data: Data, steps: int, vgg_origin: str | None) -> Iterator[str]:
+def summary(
+    config: Config, state: TrainState, mesh: Mesh, data: Data, lessons: Lessons, steps: int, vgg_origin: str | None
+) -> Iterator[str]:
     """The lines a run begins with: parameters by part, devices, sizes of the data."""
     for network, tree in ("", state.model), ("discriminator.", state.discriminator):
         counts: dict[str, int] = {}
@@ -481,11 +526,7 @@ def summary(config: Config, state: TrainState, mesh: Mesh, data: Data, steps: in
     yield f"devices: {mesh.size} x {kind}, mesh data={mesh.size}, {jax.process_count()} process(es)"
     yield f"photos: {len(data.photos):,} for training, {len(data.test_photos):,} held out"
     yield f"masks: {len(data.masks):,} for training, {len(data.test_masks):,} held out"
-    if data.cache is None:
-        yield "teacher: none (loss.prior=0), trained without distillation"
-    else:
-        manifest = data.cache.manifest
-        yield f"teacher: {manifest.teacher}, weights {manifest.weights_origin}, features in {manifest.dtype}"
+    yield lessons.summary
     if vgg_origin:
         yield f"VGG19: weights {vgg_origin}"
     train = config.train

@@ -4,7 +4,7 @@ A file holds the arrays that the network uses under the names of the torch relea
 and as one entry more a JSON text that says what they are. `python -m teacher_export.weights` writes it. To add a network, enter it in
 NETWORKS and write a function like `load_vgg19`. Imports no torch.
 
-Inception's batch norm is stored as released and folded into kernels and biases when it is read.
+Batch norm is stored as released and folded into kernels and biases when it is read.
 """
 
 import dataclasses
@@ -25,9 +25,10 @@ from jax.typing import DTypeLike
 from spn_jax.convert import from_released, shape_to_released
 from spn_jax.errors import InputError
 from spn_jax.files import write_atomically
-from spn_jax.models import inception
+from spn_jax.models import inception, tresnet
 from spn_jax.models.inception import InceptionV3
 from spn_jax.models.lpips import LPIPS, TRUNKS, Net
+from spn_jax.models.tresnet import TResNetTrunk
 from spn_jax.models.vgg import TORCHVISION, VGG19
 from spn_jax.parameters import compare_names, named_arrays, with_named_arrays
 
@@ -162,7 +163,29 @@ def load_inception(path: str | Path) -> tuple[InceptionV3, str]:
     """The network of FID, KID, P-IDS and U-IDS, and where its weights come from, for reports. InputError as in `read_weights`."""
     arrays, info = read_weights(path, "inception")
     model = abstract_inception()
-    fill(model, fold_batch_norm(arrays), path)
+    fill(model, fold_batch_norm(arrays, inception.EPSILON), path)
+    return model, describe(info)
+
+
+def load_tresnet(path: str, levels: tuple[int, ...], dtype: DTypeLike) -> tuple[TResNetTrunk, str]:
+    """The teacher TResNet-L up to the last of `levels`, computing in `dtype`, and where its weights come from.
+
+    Raises:
+        InputError: no file is set, or as in `read_weights`.
+    """
+    if not path:
+        raise InputError(
+            f"teacher.weights is not set, and teacher.mode=online runs the teacher in the step; get {NETWORKS['tresnet_l'].address}, "
+            f"run `{dump_command('tresnet_l')}` and pass teacher.weights=tresnet_l.npz (`--weights random` for a trial)"
+        )
+    arrays, info = read_weights(path, "tresnet_l")
+    model = nnx.eval_shape(lambda: TResNetTrunk(levels, rng=np.random.default_rng(0), dtype=dtype))
+    released = fold_batch_norm(arrays, tresnet.EPSILON)
+    for name, array in arrays.items():
+        if ".se." in name:
+            released[name.replace(".weight", ".kernel")] = _from_torch(array)
+    names = tresnet_names(model)
+    fill(model, {ours: released[theirs] for ours, theirs in names.items()}, path)
     return model, describe(info)
 
 
@@ -218,12 +241,38 @@ def inception_shapes() -> Shapes:
     return shapes
 
 
-def fold_batch_norm(arrays: Mapping[str, np.ndarray]) -> dict[str, Array]:
-    """The released Inception's arrays -> ours: batch norm with running statistics is one factor and one summand a channel."""
+def tresnet_names(model: TResNetTrunk) -> dict[str, str]:
+    """{our parameter: timm's layer and our leaf}."""
+    modules = {"stem": "body.conv1"}
+    parts = {"conv_in": "conv1", "conv_out": "conv2", "squeeze_excite.squeeze": "se.fc1", "squeeze_excite.excite": "se.fc2"}
+    for stage, blocks in tresnet.BLOCKS.items():
+        for i in range(blocks):
+            ours, theirs = f"stages.{stage - 2}.{i}", f"body.layer{stage - 1}.{i}"
+            modules |= {f"{ours}.{a}": f"{theirs}.{b}" for a, b in (parts | {"shortcut": "downsample.1"}).items()}
+    found = (name.rsplit(".", 1) for name in named_arrays(nnx.as_pure(nnx.state(model))))
+    return {f"{module}.{leaf}": f"{modules[module]}.{leaf}" for module, leaf in found}
+
+
+def tresnet_shapes() -> Shapes:
+    """Of the arrays of TResNet-L's trunk under timm's names, batch norm unfolded."""
+    model = nnx.eval_shape(lambda: TResNetTrunk((1, 2, 3), rng=np.random.default_rng(0), dtype=np.float32))
+    ours, shapes = named_arrays(nnx.as_pure(nnx.state(model))), {}
+    for name, theirs in tresnet_names(model).items():
+        layer, leaf = theirs.rsplit(".", 1)
+        if ".se." in layer:
+            shapes[f"{layer}.{LEAVES_OF_TORCH[leaf]}"] = shape_to_released(ours[name].shape)
+        elif leaf == "kernel":
+            shapes[f"{layer}.conv.weight"] = shape_to_released(ours[name].shape)
+            shapes |= {f"{layer}.bn.{part}": ours[name].shape[-1:] for part in BATCH_NORM}
+    return shapes
+
+
+def fold_batch_norm(arrays: Mapping[str, np.ndarray], epsilon: float) -> dict[str, Array]:
+    """A release's arrays -> ours: batch norm with running statistics is one factor and one summand a channel."""
     folded = {}
     for layer in (name.removesuffix(".conv.weight") for name in arrays if name.endswith(".conv.weight")):
         gamma, beta, mean, variance = (arrays[f"{layer}.bn.{part}"].astype(np.float64) for part in BATCH_NORM)
-        factor = gamma / np.sqrt(variance + inception.EPSILON)
+        factor = gamma / np.sqrt(variance + epsilon)
         kernel = arrays[f"{layer}.conv.weight"] * factor[:, None, None, None]
         folded[f"{layer}.kernel"] = _from_torch(kernel.astype(np.float32))
         folded[f"{layer}.bias"] = _from_torch((beta - mean * factor).astype(np.float32))
@@ -261,6 +310,7 @@ def _from_torch(array: np.ndarray) -> Array:
     return jnp.asarray(from_released(array))
 
 
+LEAVES_OF_TORCH = {"kernel": "weight", "bias": "bias"}
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")  # PyTorch's names
 
 NETWORKS = {
@@ -276,6 +326,13 @@ NETWORKS = {
         left_out=("fc", "num_batches_tracked"),
         release="pt_inception-2015-12-05-6726825d.pth",
         address="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    ),
+    "tresnet_l": Network(
+        shapes=tresnet_shapes,
+        left_out=("body.layer3", "body.layer4", "head"),
+        release="Open_ImagesV6_TRresNet_L_448.pth",
+        address="Open_ImagesV6_TRresNet_L_448.pth from the model zoo of the ASL project",
+        timm="tresnet_l",
     ),
     "lpips-alex": Network(
         shapes=functools.partial(lpips_shapes, "alex"),

@@ -1,6 +1,7 @@
 """`python -m teacher_export.weights vgg19 --weights FILE|timm:NAME OUTPUT.npz`: a network's weights from torch, for spn_jax.
 
 FILE is the published file (spn_jax.weights.NETWORKS names it) or one with the same names in it, .pth or .safetensors.
+TResNet-L's may be `random` too, seeded by --seed: what `python -m teacher_export --weights random` exports the features of.
 LPIPS is published as two files, a classifier's and its own: `... lpips-alex --weights alexnet-owt-7be5be79.pth --lpips alex.pth OUT.npz`.
 """
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("python -m teacher_export.weights", description="Writes a network's weights as .npz.")
     parser.add_argument("network", choices=sorted(NETWORKS))
     parser.add_argument("--weights", required=True, help="published file, or timm:NAME (downloaded, for example timm:vgg19.tv_in1k)")
+    parser.add_argument("--seed", type=int, default=0, help="of tresnet_l's `--weights random`; teacher.seed in the export")
     parser.add_argument("--lpips", help="the lpips package's weights/v0.1/alex.pth or vgg.pth; for lpips-alex and lpips-vgg alone")
     parser.add_argument("output", metavar="OUTPUT.npz")
     options = parser.parse_args(arguments)
@@ -37,7 +39,10 @@ def main(arguments: Sequence[str]) -> None:
         need = "needs LPIPS's own weights too" if options.lpips is None else "has no part in LPIPS, leave --lpips out"
         raise InputError(f"{options.network} {need}: `{dump_command(options.network)}`")
     check_writable(output.parent)
-    dump(options.network, options.weights, output, options.lpips)
+    if options.network == "tresnet_l":
+        dump_teacher(options.weights, options.seed, output)
+    else:
+        dump(options.network, options.weights, output, options.lpips)
 
 
 def dump(network: str, weights: str, output: Path, lpips: str | None = None) -> None:
@@ -65,6 +70,20 @@ def dump(network: str, weights: str, output: Path, lpips: str | None = None) -> 
         f"{output}: {network}, {len(used)} tensors of {origin['origin']}, sha256 {origin['weights_sha256'][:12]}; left out: {left_out}",
         flush=True,
     )
+
+
+def dump_teacher(weights: str, seed: int, output: Path) -> None:
+    """Writes the trunk of TResNet-L, with the names and the hash that the export of its features has. InputError as `dump`."""
+    from teacher_export.frameworks import torch
+    from teacher_export.teachers import tresnet
+
+    extractor = tresnet.load(weights, seed, torch.device("cpu"))
+    trunk = tresnet.trunk_tensors(extractor.model.state_dict())
+    if problems := [f"{name} {wrong}" for name, tensor in trunk.items() if (wrong := what_is_wrong(tensor))]:
+        raise InputError(f"--weights {weights} does not fit tresnet_l: {'; '.join(problems)}")
+    origin = {"origin": extractor.weights_origin, "weights_sha256": extractor.weights_sha256}
+    write_weights(output, "tresnet_l", {name: tensor.numpy() for name, tensor in trunk.items()}, origin)
+    print(f"{output}: tresnet_l, {len(trunk)} tensors of {origin['origin']}, sha256 {origin['weights_sha256'][:12]}", flush=True)
 
 
 def download(network: str, name: str) -> dict[str, "torch.Tensor"]:

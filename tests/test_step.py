@@ -25,6 +25,8 @@ from spn_jax.step import (
     power_iteration,
     prior_switch,
     resolve_schedule,
+    split_batch,
+    targets,
     train_step,
 )
 from tests.tiny import CHANNELS, compiled_step, new_state, random_batch, run_steps, tiny
@@ -348,3 +350,16 @@ def test_step_of_spl_has_one_prior_and_trains_everything() -> None:
     assert history[0]["generator/loss"] == pytest.approx(total, rel=1e-6)
     silent = [name for name, g in named_arrays(state.model_optimizer.mu).items() if float(jnp.abs(g).max()) == 0]
     assert all(name.endswith(".bias") for name in silent), silent
+
+
+def test_eight_bit_targets_become_numbers_on_the_device() -> None:
+    rng = np.random.default_rng(0)
+    codes = {"codes": rng.integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)}
+    codes |= {name: rng.standard_normal((2, 3)).astype(np.float32) for name in ("low", "step")}
+    plain = rng.standard_normal((2, 4, 4, 5)).astype(np.float32)
+    found = jax.jit(lambda batch: targets(Frozen(), batch))({"targets": {2: codes, 3: plain}})
+    expected = [codes["low"][i] + codes["step"][i] * codes["codes"][i] for i in range(2)]
+    np.testing.assert_allclose(found[2], np.stack(expected), rtol=1e-6)
+    np.testing.assert_array_equal(found[3], plain)
+    halves = split_batch({"targets": {2: codes}}, 2)["targets"][2]
+    assert {name: array.shape for name, array in halves.items()} == {"codes": (2, 1, 4, 4, 3), "low": (2, 1, 3), "step": (2, 1, 3)}

@@ -274,8 +274,10 @@ def test_a_photo_replaced_after_the_export_stops_the_training(config: Config, ra
     ],
     ids=["alone", "flags first", "torchrun", "SLURM", "SLURM alone", "SLURM array", "Kubernetes"],
 )
-def test_share_is_told_by_flags_or_engine(flags: tuple, environment: dict[str, str], expected: tuple) -> None:
-    share = find_share(*flags, environment)
+def test_share_is_told_by_flags_or_engine(
+    flags: tuple[int | None, int | None], environment: dict[str, str], expected: tuple[int, int, int | None]
+) -> None:
+    share = find_share(flags[0], flags[1], environment)
     assert (share.process, share.processes, share.local) == expected
 
 
@@ -289,9 +291,9 @@ def test_share_is_told_by_flags_or_engine(flags: tuple, environment: dict[str, s
         ((None, None), {"JOB_COMPLETION_INDEX": "2"}, "add --processes COMPLETIONS"),
     ],
 )
-def test_a_share_that_makes_no_sense_is_refused(flags: tuple, environment: dict[str, str], text: str) -> None:
+def test_a_share_that_makes_no_sense_is_refused(flags: tuple[int | None, int | None], environment: dict[str, str], text: str) -> None:
     with pytest.raises(InputError, match=text):
-        find_share(*flags, environment)
+        find_share(flags[0], flags[1], environment)
 
 
 # --- as a program ---

@@ -442,7 +442,7 @@ def test_what_is_missing_or_too_much_is_said(settings: list[str], weights: str |
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+def student(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Exports a teacher's features of four photos and trains one step; returns the checkpoint's folder."""
     folder = tmp_path_factory.mktemp("students")
     photos = write_photos(folder / "photos", 4)

@@ -318,7 +318,7 @@ def test_resuming_with_another_teacher_cache_is_refused(refused, inputs: Inputs,
     finally:
         shutil.rmtree(inputs.cache)
         shutil.move(tmp_path / "kept", moved.cache)
-    assert "teacher's cache: " in error and "random(seed=0)" in error and "random(seed=1)" in error
+    assert "teacher: " in error and "random(seed=0)" in error and "random(seed=1)" in error
 
 
 def test_safe_settings_may_change_on_resume(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
