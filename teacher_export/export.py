@@ -1,7 +1,6 @@
 """Runs a teacher over the training photos and fills the feature cache that the trainer reads."""
 
 import contextlib
-import dataclasses
 import itertools
 import os
 import shutil
@@ -10,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +17,7 @@ from spn_jax.config import Config
 from spn_jax.data.cache_writer import CacheWriter
 from spn_jax.data.images import PhotoSource, checksum, open_photos, teacher_photo
 from spn_jax.data.manifest import DTYPES, Level, Manifest, export_command
+from spn_jax.data.progress import Progress
 from spn_jax.data.shards import BeingWritten
 from spn_jax.data.teacher import orientations, preparation
 from spn_jax.errors import InputError
@@ -28,7 +27,6 @@ from teacher_export.teachers import Teacher
 
 Result = TypeVar("Result")
 
-SECONDS_BETWEEN_LINES = 10.0
 SAMPLE_PHOTOS = 4  # whose compressed size stands for all
 
 
@@ -297,33 +295,3 @@ def run_ahead(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-@dataclasses.dataclass
-class Progress:
-    """Prints a line every ten seconds and at the end: lines, so that a log file reads as well as a terminal. Safe in threads."""
-
-    done: int  # photos
-    total: int
-    clock: Callable[[], float] = time.monotonic
-    unit: str = "photos"
-
-    def __post_init__(self) -> None:
-        self._first, self._start = self.done, self.clock()
-        self._printed = self._start
-        self._lock = threading.Lock()
-
-    def add(self, photos: int) -> None:
-        """Counts photos that were written."""
-        with self._lock:
-            self.done += photos
-            now = self.clock()
-            if now - self._printed >= SECONDS_BETWEEN_LINES or self.done == self.total:
-                self._printed = now
-                rate = (self.done - self._first) / max(now - self._start, 1e-9)
-                left = timedelta(seconds=round((self.total - self.done) / rate))
-                print(f"{self.done:,}/{self.total:,} {self.unit}, {rate:.1f} {self.unit}/s, {left} left", flush=True)
-
-    def seconds(self) -> float:
-        """Since the start."""
-        return self.clock() - self._start

@@ -97,7 +97,9 @@ class PhotoRecords(PhotoSource):
         self._files = files
         if not self._ends[-1]:
             raise InputError(f"{setting}: {files[0]} holds no record; write one encoded image a record")
-        self.names = [f"{f.name}[{r}]" for f, source in zip(files, self._sources, strict=True) for r in range(len(source))]
+        self.names = read_names(files[0].parent, self._ends[-1], setting) or [
+            f"{f.name}[{r}]" for f, source in zip(files, self._sources, strict=True) for r in range(len(source))
+        ]
 
     def read(self, i: int) -> bytes:
         shard, record = self._place(i)
@@ -117,6 +119,21 @@ class PhotoRecords(PhotoSource):
     def fingerprint(self) -> str:
         counts = [len(source) for source in self._sources]
         return _digest(f"{f.name}\0{size}\0{n}" for f, size, n in zip(self._files, self._sizes, counts, strict=True))
+
+
+NAMES = "names.txt"  # beside ArrayRecord files: what their photos are called, one name a line, in the order of the records
+
+
+def read_names(folder: Path, count: int, setting: str) -> list[str]:
+    """The names of a folder's `count` records; none if it has no list. InputError if the list is for another number."""
+    if not (folder / NAMES).is_file():
+        return []
+    names = (folder / NAMES).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    if len(names) != count:
+        raise InputError(
+            f"{setting}: {folder / NAMES} has {len(names)} names for {count} records; prepare the data set again, or pass the whole folder"
+        )
+    return names
 
 
 class SelectedPhotos(PhotoSource):

@@ -1,0 +1,207 @@
+"""Data sets as their publishers hand them out -> ArrayRecord shards with the lists of training and of test photos.
+
+    DIR/train/photos-00000-of-00016.array_record ...   the photos' encoded bytes, one a record
+    DIR/train/names.txt                                what they are called, in the order of the records
+    DIR/test/...                                       the same for the test photos
+    DIR/dataset.json                                   what was made of what, written last
+
+Photos are copied bit for bit: the trainer brings them to its size, whatever that is, and a second JPEG compression would be part
+of every result.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from spn_jax.data.images import NAMES, decode_photo
+from spn_jax.data.official import Photo, Selection
+from spn_jax.data.progress import Progress
+from spn_jax.data.shards import TEMPORARY, count_records, new_shard, write_text
+from spn_jax.errors import InputError
+from spn_jax.files import lock_folder
+
+FORMAT = 1
+DATASET, PLAN = "dataset.json", "plan.json"
+WRITER_OPTIONS = "group_size:1,uncompressed"  # photos are compressed already
+SMALLEST_SHARD, LARGEST_SHARD = 100, 2000  # photos
+SHARDS = 16  # of a set between the two, so that several threads have something to do
+BROKEN_SHOWN = 20
+
+
+def prepare(name: str, selection: Selection, sources: Sequence[str], output: Path, threads: int) -> None:
+    """Writes the shards, the lists and dataset.json of a data set; started again after any interruption it goes on.
+
+    Args:
+        name: of the data set.
+        selection: its photos.
+        sources: where they come from, for dataset.json.
+        output: folder to fill.
+        threads: that copy and check photos, a shard each.
+
+    Raises:
+        InputError: another preparation is at it or was made of something else, the disk is too small, photos are broken (all are
+            listed, and nothing is left out in silence).
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        handle = os.open(output, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"--output {output} cannot be written ({error.strerror or error}); choose another folder") from error
+    try:
+        lock_folder(handle, f"another preparation is writing to --output {output}; wait for it or stop it")
+        splits = {split: Split(output / split, photos) for split, photos in (("train", selection.train), ("test", selection.test))}
+        plan = describe(name, sources, selection, splits)
+        take_up(output, plan)
+        for note in selection.notes:
+            print(note, flush=True)
+        write_splits(splits, output, threads)
+        shards = {split: {file.name: file.stat().st_size for file in parts.files()} for split, parts in splits.items()}
+        write_text(output / DATASET, json.dumps(plan | {"bytes": shards}, indent=1) + "\n")
+        (output / PLAN).unlink(missing_ok=True)
+        counts = ", ".join(f"{len(parts.photos):,} photos in {parts.folder}" for parts in splits.values())
+        print(f"{output} is complete: {counts}", flush=True)
+    finally:
+        os.close(handle)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The photos of one half and the shards they go to."""
+
+    folder: Path
+    photos: Sequence[Photo]
+
+    @property
+    def per_shard(self) -> int:
+        """Photos in a shard."""
+        return max(SMALLEST_SHARD, min(LARGEST_SHARD, math.ceil(len(self.photos) / SHARDS)))
+
+    def files(self) -> list[Path]:
+        """The shards, in order."""
+        count = math.ceil(len(self.photos) / self.per_shard)
+        return [self.folder / f"photos-{index:05d}-of-{count:05d}.array_record" for index in range(count)]
+
+    def part(self, index: int) -> Sequence[Photo]:
+        """The photos of shard `index`."""
+        return self.photos[index * self.per_shard : (index + 1) * self.per_shard]
+
+    def unfinished(self) -> Iterator[int]:
+        """The shards that are still to be written."""
+        for index, file in enumerate(self.files()):
+            if not (file.is_file() and count_records(file) == len(self.part(index))):
+                yield index
+
+    def names(self) -> str:
+        """Text of names.txt."""
+        return "".join(f"{photo.name}\n" for photo in self.photos)
+
+
+def describe(name: str, sources: Sequence[str], selection: Selection, splits: Mapping[str, Split]) -> dict[str, object]:
+    """What is being prepared, for plan.json and dataset.json; a folder that says otherwise is not taken up."""
+    digests = {split: hashlib.sha256(parts.names().encode("utf-8", "surrogateescape")).hexdigest() for split, parts in splits.items()}
+    return {
+        "format": FORMAT,
+        "data_set": name,
+        "sources": [Path(source).name for source in sources],
+        "photos": {split: len(parts.photos) for split, parts in splits.items()},
+        "names_sha256": digests,
+        "sizes_sha256": {split: sizes_sha256(parts.photos) for split, parts in splits.items()},
+        "notes": list(selection.notes),
+    }
+
+
+def sizes_sha256(photos: Sequence[Photo]) -> str:
+    """SHA-256 over the sizes of the photos' files, by which a source that has changed is noticed."""
+    return hashlib.sha256(",".join(str(photo.source.size(photo.path)) for photo in photos).encode()).hexdigest()
+
+
+def take_up(output: Path, plan: Mapping[str, object]) -> None:
+    """Begins a folder or goes on with one. InputError if it holds something else."""
+    stored = next((output / file for file in (DATASET, PLAN) if (output / file).is_file()), None)
+    if stored is not None:
+        try:
+            values = json.loads(stored.read_text(encoding="utf-8"))
+            changed = [key for key, value in plan.items() if values.get(key) != value]
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{stored} is damaged; delete the folder and prepare the data set again") from error
+        if changed:
+            shown = "; ".join(f"{key}: {values.get(key)} -> {plan[key]}" for key in changed)
+            raise InputError(f"--output {output} holds a data set of other photos ({shown}); choose another folder, or delete it")
+    elif any(output.iterdir()):
+        raise InputError(f"--output {output} is not empty and no preparation of this program; choose another folder")
+    for leftover in output.glob(f"*/{TEMPORARY}*"):
+        leftover.unlink()
+    if stored is None:
+        write_text(output / PLAN, json.dumps(plan, indent=1) + "\n")
+
+
+def write_splits(splits: Mapping[str, Split], output: Path, threads: int) -> None:
+    """Writes all shards and names that are not there. InputError if the disk is too small or photos are broken."""
+    work = [(parts, index) for parts in splits.values() for index in parts.unfinished()]
+    photos = [photo for parts, index in work for photo in parts.part(index)]
+    require_space(photos, output)
+    for parts in splits.values():
+        try:
+            parts.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{parts.folder} cannot be written ({error.strerror or error}); choose another --output") from error
+        write_text(parts.folder / NAMES, parts.names())
+    progress = Progress(0, len(photos))
+    pool = ThreadPoolExecutor(threads)
+    try:
+        broken = [wrong for found in pool.map(lambda task: write_shard(task[0], task[1], progress), work) for wrong in found]
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if broken:
+        more = f"; and {len(broken) - BROKEN_SHOWN} more" if len(broken) > BROKEN_SHOWN else ""
+        raise InputError(f"{len(broken)} photos are broken: {'; '.join(broken[:BROKEN_SHOWN])}{more}; mend the source and run it again")
+
+
+class BrokenPhotos(Exception):
+    """A shard has photos that cannot be read, so it is not written."""
+
+
+def write_shard(parts: Split, index: int, progress: Progress) -> list[str]:
+    """Copies a shard's photos, each decoded once to see that it is whole; returns what is broken, and then writes nothing."""
+    broken: list[str] = []
+    try:
+        with new_shard(parts.folder, parts.files()[index].name, WRITER_OPTIONS) as put:
+            for photo in parts.part(index):
+                data = read_whole(photo, broken)
+                if data is not None:
+                    put(data)
+                progress.add(1)
+            if broken:
+                raise BrokenPhotos
+    except BrokenPhotos:
+        pass
+    return broken
+
+
+def read_whole(photo: Photo, broken: list[str]) -> bytes | None:
+    """The bytes of a photo that can be decoded; of another one None, and a line in `broken`."""
+    try:
+        data = photo.source.read(photo.path)
+        decode_photo(io.BytesIO(data), photo.path)
+    except InputError as error:
+        broken.append(str(error).partition(";")[0])
+        return None
+    return data
+
+
+def require_space(photos: Sequence[Photo], output: Path) -> None:
+    """Prints the bytes that are needed and free, where the source tells sizes. InputError if there are too few."""
+    sizes = [photo.source.size(photo.path) for photo in photos]
+    if not sizes or any(size is None for size in sizes):
+        return
+    needed, free = sum(size for size in sizes if size is not None), shutil.disk_usage(output).free
+    print(f"{len(photos):,} photos to copy, {needed:,} bytes needed, {free:,} bytes free", flush=True)
+    if needed > free:
+        raise InputError(f"--output {output} needs {needed:,} bytes and its disk has {free:,} free; choose another folder")
