@@ -5,7 +5,7 @@
     python -m spn_jax.train --config configs/celebahq_probabilistic.py
     python -m spn_jax.evaluate run --checkpoint runs/celebahq_probabilistic --pairs celebahq
 
-Data: data/celebahq/train.flist (27,200 photos), data/celebahq/test.flist (2,800), and the irregular mask set (12,000 files) as
+Data: data/celebahq/train (27,200 photos), data/celebahq/test (2,800), and the irregular mask set (12,000 files) as
 data/irregular_masks.zip. Photos are resized directly.
 Hardware: the paper's batch of 4 a GPU on 2 GPUs, two completions of each photo; one GPU may take the whole batch of 8 (its
 memory is not measured yet; train.micro_batches and train.rematerialise lower it).
@@ -22,8 +22,8 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(variational=True, spade_hidden_up_to_prior=True, discriminator="instance_norm"),
         data=DataConfig(
-            train_photos="data/celebahq/train.flist",
-            test_photos="data/celebahq/test.flist",
+            train_photos="data/celebahq/train",
+            test_photos="data/celebahq/test",
             train_masks="data/irregular_masks.zip",
             test_masks="data/irregular_masks.zip",
         ),

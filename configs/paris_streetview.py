@@ -4,8 +4,9 @@
     python -m spn_jax.train --config configs/paris_streetview.py
     python -m spn_jax.evaluate run --checkpoint runs/paris_streetview
 
-Data: data/paris_streetview/train.flist (14,900 photos), data/paris_streetview/test.flist (100), and the irregular mask set
-(12,000 files) as data/irregular_masks.zip. Photos are resized directly.
+Data: data/paris_streetview/train (14,900 photos), data/paris_streetview/test (100), and the irregular mask set
+(12,000 files) as data/irregular_masks.zip (scripts/prepare_dataset.py makes
+all three). Photos are resized directly.
 Hardware: the paper's batch of 4 a GPU on 2 GPUs, about one day on two V100; one GPU may take the whole batch of 8 (its
 memory is not measured yet; train.micro_batches and train.rematerialise lower it).
 Cost: 75 epochs of 1,862 steps; learning rate x 0.1 after 50 epochs, prior loss off in the last 15 (released notes).
@@ -20,8 +21,8 @@ from spn_jax.config import Config, DataConfig, ScheduleConfig, TeacherConfig
 def get_config() -> Config:
     return Config(
         data=DataConfig(
-            train_photos="data/paris_streetview/train.flist",
-            test_photos="data/paris_streetview/test.flist",
+            train_photos="data/paris_streetview/train",
+            test_photos="data/paris_streetview/test",
             train_masks="data/irregular_masks.zip",
             test_masks="data/irregular_masks.zip",
         ),

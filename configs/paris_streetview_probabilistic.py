@@ -5,8 +5,9 @@
     python -m spn_jax.train --config configs/paris_streetview_probabilistic.py
     python -m spn_jax.evaluate run --checkpoint runs/paris_streetview_probabilistic
 
-Data: data/paris_streetview/train.flist (14,900 photos), data/paris_streetview/test.flist (100), and the irregular mask set
-(12,000 files) as data/irregular_masks.zip. Photos are resized directly; cache and lists are those of configs/paris_streetview.py.
+Data: data/paris_streetview/train (14,900 photos), data/paris_streetview/test (100), and the irregular mask set
+(12,000 files) as data/irregular_masks.zip (scripts/prepare_dataset.py makes
+all three). Photos are resized directly; cache and lists are those of configs/paris_streetview.py.
 Hardware: the paper's batch of 4 a GPU on 2 GPUs, two completions of each photo; one GPU may take the whole batch of 8 (its
 memory is not measured yet; train.micro_batches and train.rematerialise lower it).
 Cost: 75 epochs of 1,862 steps; learning rate x 0.1 after 50 epochs, prior loss off in the last 15 (released notes).
@@ -22,8 +23,8 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(variational=True, spade_hidden_up_to_prior=True, discriminator="instance_norm"),
         data=DataConfig(
-            train_photos="data/paris_streetview/train.flist",
-            test_photos="data/paris_streetview/test.flist",
+            train_photos="data/paris_streetview/train",
+            test_photos="data/paris_streetview/test",
             train_masks="data/irregular_masks.zip",
             test_masks="data/irregular_masks.zip",
         ),

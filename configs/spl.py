@@ -5,8 +5,9 @@
     python -m spn_jax.evaluate run --checkpoint runs/spl
 
 One prior at a quarter of the photo's size, and a decoder that finds its own regions to normalise. Otherwise SPN's networks and losses.
-Data: data/paris_streetview/train.flist (14,900 photos), data/paris_streetview/test.flist (100), and the irregular mask set
-(12,000 files) as data/irregular_masks.zip. Photos are resized directly; cache and lists are those of configs/paris_streetview.py.
+Data: data/paris_streetview/train (14,900 photos), data/paris_streetview/test (100), and the irregular mask set
+(12,000 files) as data/irregular_masks.zip (scripts/prepare_dataset.py makes
+all three). Photos are resized directly; cache and lists are those of configs/paris_streetview.py.
 For CelebA and Places2 take the data and eval settings of their configs, 40 epochs and a drop after 30, prior loss always on.
 Hardware: the paper's batch of 4 a GPU on 2 GPUs.
 Cost: 70 epochs of 1,862 steps; learning rate x 0.1 after 50 epochs, prior loss off in the last 10 (released notes).
@@ -22,8 +23,8 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(prior_levels=(3,), decoder="region_norm", prior_encoder_slope=0.1),
         data=DataConfig(
-            train_photos="data/paris_streetview/train.flist",
-            test_photos="data/paris_streetview/test.flist",
+            train_photos="data/paris_streetview/train",
+            test_photos="data/paris_streetview/test",
             train_masks="data/irregular_masks.zip",
             test_masks="data/irregular_masks.zip",
         ),

@@ -41,7 +41,9 @@ def test_docstring_is_the_page_of_the_experiment(name: str) -> None:
     title, blank, *page = docstring(name).split("\n")
     assert len(title) > 20 and title.endswith((".", ":", ").")) and blank == ""
     text = "\n".join(page)
-    for program in "teacher_export", "spn_jax.train":
+    online = load(name).teacher.mode == "online"
+    assert ("    python -m teacher_export.weights tresnet_l --weights FILE data/tresnet_l.npz" in text) == online
+    for program in ("spn_jax.train",) if online else ("teacher_export", "spn_jax.train"):
         assert f"    python -m {program} --config configs/{name}.py" in text
     # tiny exists for the tests: its results are worth nothing, and it says so.
     for heading in ("Hardware:", "Cost:") if name == "tiny" else ("Hardware:", "Cost:", "Expected"):
@@ -188,7 +190,7 @@ def test_full_size_model_is_the_papers() -> None:
 def test_steps_of_an_epoch_are_those_of_the_stated_photos(name: str) -> None:
     """The page's cost follows from its data and its batch."""
     text = docstring(name)
-    number = re.search(r"train\.flist \(([\d,.]+)( million)? photos\)", text)
+    number = re.search(r"train \(([\d,.]+)( million)? photos\)", text)
     cost = re.search(r"Cost: (\d+) epochs of ([\d,]+) steps", text)
     assert number and cost
     photos = int(float(number[1].replace(",", "")) * (1_000_000 if number[2] else 1))

@@ -254,7 +254,7 @@ def test_broken_photos_are_all_named_and_what_is_whole_is_kept(tmp_path: Path) -
 def test_interrupted_and_continued_a_preparation_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = as_zip(tmp_path / "source", celeba())
     run("celeba", [source], tmp_path / "straight")
-    write, written = prepare.write_shard, []
+    write, written = prepare.write_shard, list[list[str]]()
 
     def interrupted(*arguments: Any) -> list[str]:
         if len(written) == 3:
