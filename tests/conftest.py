@@ -24,9 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
+LONGEST = ("test_parity", "test_train", "test_distributed", "test_step")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # The longest files first: processes that share the work end together then.
-    items.sort(key=lambda item: not item.path.name.startswith("test_parity"))
+    items.sort(key=lambda item: not item.path.name.startswith(LONGEST))
     if _asks_for_gpu(config):
         return
     for item in items:

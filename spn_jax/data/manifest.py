@@ -199,7 +199,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(values, dict) and values.get("version", VERSION) != VERSION:
-            raise InputError(f"{path} has version {values['version']}, this program reads version {VERSION}: export the features again")
+            raise InputError(
+                f"{path} has version {values['version']}, this program reads {VERSION}; delete the folder and export the features again"
+            )
         levels = tuple(_typed(Level, v) for v in values["levels"])
         shards = tuple(_typed(Shard, v) for v in values["shards"])
         manifest = _typed(Manifest, {**values, "levels": levels, "shards": shards})
