@@ -16,7 +16,7 @@ import numpy as np
 from spn_jax.config import Config
 from spn_jax.data.cache_writer import CacheWriter
 from spn_jax.data.images import PhotoSource, checksum, open_photos, teacher_photo
-from spn_jax.data.manifest import DTYPES, Level, Manifest, export_command
+from spn_jax.data.manifest import DTYPES, Level, Manifest, describe_levels, export_command
 from spn_jax.data.progress import Progress
 from spn_jax.data.shards import BeingWritten
 from spn_jax.data.teacher import orientations, preparation
@@ -54,6 +54,7 @@ def export(config: Config, teacher: Teacher, share: Share = Share(), *, verify: 
     with CacheWriter(config.teacher.cache, make_plan(config, teacher, photos), share.process, share.processes) as writer:
         plan = writer.plan
         print(f"teacher {plan.teacher}, weights {plan.weights_origin}, sha256 {plan.weights_sha256[:12]}, {share.describe()}")
+        print(f"levels: {describe_levels(plan.levels)}", flush=True)
         if writer.complete and not verify:
             print(f"{config.teacher.cache} is complete: {plan.photo_count:,} photos, nothing to do", flush=True)
             return writer.finish()

@@ -93,6 +93,7 @@ def test_manifest_and_what_is_printed(config: Config, random_teacher: Teacher, c
     assert [shard.records for shard in manifest.shards] == [4, 4, 2]  # the orientations of a photo stay together
     output = capsys.readouterr().out
     assert output.index("bytes needed") < output.index("5/5 photos")
+    assert "levels: 1 (stem) 16x16x76, 2 (layer1) 16x16x76, 3 (layer2) 8x8x152\n" in output
     assert re.search(r"about [\d,]+ bytes needed \(972,880 before compression\), [\d,]+ bytes free", output)
     assert re.search(r"5/5 photos, [\d.]+ photos/s, 0:00:00 left", output)
 

@@ -253,13 +253,17 @@ def plan_differences(stored: Manifest, wanted: Manifest) -> list[str]:
             if field.name == "weights_sha256":
                 before, after = (f"{m.weights_origin} {m.weights_sha256[:12]}" for m in (stored, wanted))
             if field.name == "levels":
-                before, after = (_describe_levels(m.levels) for m in (stored, wanted))
+                before, after = (describe_levels(m.levels) for m in (stored, wanted))
             lines.append(f"{field.name}: {before} -> {after}")
     return lines
 
 
-def _describe_levels(levels: Sequence[Level]) -> str:
-    return ", ".join(f"{level.level} ({level.name}) {level.height}x{level.width}x{level.channels}" for level in levels)
+def describe_levels(levels: Sequence[Level]) -> str:
+    """Which map serves which level, at which size, and how it was resized."""
+    return ", ".join(
+        f"{level.level} ({level.name}) {level.height}x{level.width}x{level.channels}" + (f", {level.resized}" if level.resized else "")
+        for level in levels
+    )
 
 
 def export_command(cache: str | Path, config_file: str = "configs/NAME.py") -> str:
