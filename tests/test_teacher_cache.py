@@ -198,6 +198,8 @@ def test_a_shard_that_another_process_is_writing_is_left_alone(tmp_path: Path) -
             for flipped in (0, 1, 0, 1):
                 write(record(first.plan, 0, flipped), 0)
         assert first.missing() == [1, 2, 3]
+        with pytest.raises(BeingWritten), same.shard(0):  # it is there by now
+            pass
 
 
 def test_verification_reads_every_record_and_is_one_s_business(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from spn_jax.data.manifest import MANIFEST, PLAN, Manifest, Shard, plan_differences, read_manifest
-from spn_jax.data.shards import READER_OPTIONS, TEMPORARY, count_records, new_shard, write_text
+from spn_jax.data.shards import READER_OPTIONS, TEMPORARY, BeingWritten, count_records, new_shard, write_text
 from spn_jax.data.teacher import damaged_shards
 from spn_jax.errors import InputError
 from spn_jax.files import lock_folder
@@ -125,12 +125,14 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
         Only leaving it without an exception makes the file a shard.
 
         Raises:
-            BeingWritten: another process is at this shard.
+            BeingWritten: another process is at this shard, or has finished it meanwhile.
             InputError: the disk is full or fails. Shards finished before stay valid.
             ValueError: another number of records was written than the shard holds.
         """
         name, first = self.plan.shard_file(index), self.plan.shard_photos(index).start * self.plan.orientations
         written = 0
+        if self._is_finished(index):
+            raise BeingWritten(name)
 
         def write(features: Mapping[int, np.ndarray], checksum: int) -> None:
             nonlocal written
