@@ -235,7 +235,7 @@ def test_a_source_that_is_not_the_data_set_is_refused(name: str, change: Callabl
 
 
 @pytest.mark.usefixtures("miniature")
-def test_broken_photos_are_all_named_and_what_is_whole_is_kept(tmp_path: Path) -> None:
+def test_broken_photos_are_all_named_and_what_is_whole_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = celeba()
     whole = files["Img/img_align_celeba/000001.jpg"]
     files["Img/img_align_celeba/000001.jpg"] = whole[: len(whole) // 2]
@@ -246,7 +246,13 @@ def test_broken_photos_are_all_named_and_what_is_whole_is_kept(tmp_path: Path) -
     kept = [path.name for path in sorted((tmp_path / "out" / "train").glob("*.array_record"))]
     assert kept == ["photos-00001-of-00003.array_record", "photos-00002-of-00003.array_record"]
     assert not list((tmp_path / "out").rglob(f"{TEMPORARY}*"))
-    with pytest.raises(InputError, match="holds a data set of other photos .sizes_sha256"):
+    files["Img/img_align_celeba/000003.jpg"] = picture(99)  # of a shard that is there
+    mended = {**files, **{name: celeba()[name] for name in ("Img/img_align_celeba/000001.jpg", "Img/img_align_celeba/000009.jpg")}}
+    run("celeba", [as_folder(tmp_path / "source", mended)], tmp_path / "out")
+    assert "photos-00001-of-00003.array_record is written again" in capsys.readouterr().out
+    run("celeba", [source], tmp_path / "straight")
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+    with pytest.raises(InputError, match="holds a data set of other photos .the photos' files have other sizes"):
         run("celeba", [as_folder(tmp_path / "source", celeba())], tmp_path / "out")
 
 

@@ -16,7 +16,7 @@ from spn_jax.errors import InputError
 SHOWN = 5  # names of missing photos in an error
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # there may be millions
 class Photo:
     """One photo of a data set."""
 

@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from spn_jax.data.images import NAMES, decode_photo
 from spn_jax.data.official import Photo, Selection
@@ -33,6 +34,7 @@ WRITER_OPTIONS = "group_size:1,uncompressed"  # photos are compressed already
 SMALLEST_SHARD, LARGEST_SHARD = 100, 2000  # photos
 SHARDS = 16  # of a set between the two, so that several threads have something to do
 BROKEN_SHOWN = 20
+SIZES = "shard_sizes_sha256"  # entry of plan.json and dataset.json: of the sizes of each shard's photos
 
 
 def prepare(name: str, selection: Selection, sources: Sequence[str], output: Path, threads: int) -> None:
@@ -58,7 +60,7 @@ def prepare(name: str, selection: Selection, sources: Sequence[str], output: Pat
         lock_folder(handle, f"another preparation is writing to --output {output}; wait for it or stop it")
         splits = {split: Split(output / split, photos) for split, photos in (("train", selection.train), ("test", selection.test))}
         plan = describe(name, sources, selection, splits)
-        take_up(output, plan)
+        take_up(output, plan, splits)
         for note in selection.notes:
             print(note, flush=True)
         write_splits(splits, output, threads)
@@ -112,8 +114,8 @@ def describe(name: str, sources: Sequence[str], selection: Selection, splits: Ma
         "sources": [Path(source).name for source in sources],
         "photos": {split: len(parts.photos) for split, parts in splits.items()},
         "names_sha256": digests,
-        "sizes_sha256": {split: sizes_sha256(parts.photos) for split, parts in splits.items()},
         "notes": list(selection.notes),
+        SIZES: {split: [sizes_sha256(parts.part(index)) for index in range(len(parts.files()))] for split, parts in splits.items()},
     }
 
 
@@ -122,17 +124,25 @@ def sizes_sha256(photos: Sequence[Photo]) -> str:
     return hashlib.sha256(",".join(str(photo.source.size(photo.path)) for photo in photos).encode()).hexdigest()
 
 
-def take_up(output: Path, plan: Mapping[str, object]) -> None:
-    """Begins a folder or goes on with one. InputError if it holds something else."""
+def take_up(output: Path, plan: Mapping[str, Any], splits: Mapping[str, Split]) -> None:
+    """Begins a folder or goes on with one: shards whose photos have changed in the source since are written again.
+
+    InputError if it holds something else, or is complete and the photos have changed.
+    """
     stored = next((output / file for file in (DATASET, PLAN) if (output / file).is_file()), None)
     if stored is not None:
         try:
             values = json.loads(stored.read_text(encoding="utf-8"))
             changed = [key for key, value in plan.items() if values.get(key) != value]
-        except (ValueError, AttributeError) as error:
+            if changed == [SIZES] and stored.name == PLAN:
+                remove_changed(values[SIZES], plan[SIZES], splits)
+                changed, stored = [], None
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{stored} is damaged; delete the folder and prepare the data set again") from error
         if changed:
-            shown = "; ".join(f"{key}: {values.get(key)} -> {plan[key]}" for key in changed)
+            shown = "; ".join(
+                "the photos' files have other sizes" if key == SIZES else f"{key}: {values.get(key)} -> {plan[key]}" for key in changed
+            )
             raise InputError(f"--output {output} holds a data set of other photos ({shown}); choose another folder, or delete it")
     elif any(output.iterdir()):
         raise InputError(f"--output {output} is not empty and no preparation of this program; choose another folder")
@@ -140,6 +150,15 @@ def take_up(output: Path, plan: Mapping[str, object]) -> None:
         leftover.unlink()
     if stored is None:
         write_text(output / PLAN, json.dumps(plan, indent=1) + "\n")
+
+
+def remove_changed(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]], splits: Mapping[str, Split]) -> None:
+    """Deletes the shards whose photos have other sizes than when they were written."""
+    for split, parts in splits.items():
+        for file, old, new in zip(parts.files(), before[split], now[split], strict=True):
+            if old != new and file.is_file():
+                print(f"{file} is written again: its photos have changed in the source", flush=True)
+                file.unlink()
 
 
 def write_splits(splits: Mapping[str, Split], output: Path, threads: int) -> None:
