@@ -1,5 +1,7 @@
 """Layers against their definitions, written out here the slow way, and against PyTorch where it has the layer."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from spn_jax.models import layers
-from spn_jax.models.layers import Conv, LearntRegionNorm, RegionNorm, ResidualBlock, SpectralConv
+from spn_jax.models.layers import Conv, LearntRegionNorm, RegionNorm, ResidualBlock, SpectralConv, convolve
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -202,3 +204,39 @@ def test_power_iteration_finds_the_largest_singular_value_and_calls_change_nothi
     largest = np.linalg.svd(np.asarray(conv.matrix()), compute_uv=False)[0]
     sigma = u @ (np.asarray(conv.matrix()) @ np.asarray(conv.v[...]))
     assert sigma == pytest.approx(largest, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "dilation"), [(3, 1, 1, 1), (4, 2, 1, 1), (3, 1, 0, 2), (7, 1, 3, 1), (4, 1, 1, 1), (1, 2, 0, 1)]
+)
+def test_kernel_gradients_in_strips_are_the_convolution_s(
+    size: int, stride: int, padding: int, dilation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, kernel = random(2, 18, 14, 3), random(size, size, 3, 5)
+
+    def gradients(convolution: Callable[..., jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.sin(convolution(x, kernel, stride=stride, padding=padding, dilation=dilation)))
+
+        return jax.grad(loss, (0, 1))(x, kernel)
+
+    def plain(x: jax.Array, kernel: jax.Array, stride: int, padding: int, dilation: int) -> jax.Array:
+        return layers.plain_convolution(x, kernel, stride, ((padding, padding), (padding, padding)), dilation)
+
+    expected = gradients(plain)
+    for pixels in (1, 30, 64, 10_000):  # strips of one row, of some, of a number that does not divide, of all
+        monkeypatch.setattr(layers, "STRIP_PIXELS", pixels)
+        for ours, theirs in zip(gradients(convolve), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def convolutions(platform: str) -> int:
+    """In the program of a convolution's gradients, lowered for a platform."""
+    gradient = jax.jit(jax.grad(lambda x, kernel: convolve(x, kernel, padding=1).sum() ** 2, (0, 1)))
+    lowered = gradient.trace(jnp.ones((1, 128, 128, 2)), jnp.ones((3, 3, 2, 2))).lower(lowering_platforms=(platform,))
+    return lowered.as_text().count("stablehlo.convolution")
+
+
+def test_only_the_cpu_takes_kernel_gradients_in_strips() -> None:
+    assert [convolutions(platform) for platform in ("cuda", "tpu")] == [3, 3]  # forward, for the input, for the kernel
+    assert convolutions("cpu") == 2 + 128 * 128 // layers.STRIP_PIXELS
