@@ -206,37 +206,55 @@ def test_power_iteration_finds_the_largest_singular_value_and_calls_change_nothi
     assert sigma == pytest.approx(largest, rel=1e-4)
 
 
+@pytest.mark.parametrize("widths", [(3, 5), (5, 3)])
 @pytest.mark.parametrize(
-    ("size", "stride", "padding", "dilation"), [(3, 1, 1, 1), (4, 2, 1, 1), (3, 1, 0, 2), (7, 1, 3, 1), (4, 1, 1, 1), (1, 2, 0, 1)]
+    ("size", "stride", "padding", "dilation"),
+    [(3, 1, 1, 1), (4, 2, 1, 1), (2, 2, 0, 1), (6, 2, 2, 1), (3, 2, 1, 1), (3, 1, 0, 2), (7, 1, 3, 1), (4, 1, 1, 1), (1, 2, 0, 1)],
 )
-def test_kernel_gradients_in_strips_are_the_convolution_s(
-    size: int, stride: int, padding: int, dilation: int, monkeypatch: pytest.MonkeyPatch
+def test_forms_for_the_cpu_are_the_convolution(
+    size: int, stride: int, padding: int, dilation: int, widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, kernel = random(2, 18, 14, 3), random(size, size, 3, 5)
+    """Value and both gradients, with spare rows, in phases, in strips of one row, of some and of all, whatever the sizes."""
+    x, kernel = random(2, 18, 14, widths[0]), random(size, size, *widths)
+    monkeypatch.setattr(layers, "MANY_PRODUCTS", 0)
 
-    def gradients(convolution: Callable[..., jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def results(convolution: Callable[..., jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return jnp.sum(jnp.sin(convolution(x, kernel, stride=stride, padding=padding, dilation=dilation)))
 
-        return jax.grad(loss, (0, 1))(x, kernel)
+        return jax.value_and_grad(loss, (0, 1))(x, kernel)
 
     def plain(x: jax.Array, kernel: jax.Array, stride: int, padding: int, dilation: int) -> jax.Array:
         return layers.plain_convolution(x, kernel, stride, ((padding, padding), (padding, padding)), dilation)
 
-    expected = gradients(plain)
-    for pixels in (1, 30, 64, 10_000):  # strips of one row, of some, of a number that does not divide, of all
+    expected = results(plain)
+    for pixels, rows in ((1, 1), (30, 1), (64, 8)):
         monkeypatch.setattr(layers, "STRIP_PIXELS", pixels)
-        for ours, theirs in zip(gradients(convolve), expected, strict=True):
+        monkeypatch.setattr(layers, "STRIP_ROWS", rows)
+        for ours, theirs in zip(jax.tree.leaves(results(convolve)), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def convolutions(platform: str) -> int:
-    """In the program of a convolution's gradients, lowered for a platform."""
-    gradient = jax.jit(jax.grad(lambda x, kernel: convolve(x, kernel, padding=1).sum() ** 2, (0, 1)))
-    lowered = gradient.trace(jnp.ones((1, 128, 128, 2)), jnp.ones((3, 3, 2, 2))).lower(lowering_platforms=(platform,))
-    return lowered.as_text().count("stablehlo.convolution")
+def convolutions(platform: str, stride: int = 1) -> list[str]:
+    """Results of the convolutions in the program of one convolution and its gradients, lowered for a platform."""
+    gradient = jax.jit(jax.value_and_grad(lambda x, kernel: jnp.sin(convolve(x, kernel, stride=stride, padding=1)).sum(), (0, 1)))
+    x, kernel = jnp.ones((1, 128, 128, 16)), jnp.ones((2 + stride, 2 + stride, 16, 8))
+    text = gradient.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+    return [line.rsplit("->", 1)[1].strip() for line in text.splitlines() if "stablehlo.convolution" in line]
 
 
-def test_only_the_cpu_takes_kernel_gradients_in_strips() -> None:
-    assert [convolutions(platform) for platform in ("cuda", "tpu")] == [3, 3]  # forward, for the input, for the kernel
-    assert convolutions("cpu") == 2 + 128 * 128 // layers.STRIP_PIXELS
+@pytest.mark.parametrize("stride", [1, 2])
+def test_only_the_cpu_has_forms_of_its_own(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "MANY_PRODUCTS", 0)
+    side, size = 128 // stride, 2 + stride
+    plain = [f"tensor<1x{side}x{side}x8xf32>", "tensor<1x128x128x16xf32>", f"tensor<{size}x{size}x16x8xf32>"]
+    for platform in ("cuda", "tpu"):
+        assert sorted(convolutions(platform, stride)) == sorted(plain)  # forward, for the input, for the kernel
+    strips = side // max(layers.STRIP_ROWS, layers.STRIP_PIXELS // side)
+    on_cpu = convolutions("cpu", stride)
+    if stride == 1:  # spare rows; strips of the gradient with input and output exchanged
+        assert on_cpu.count("tensor<1x130x128x8xf32>") == on_cpu.count("tensor<1x130x128x16xf32>") == 1
+        assert on_cpu.count("tensor<3x3x8x16xf32>") == strips
+    else:  # the input's gradient in four phases
+        assert on_cpu.count("tensor<1x64x64x8xf32>") == on_cpu.count("tensor<1x65x65x64xf32>") == 1
+        assert on_cpu.count("tensor<4x4x16x8xf32>") == strips

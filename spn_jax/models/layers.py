@@ -22,7 +22,10 @@ REGION_THRESHOLD = 0.8  # importance from which a pixel belongs to the region of
 Activation = Callable[[Array], Array]
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros before and after, of height and of width
 
-STRIP_PIXELS = 1024  # of the output, in one strip of the kernel's gradient on the CPU
+# What the CPU backend's convolutions need in order to be fast: scripts/benchmark_results.md has the measurements.
+STRIP_PIXELS, STRIP_ROWS = 1024, 8  # of the output, in one strip of the kernel's gradient: as many pixels, but no fewer rows
+SPARE_ROWS = 2  # which a convolution computes too many, where that makes it faster; the next line says where
+FEW_PIXELS, FEW_OUTPUTS, FEW_FEATURES, MANY_PRODUCTS = 2**14, 2**20, 32, 2**24
 
 
 def leaky_relu(x: Array, slope: float = 0.2) -> Array:
@@ -63,8 +66,14 @@ def convolve(x: Array, kernel: Array, *, stride: int = 1, padding: int = 0, dila
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolution(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> Array:
-    """Convolution whose gradient for the kernel has a form of its own on the CPU."""
-    return plain_convolution(x, kernel, stride, padding, dilation)
+    """Convolution that has forms of its own for the CPU, one for its value and one for each gradient."""
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return plain_convolution(x, kernel, stride, padding, dilation)
+
+    if stride > 1 or not runs_on_one_core(x, kernel):
+        return plain(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=lambda x, kernel: _with_spare_rows(x, kernel, padding, dilation), default=plain)
 
 
 def plain_convolution(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> Array:
@@ -73,46 +82,126 @@ def plain_convolution(x: Array, kernel: Array, stride: int, padding: Padding, di
     )
 
 
+def runs_on_one_core(x: Array, kernel: Array) -> bool:
+    """Whether the CPU backend gives a convolution of stride 1 to a single core, and it is large enough to matter."""
+    pixels, features_in, features_out = x.shape[1] * x.shape[2], *kernel.shape[2:]
+    few = pixels * features_out < FEW_OUTPUTS or min(features_in, features_out) <= FEW_FEATURES
+    return few and pixels <= FEW_PIXELS and pixels * kernel.size >= MANY_PRODUCTS
+
+
+def _with_spare_rows(x: Array, kernel: Array, padding: Padding, dilation: int) -> Array:
+    """Convolution that computes two rows too many and cuts them off.
+
+    The CPU backend divides a small convolution among the cores only where the height is no multiple of its block of rows.
+    """
+    (top, bottom), sides = padding
+    return plain_convolution(x, kernel, 1, ((top, bottom + SPARE_ROWS), sides), dilation)[:, :-SPARE_ROWS]
+
+
 def _convolution_forward(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> tuple[Array, tuple[Array, Array]]:
     return _convolution(x, kernel, stride, padding, dilation), (x, kernel)
 
 
 def _convolution_backward(stride: int, padding: Padding, dilation: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    (for_x,) = jax.linear_transpose(lambda x: plain_convolution(x, kernel, stride, padding, dilation), x)(gradient)
-
-    def plain(x: Array, gradient: Array) -> Array:
-        return _kernel_gradient(x, kernel, gradient, stride, padding, dilation)
-
-    def in_strips(x: Array, gradient: Array) -> Array:
-        return _kernel_gradient_in_strips(x, kernel, gradient, stride, padding, dilation)
-
-    return for_x, lax.platform_dependent(x, gradient, cpu=in_strips, default=plain)
+    return (
+        _input_gradient(x, kernel, gradient, stride, padding, dilation),
+        _gradient_of_kernel(x, kernel, gradient, stride, padding, dilation),
+    )
 
 
 _convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
-def _kernel_gradient(x: Array, kernel: Array, gradient: Array, stride: int, padding: Padding, dilation: int) -> Array:
+def _input_gradient(x: Array, kernel: Array, gradient: Array, stride: int, padding: Padding, dilation: int) -> Array:
+    """The gradient for x, of which shape and type alone are looked at; `gradient` is that for the output."""
+
+    def plain(kernel: Array, gradient: Array) -> Array:
+        (for_x,) = jax.linear_transpose(lambda x: plain_convolution(x, kernel, stride, padding, dilation), x)(gradient)
+        return for_x
+
+    def with_spare_rows(kernel: Array, gradient: Array) -> Array:
+        return _with_spare_rows(gradient, transposed(kernel), opposite(kernel, padding, dilation), dilation)
+
+    def in_phases(kernel: Array, gradient: Array) -> Array:
+        return _input_gradient_in_phases(kernel, gradient, stride, padding[0][0])
+
+    if stride == 1 and runs_on_one_core(gradient, kernel.swapaxes(2, 3)):
+        return lax.platform_dependent(kernel, gradient, cpu=with_spare_rows, default=plain)
+    if stride > 1 and dilation == 1 and kernel.shape[0] % stride == 0 and x.shape[1:3] == tuple(stride * n for n in gradient.shape[1:3]):
+        return lax.platform_dependent(kernel, gradient, cpu=in_phases, default=plain)
+    return plain(kernel, gradient)
+
+
+def transposed(kernel: Array) -> Array:
+    """The kernel (kh, kw, out, in) whose convolution is the transpose of convolution with `kernel` (kh, kw, in, out)."""
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+
+
+def opposite(kernel: Array, padding: Padding, dilation: int) -> Padding:
+    """The padding with which the transposed convolution of stride 1 gives back the input's size."""
+    (top, bottom), (left, right) = padding
+    high, wide = (dilation * (size - 1) for size in kernel.shape[:2])
+    return (high - top, high - bottom), (wide - left, wide - right)
+
+
+def _input_gradient_in_phases(kernel: Array, gradient: Array, stride: int, padding: int) -> Array:
+    """The gradient for the input of a convolution whose output is smaller by exactly `stride`.
+
+    The pixels of one remainder modulo the stride see one part of the kernel: the parts are one convolution with many outputs, put
+    into each other afterwards. The CPU backend would multiply the zeros between the spread pixels of the gradient as well.
+    """
+    phases = range(stride)
+    b, h, w, _ = gradient.shape
+    size, features = kernel.shape[0] // stride, kernel.shape[2]
+    parts = [transposed(kernel[(i + padding) % stride :: stride, (j + padding) % stride :: stride]) for i in phases for j in phases]
+    whole = ((size - 1, size - 1), (size - 1, size - 1))
+    maps = plain_convolution(gradient, jnp.concatenate(parts, -1), 1, whole, 1)
+    maps = maps.reshape(*maps.shape[:3], stride, stride, features)
+    first = [(i + padding) // stride for i in phases]
+    rows = [jnp.stack([maps[:, first[i] : first[i] + h, first[j] : first[j] + w, i, j] for j in phases], 3) for i in phases]
+    return jnp.stack(rows, 2).reshape(b, h * stride, w * stride, features)
+
+
+def _gradient_of_kernel(x: Array, kernel: Array, gradient: Array, stride: int, padding: Padding, dilation: int) -> Array:
     """The gradient for the kernel, of which shape and type alone are looked at; `gradient` is that for the output."""
-    (for_kernel,) = jax.linear_transpose(lambda kernel: plain_convolution(x, kernel, stride, padding, dilation), kernel)(gradient)
-    return for_kernel
+
+    def plain(x: Array, gradient: Array) -> Array:
+        (for_kernel,) = jax.linear_transpose(lambda kernel: plain_convolution(x, kernel, stride, padding, dilation), kernel)(gradient)
+        return for_kernel
+
+    def in_strips(x: Array, gradient: Array) -> Array:
+        features_in, features_out = kernel.shape[2:]
+        if stride > 1 or features_in <= features_out:
+            return _kernel_gradient_in_strips(x, kernel, gradient, stride, padding, dilation)
+        # The backend wants many outputs: input and gradient change places, which transposes the kernel.
+        swapped = jax.ShapeDtypeStruct((*kernel.shape[:2], features_out, features_in), kernel.dtype)
+        return transposed(_kernel_gradient_in_strips(gradient, swapped, x, 1, opposite(kernel, padding, dilation), dilation))
+
+    return lax.platform_dependent(x, gradient, cpu=in_strips, default=plain)
 
 
-def _kernel_gradient_in_strips(x: Array, kernel: Array, gradient: Array, stride: int, padding: Padding, dilation: int) -> Array:
-    """The same as a sum over strips of rows that fit into the processor's caches.
+def _kernel_gradient_in_strips(
+    x: Array, kernel: Array | jax.ShapeDtypeStruct, gradient: Array, stride: int, padding: Padding, dilation: int
+) -> Array:
+    """The gradient for the kernel as a sum over strips of rows that fit into the processor's caches.
 
     The CPU backend's own form falls from 140 GFLOP/s on small maps to 20 on large ones (two cores); so it stays above 100.
     """
     height, width = gradient.shape[1:3]
-    rows = max(1, STRIP_PIXELS // width)
+    rows = max(STRIP_ROWS, STRIP_PIXELS // width)
     reach = (kernel.shape[0] - 1) * dilation + 1  # rows of x that a row of the output sees
     x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0)))
 
     def strip(first: int) -> Array:
         last = min(first + rows, height)
         seen = x[:, first * stride : (last - 1) * stride + reach]
-        return _kernel_gradient(seen, kernel, gradient[:, first:last], stride, ((0, 0), padding[1]), dilation)
+
+        def convolution(kernel: Array) -> Array:
+            return plain_convolution(seen, kernel, stride, ((0, 0), padding[1]), dilation)
+
+        (for_kernel,) = jax.linear_transpose(convolution, kernel)(gradient[:, first:last])
+        return for_kernel
 
     return functools.reduce(jnp.add, map(strip, range(0, height, rows)))
 
