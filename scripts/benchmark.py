@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a copy that is not installed
 
 from spn_jax.errors import run_command  # noqa: E402
+from spn_jax.runtime import keep_memory, only_cpu  # noqa: E402
 
 COMMANDS = ("evaluation", "step")
 
@@ -28,4 +29,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    if only_cpu():
+        keep_memory()  # as the trainer does; but compiled programs are not kept, because compile time is measured
     run_command(main)

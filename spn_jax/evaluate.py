@@ -60,6 +60,7 @@ from spn_jax.scoring import (
     summarise,
 )
 from spn_jax.set_scores import score_sets
+from spn_jax.runtime import set_up
 from spn_jax.sharding import make_mesh, replicate, shard_batch
 
 __all__ = ["evaluate_model", "main", "sample_grid", "summarise"]  # the middle of these are what the trainer uses
@@ -627,4 +628,5 @@ def write_curves(checkpoint: Path, output: Path) -> bool:
 
 
 if __name__ == "__main__":
+    set_up()
     run_command(main)

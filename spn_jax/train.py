@@ -52,6 +52,7 @@ from spn_jax.models.spn import SPN
 from spn_jax.models.tresnet import TResNetTrunk
 from spn_jax.pairs import draw_pairs
 from spn_jax.parameters import named_arrays, with_named_arrays
+from spn_jax.runtime import set_up
 from spn_jax.sharding import check_divisible, make_mesh, replicate, shard_batch
 from spn_jax.step import Frozen, Metrics, StepGraph, TrainState, build_networks, compile_train_step, create_state, resolve_schedule
 from spn_jax.weights import load_tresnet, load_vgg19
@@ -631,4 +632,5 @@ def end_all_processes(error: Exception) -> NoReturn:
 
 
 if __name__ == "__main__":
+    set_up()
     run_command(main)
