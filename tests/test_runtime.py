@@ -18,7 +18,9 @@ def run(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-COMPILE = "from spn_jax.runtime import set_up; set_up(); import jax; jax.jit(lambda x: x + 1)(1); print(jax.config.jax_compilation_cache_dir)"
+COMPILE = (
+    "from spn_jax.runtime import set_up; set_up(); import jax; jax.jit(lambda x: x + 1)(1); print(jax.config.jax_compilation_cache_dir)"
+)
 
 
 def test_compiled_programs_are_kept_in_the_users_cache_folder(tmp_path: Path) -> None:
