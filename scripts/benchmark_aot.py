@@ -12,7 +12,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
     }
 
 
-def rows(measured: list[Mapping[str, Any]]) -> Iterator[str]:
+def rows(measured: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "| photos a chip | numbers | rematerialised | compile s | GB a chip | collectives (MB) |"
     yield "|---|---|---|---|---|---|"
     for m in measured:
