@@ -20,13 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from spn_jax.config import Config, from_dict
 from spn_jax.errors import InputError
 from spn_jax.models.spn import SPN
 from spn_jax.parameters import compare_names, named_arrays, with_named_arrays
+from spn_jax.sharding import array_sharding
 
 FOLDER = "checkpoints"
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's name
@@ -108,15 +109,15 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def restore(path: Path, state: Any, mesh: Mesh) -> Any:
-    """The TrainState saved in step folder `path`, replicated over `mesh`; `state` gives structure, shapes and types.
+def restore(path: Path, state: Any, mesh: Mesh, split: bool = False) -> Any:
+    """The TrainState saved in step folder `path`, on `mesh` as `array_sharding` says; `state` gives structure, shapes and types.
 
     Raises:
         InputError: the checkpoint is damaged, or holds a model of another size; lists every difference.
     """
     wanted = split_state(state)
     check_names(path, wanted)
-    return join_state(state, load_arrays(path, abstract(wanted, NamedSharding(mesh, PartitionSpec()))))
+    return join_state(state, load_arrays(path, abstract(wanted, mesh, split)))
 
 
 def load_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,9 +154,9 @@ def join_state(state: Any, parts: Mapping[str, Mapping[str, Any]]) -> Any:
     return type(state)(**restored)
 
 
-def abstract(parts: Mapping[str, Mapping[str, Any]], sharding: NamedSharding) -> dict[str, Any]:
+def abstract(parts: Mapping[str, Mapping[str, Any]], mesh: Mesh, split: bool) -> dict[str, Any]:
     """Shapes, types and placement of the arrays to load."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), dict(parts))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=array_sharding(x, mesh, split)), dict(parts))
 
 
 def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]], ignored: Callable[[str], bool] = lambda name: False) -> None:

@@ -26,6 +26,7 @@ from spn_jax.errors import InputError, run_command
 from spn_jax.files import check_writable, write_atomically
 from spn_jax.metrics import composite, quantise
 from spn_jax.models.spn import SMALLEST, SPN, Encoding
+from spn_jax.runtime import set_up
 
 # Suffix of an output: Pillow's name of the format and its options; every one but JPEG keeps each pixel as it is.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -353,4 +354,5 @@ def encode(picture: np.ndarray, output: Path) -> bytes:
 
 
 if __name__ == "__main__":
+    set_up()
     run_command(main)

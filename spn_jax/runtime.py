@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # names of mallopt's settings in glibc's malloc.h
+GOOGLE = "0x1ae0"  # vendor of PCI devices
 
 
 def set_up() -> None:
@@ -49,7 +50,12 @@ def only_cpu() -> bool:
     """Whether JAX can only compute on the CPU here, found out without starting it."""
     if jax.config.values["jax_platforms"]:
         return jax.config.values["jax_platforms"] == "cpu"
-    return not any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+    return importlib.util.find_spec("jax_plugins") is None and not (importlib.util.find_spec("libtpu") and has_tpu())
+
+
+def has_tpu(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """Whether a chip of Google's is attached, which is what JAX itself looks for: libtpu alone may serve to compile for TPUs elsewhere."""
+    return any(path.read_text().strip() == GOOGLE for path in devices.glob("*/vendor"))
 
 
 def keep_memory() -> None:

@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh axis "data" over all devices of all processes; parameters replicated, batches split."""
+"""Where arrays live: one mesh axis "data" over all devices of all processes; batches split, parameters replicated or split too."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from spn_jax.errors import InputError
+
+SMALLEST_SPLIT = 1024  # numbers in an array that is worth splitting
 
 
 def make_mesh(devices: int | None = None) -> Mesh:
@@ -18,6 +20,30 @@ def make_mesh(devices: int | None = None) -> Mesh:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Every array of the tree on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def array_sharding(array: Any, mesh: Mesh, split: bool) -> NamedSharding:
+    """Where an array of a training state lives: on every device or, if `split`, a part on each, along its largest axis that divides.
+
+    Vectors, small arrays and those without such an axis are on every device all the same.
+    """
+    axes = [axis for axis, size in enumerate(array.shape) if size % mesh.size == 0]
+    if not split or len(array.shape) < 2 or array.size < SMALLEST_SPLIT or not axes:
+        return NamedSharding(mesh, PartitionSpec())
+    longest = max(axes, key=lambda axis: array.shape[axis])
+    return NamedSharding(mesh, PartitionSpec(*[None] * longest, "data"))
+
+
+def state_sharding(state: Any, mesh: Mesh, split: bool) -> Any:
+    """`array_sharding` of every array of a tree."""
+    return jax.tree.map(lambda x: array_sharding(x, mesh, split), state)
+
+
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """Every array of a tree of global arrays on every device. Every process must call it."""
+    if all(x.sharding.is_fully_replicated for x in jax.tree.leaves(tree)):
+        return tree
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:

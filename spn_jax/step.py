@@ -153,19 +153,29 @@ def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: 
     return graph, state
 
 
-def compile_train_step(mesh: Mesh) -> Callable[[StepGraph, TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
+def compile_train_step(mesh: Mesh, kept: Any = None) -> Callable[[StepGraph, TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
     """`train_step` jitted for a mesh with the axis "data".
 
     State and frozen networks are replicated on every device; a batch is split along its first axis, one part a device.
     The compiler derives the rest: every mean over the batch becomes an all-reduce. The state's memory is reused (donated).
+
+    Args:
+        kept: the state's sharding, of `state_sharding`, where it is split between steps; a step begins by gathering the
+            parameters, and each device updates its part of them with its part of the optimisers.
     """
     replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    kept = replicated if kept is None else kept
+
+    def step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
+        model, discriminator = jax.lax.with_sharding_constraint((state.model, state.discriminator), replicated)
+        return train_step(graphdef, dataclasses.replace(state, model=model, discriminator=discriminator), frozen, batch)
+
     return jax.jit(
-        train_step,
+        train_step if kept is replicated else step,
         static_argnums=0,
         donate_argnums=1,
-        in_shardings=(replicated, replicated, split),
-        out_shardings=replicated,
+        in_shardings=(kept, replicated, split),
+        out_shardings=(kept, replicated),
     )
 
 

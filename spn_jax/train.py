@@ -53,7 +53,7 @@ from spn_jax.models.tresnet import TResNetTrunk
 from spn_jax.pairs import draw_pairs
 from spn_jax.parameters import named_arrays, with_named_arrays
 from spn_jax.runtime import set_up
-from spn_jax.sharding import check_divisible, make_mesh, replicate, shard_batch
+from spn_jax.sharding import check_divisible, gather, make_mesh, replicate, shard_batch, state_sharding
 from spn_jax.step import Frozen, Metrics, StepGraph, TrainState, build_networks, compile_train_step, create_state, resolve_schedule
 from spn_jax.weights import load_tresnet, load_vgg19
 
@@ -87,7 +87,9 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
     frozen, origins = open_frozen(config)
     lessons = open_lessons(config, data, frozen, origins.teacher)
     graph, state = create_state(config, schedule, *build_networks(config, lessons.channels))
-    state = replicate(state, mesh)
+    split = config.train.shard_parameters
+    kept = state_sharding(state, mesh, split)
+    state = jax.device_put(state, kept)
     for line in summary(config, state, mesh, data, lessons, schedule.length, origins.vgg):
         say(line)
 
@@ -98,11 +100,11 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
     if newest is not None:
         stored = read_info(newest)
         check_same_run(stored, info, config, workdir)
-        state = restore(newest, state, mesh)
+        state = restore(newest, state, mesh, split)
         evaluate_first = stored.get("interrupted", False) and not has_evaluation(workdir, int(state.step))
         say(f"continues at step {newest.name}" + (f"; --init {init} was for the first start and is not read again" if init else ""))
     elif init is not None:
-        state = initialise_from(state, init, mesh, say)
+        state = jax.device_put(initialise_from(state, init, mesh, say), kept)
     start = int(state.step)
     if start >= schedule.length and not evaluate_first:
         say(f"finished: {workdir} has all {schedule.length} steps; raise schedule.length to train on")
@@ -110,21 +112,22 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
 
     # What is open while the loop runs
     with contextlib.ExitStack() as stack:
+        parameters = gather(state.model, mesh)
         if is_main:
             stack.enter_context(only_run_in(workdir))
-            write_descriptions(workdir, config, state)
+            write_descriptions(workdir, config, parameters)
         log = stack.enter_context(MetricsLog(workdir, start)) if is_main else None
         checkpoints = stack.enter_context(Checkpoints(workdir, config.train.keep_last, config.train.keep_best))
         stopped = stack.enter_context(Stop())
         batches = stack.enter_context(contextlib.closing(read_batches(config, data, start, schedule.length)))
         stack.enter_context(matmul_precision(config))
-        train_step, frozen = compile_train_step(mesh), replicate(frozen, mesh)
+        train_step, frozen = compile_train_step(mesh, kept if split else None), replicate(frozen, mesh)
         progress = Progress(start, schedule.length)
         reports = StepReports(config.train.log_every, log, progress, say)
         held_out = HeldOut(config, mesh, data, log, say, stopped)
 
         if evaluate_first:  # SIGTERM came before the evaluation of the step that the run continues at
-            held_out.look(start, due_after(start, schedule.length, config.train), evaluated_model(graph, state))
+            held_out.look(start, due_after(start, schedule.length, config.train), evaluated_model(graph, state, mesh))
             say(f"the checkpoint of step {start} was saved before this evaluation, so it cannot be kept as the best one")
 
         # The loop: a step is reported while the next one runs, so that the device never waits
@@ -143,7 +146,7 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
             # for an evaluation: it is given up, and the next start makes up for it.
             reports.flush()
             with progress.paused():
-                scores = None if stopping else held_out.look(step, due, evaluated_model(graph, state))
+                scores = None if stopping else held_out.look(step, due, evaluated_model(graph, state, mesh))
                 stopping = stopping or stopped.during_evaluation()
                 if due.checkpoint or stopping:
                     check_finite(step, state)
@@ -333,9 +336,9 @@ def shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 HEADS = "prior_learner.distillation_heads."
 
 
-def evaluated_model(graph: StepGraph, state: TrainState) -> SPN:
-    """The model that evaluations and pictures use: the moving average where there is one."""
-    return nnx.merge(graph.model, state.model if state.ema is None else state.ema)
+def evaluated_model(graph: StepGraph, state: TrainState, mesh: Mesh) -> SPN:
+    """The model that evaluations and pictures use, whole on every device: the moving average where there is one."""
+    return nnx.merge(graph.model, gather(state.model if state.ema is None else state.ema, mesh))
 
 
 def read_batches(config: Config, data: Data, start: int, steps: int) -> Any:
@@ -506,9 +509,9 @@ def only_run_in(workdir: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def write_descriptions(workdir: Path, config: Config, state: TrainState) -> None:
+def write_descriptions(workdir: Path, config: Config, parameters: nnx.State) -> None:
     """Writes the resolved settings and the table of parameters, for people to read."""
-    write_atomically(workdir / "parameters.txt", parameter_overview.get_parameter_overview(named_arrays(state.model)) + "\n")
+    write_atomically(workdir / "parameters.txt", parameter_overview.get_parameter_overview(named_arrays(parameters)) + "\n")
     write_atomically(workdir / "config.txt", "\n".join(describe(config)) + "\n")
 
 

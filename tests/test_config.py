@@ -365,7 +365,7 @@ def test_a_stored_number_beyond_all_bounds_is_refused() -> None:
 SAFE = [  # these change neither the parameters nor the data of a run that is continued
     *("data.threads=1", "data.prefetch=1", "teacher.batch_size=1", "schedule.length=1", "train.log_every=1", "train.image_every=1"),
     *("train.eval_every=1", "train.checkpoint_every=1", "train.keep_last=1", "train.keep_best=0", "eval.batch_size=1"),
-    *("eval.photos=1", "eval.quantise=round", "eval.seed=1", "eval.samples=2", "loss.vgg=a"),
+    *("eval.photos=1", "eval.quantise=round", "eval.seed=1", "eval.samples=2", "loss.vgg=a", "train.shard_parameters=true"),
     *("teacher.dtype=float32", "teacher.records_per_shard=1", "teacher.seed=1"),  # of the export; the cache itself may not change
     *("teacher.levels=3", "teacher.compression=none", "teacher.compute_dtype=bfloat16", "teacher.weights=a"),
 ]

@@ -46,6 +46,20 @@ def test_four_devices_take_over_from_one(inputs: Inputs, reference: Path, tmp_pa
     assert_close(workdir, reference, trainer.STEPS)
 
 
+def test_a_split_state_computes_what_a_whole_one_does_and_either_continues_the_other(
+    inputs: Inputs, reference: Path, tmp_path: Path
+) -> None:
+    """Four devices with a part of the parameters each take over from one device, and one from them."""
+    workdir = resumed_at(1, reference, tmp_path / "run")
+    trainer.run(inputs.arguments(workdir, "train.shard_parameters=true", "train.keep_last=100"), devices=4)
+    assert_close(workdir, reference, trainer.STEPS)
+
+    whole = resumed_at(4, workdir, tmp_path / "whole")
+    output, _ = trainer.run(inputs.arguments(whole))
+    assert "continues at step 4" in output
+    assert_close(whole, reference, trainer.STEPS)
+
+
 def start_two(arguments: list[str], *more: list[str]) -> list[subprocess.Popen[str]]:
     """Two processes of one run, that talk over this machine's network, each with `more` arguments of its own."""
     with socket.socket() as free:

@@ -65,3 +65,12 @@ def test_memory_is_kept_where_only_the_cpu_computes(platforms: str, expected: bo
         assert runtime.only_cpu() is expected
     finally:
         jax.config.update("jax_platforms", before)
+
+
+@pytest.mark.parametrize(("vendors", "expected"), [((), False), (("0x8086",), False), (("0x8086", "0x1ae0"), True)])
+def test_a_tpu_is_there_where_a_chip_is_attached(tmp_path: Path, vendors: tuple[str, ...], expected: bool) -> None:
+    """The compiler's package alone does not make a machine one with an accelerator."""
+    for i, vendor in enumerate(vendors):
+        (tmp_path / f"0000:00:0{i}").mkdir()
+        (tmp_path / f"0000:00:0{i}" / "vendor").write_text(f"{vendor}\n")
+    assert runtime.has_tpu(tmp_path) is expected

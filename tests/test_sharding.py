@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from spn_jax.errors import InputError
-from spn_jax.sharding import check_divisible, make_mesh, replicate, shard_batch
+from spn_jax.sharding import array_sharding, check_divisible, make_mesh, replicate, shard_batch
 from tests import trainer
 from tests.trainer import Inputs
 
@@ -49,3 +50,20 @@ def test_batch_that_does_not_divide_on_the_command_line(inputs: Inputs, tmp_path
     _, errors = trainer.run(inputs.arguments(tmp_path / "run", f"{setting}=6"), status=2, devices=4)
     assert errors == f"error: {setting}=6 does not divide over 4 devices; the nearest that does is 4 or 8\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((3, 3, 64, 128), (None, None, None, "data")),
+        ((3, 3, 128, 66), (None, None, "data")),
+        ((4096,), ()),
+        ((3, 3, 4, 4), ()),
+        ((3, 3, 33, 33), ()),
+    ],
+)
+def test_large_arrays_are_split_along_their_largest_axis_that_divides(shape: tuple[int, ...], expected: tuple[str | None, ...]) -> None:
+    mesh = AbstractMesh((4,), ("data",))
+    array = jax.ShapeDtypeStruct(shape, np.float32)
+    assert array_sharding(array, mesh, split=True).spec == PartitionSpec(*expected)
+    assert array_sharding(array, mesh, split=False).spec == PartitionSpec()
