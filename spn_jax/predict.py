@@ -1,311 +1,106 @@
-"""Fills the hole of a photo: `python -m spn_jax.predict --checkpoint DIR --image FILE --mask FILE --output FILE`.
+"""Fills holes in photos: `python -m spn_jax.predict --checkpoint DIR --image FILE_OR_DIR --mask FILE_OR_DIR --output FILE_OR_DIR`.
 
-White in the mask is the hole; the photo has any size, and what is outside the hole comes back as it was. `--samples N` writes N
-completions by a probabilistic model, as FILE-1 ... FILE-N.
+White in the mask is the hole; photos have any size, and what is outside the hole comes back as it was. A folder of photos (not what lies
+in folders below it) goes with one mask for all, or with a folder of masks, which are called as their photos or NAME_mask001.png;
+both may be the same folder. `--samples N` writes N completions by a probabilistic model, as NAME_0 ... NAME_(N-1).
 """
 
 import argparse
-import contextlib
-import functools
-import io
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from PIL import Image
 
-from spn_jax.checkpoint import load_model
-from spn_jax.config import Config
-from spn_jax.data.images import decode_photo
-from spn_jax.data.masks import read_hole
+from spn_jax.completion import SEEDS, check_samples
+from spn_jax.data.images import IMAGE_SUFFIXES
+from spn_jax.data.progress import Progress
 from spn_jax.errors import InputError, run_command
+from spn_jax.figures import masked_input
 from spn_jax.files import check_writable, write_atomically
-from spn_jax.metrics import composite, quantise
-from spn_jax.models.spn import SMALLEST, SPN, Encoding
-from spn_jax.runtime import set_up
+from spn_jax.inpainter import STRATEGIES, Inpainter
+from spn_jax.photos import (
+    FORMATS,
+    Photo,
+    check_holds,
+    check_suffix,
+    encode_photo,
+    is_lossy,
+    lossless_suffixes,
+    read_mask,
+    read_photo,
+    usual_suffix,
+)
+from spn_jax.runtime import choose_device, set_up
 
-# Suffix of an output: Pillow's name of the format and its options; every one but JPEG keeps each pixel as it is.
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"lossless": True}),
-    ".tif": ("TIFF", {"compression": "tiff_lzw"}),
-    ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
-    ".bmp": ("BMP", {}),
-}
-
-MEMINFO = Path("/proc/meminfo")  # of Linux
-CGROUP = Path("/sys/fs/cgroup")  # of a container, with the limit that it has
-SEEDS = 2**32
-PRECISION = functools.partial(jax.default_matmul_precision, "highest")  # at which completions are made and scored
+MASK_NAME = re.compile(r"(?P<photo>.+)_mask\d*")  # a mask beside its photo, as LaMa's programs take them
 
 
-def main(arguments: Sequence[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A photo, its mask, and where the result goes: a file, or a name in a folder whose suffix the photo's format decides."""
+
+    photo: Path
+    mask: Path
+    output: Path
+    suffix: str | None
+
+    @property
+    def photo_name(self) -> str:
+        return f"--image {self.photo}"
+
+    @property
+    def mask_name(self) -> str:
+        return f"--mask {self.mask}"
+
+
+def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     check_options(options)
-    photo, mask = read_inputs(options)
-    inpainter = Inpainter.from_checkpoint(options.checkpoint)
+    tasks, without_mask = find_tasks(options.image, options.mask, options.output)
+    choose_device(options.device)
+    inpainter = Inpainter.load(options.checkpoint)
     check_samples(options.samples, inpainter.config)
-    outputs = output_files(options)
-    check_writable(options.output.parent)
-    for output, completed in zip(outputs, inpainter.completions(photo, mask, options.samples, options.seed), strict=True):
-        write_atomically(output, encode(completed, output))
-        print(f"written: {output}", flush=True)
-    if is_lossy(options.output):
-        print(f"note: JPEG changes every pixel a little, those outside the hole too; an --output that ends in {lossless()} does not")
+    if options.image.is_file() and len(tasks) == 1:
+        run(tasks[0], inpainter, options)
+        return 0
+
+    failures, progress = [*without_mask], Progress(0, len(tasks))
+    for task in tasks:
+        try:
+            run(task, inpainter, options)
+        except InputError as error:
+            failures.append(str(error))
+        progress.add(1)
+    if failures:
+        sys.stdout.flush()
+        print(f"error: {len(failures)} photos were not filled:", *failures, sep="\n  ", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spn_jax.predict", description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="a run's work directory (its newest checkpoint) or one checkpoint")
-    parser.add_argument("--image", required=True, type=Path, help="the photo")
-    parser.add_argument("--mask", required=True, type=Path, help="an image of the photo's size; white is the hole")
-    parser.add_argument("--invert-mask", action="store_true", help="black is the hole")
+    parser.add_argument("--image", required=True, type=Path, help="the photo, or a folder of photos")
+    parser.add_argument("--mask", required=True, type=Path, help="an image of the photo's size, white is the hole; or a folder of them")
     parser.add_argument(
-        "--output", required=True, type=Path, help=f"the completed photo; the suffix tells the format: {', '.join(FORMATS)}"
+        "--output",
+        required=True,
+        type=Path,
+        help=f"a file, whose suffix tells the format ({', '.join(FORMATS)}), or a folder, where the photo's name and format are kept "
+        "(JPEG photos become .png, because JPEG cannot keep known pixels)",
     )
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="different completions (probabilistic models only)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise that makes them different")
+    parser.add_argument("--invert-mask", action="store_true", help="black is the hole")
+    parser.add_argument("--dilate", type=int, default=0, metavar="N", help="pixels by which the hole grows to all sides")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="auto", help="how photos of any size are shown to the network")
+    parser.add_argument("--concat", action="store_true", help="write photo, hole and completions side by side, in 8 bits, as one picture")
+    parser.add_argument("--device", help="cpu, gpu, tpu, ...: where it is computed; JAX's first choice if left out")
     return parser.parse_args(arguments)
-
-
-class Inpainter:
-    """Fills holes with the model of a checkpoint, in photos of any size.
-
-    Args:
-        model: its parameters lie on one device.
-        config: of the checkpoint.
-    """
-
-    def __init__(self, model: SPN, config: Config):
-        self.model, self.config = model, config
-        self._programs: dict[tuple[int, ...], tuple[Any, Any]] = {}  # compiled, by shape of the padded photo
-
-    @classmethod
-    def from_checkpoint(cls, path: str | Path) -> Self:
-        """The newest checkpoint of a run's work directory, or one checkpoint. InputError: there is none, or it is damaged."""
-        loaded = load_model(path)
-        return cls(loaded.model, loaded.config)
-
-    def __call__(self, image: np.ndarray, mask: np.ndarray, samples: int = 1, seed: int = 0) -> np.ndarray:
-        """All of `completions` as one array, uint8 (s, h, w, 3)."""
-        return np.stack(list(self.completions(image, mask, samples, seed)))
-
-    def completions(self, image: np.ndarray, mask: np.ndarray, samples: int = 1, seed: int = 0) -> Iterator[np.ndarray]:
-        """Completes one photo. A size that has not been seen before is compiled first, which takes longer than the work itself.
-
-        Args:
-            image: uint8 (h, w, 3), h and w at least 1; it is neither cut nor resized.
-            mask: uint8 (h, w, 1), 1 = hole; what the image holds there has no influence.
-            samples: number of completions; more add to those that fewer give.
-            seed: of their noise, from 0 to 2^32 - 1.
-
-        Yields:
-            uint8 (h, w, 3), one completion after the other; bit for bit the image outside the hole.
-
-        Raises:
-            InputError: several samples of a deterministic model; a photo too large for the memory; a model that diverged.
-            ValueError: arrays of another type or shape, a seed outside its range.
-        """
-        check_arrays(image, mask)
-        check_samples(samples, self.config)
-        if not 0 <= seed < SEEDS:
-            raise ValueError(f"seed {seed} must lie between 0 and {SEEDS - 1}")
-        height, width = image.shape[:2]
-        # Photo and mask are continued alike: a mirror image of the hole that counted as known would show what is under it.
-        padded, hole = (pad(array, self.model.stride) for array in (image, mask))
-        what = f"a photo of {width} x {height} pixels"
-        photo, number = (self.model, padded, hole), np.uint32(seed)
-        with out_of_memory_in_words(what):
-            encode, decode = self._programs_for(photo, number, what)
-            encoding = encode(*photo)
-        for sample in range(samples):  # one at a time: together they would need the memory of so many photos
-            with out_of_memory_in_words(what):
-                completed, finite = jax.tree.map(np.asarray, decode(*photo, encoding, number, np.uint32(sample)))
-            if not finite:
-                raise InputError("the model's prediction is not finite; its training diverged: take an earlier checkpoint")
-            yield completed[:height, :width]
-
-    def _programs_for(self, photo: tuple[Any, ...], seed: np.uint32, what: str) -> tuple[Any, Any]:
-        """The compiled halves of the network for the photo's size. InputError if one needs more memory than is free.
-
-        It is asked beforehand because a CPU does not report that memory ran out: the process is killed.
-        """
-        shape = photo[1].shape
-        if shape not in self._programs:
-            encoding = jax.eval_shape(_encode, *photo)
-            decode = _decode.lower(*photo, encoding, seed, np.uint32(0), how=self.config.eval.quantise)
-            self._programs[shape] = _encode.lower(*photo).compile(), decode.compile()
-        sizes = [program.memory_analysis() for program in self._programs[shape]]
-        needed = max(size.temp_size_in_bytes + size.output_size_in_bytes for size in sizes)
-        free = free_memory(jax.devices()[0])
-        if free is not None and needed > free:
-            raise InputError(f"{what} needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; make it smaller")
-        return self._programs[shape]
-
-
-def check_samples(samples: int, config: Config) -> None:
-    """Raises InputError unless a model of this config makes so many different completions of a photo."""
-    if samples < 1:
-        raise InputError(f"--samples {samples} must be at least 1")
-    if samples > 1 and not config.model.variational:
-        raise InputError(
-            f"--samples {samples}: the checkpoint's model is deterministic and completes a photo in one way; "
-            "leave --samples out, or take a checkpoint of a probabilistic model"
-        )
-
-
-def complete(
-    model: Callable[..., Any], image: Array, mask: Array, noise: Array | None, how: Literal["truncate", "round"]
-) -> tuple[Array, Any]:
-    """Completes photos, at the precision that scores are reported for; to be called under jit.
-
-    Args:
-        model: maps image (b, h, w, 3) in [0, 1], mask (b, h, w, 1) and noise to an object with .image (b, s, h, w, 3).
-        image: uint8 (b, h, w, 3).
-        mask: uint8 (b, h, w, 1), 1 = hole.
-        noise: of `draw_noise`.
-        how: predictions become 8-bit values by this.
-
-    Returns:
-        8-bit composites uint8 (b, s, h, w, 3), and what the model returned.
-    """
-    with PRECISION():
-        output = model(image.astype(jnp.float32) / 255, mask.astype(jnp.float32), noise)
-    return composites(output.image, image, mask, how), output
-
-
-def composites(predictions: Array, image: Array, mask: Array, how: Literal["truncate", "round"]) -> Array:
-    """Predictions (b, s, h, w, 3) in the hole and the photo (b, h, w, 3) elsewhere, uint8 (b, s, h, w, 3)."""
-    # Known pixels are the photo's own 8-bit values; quantising a float copy of them could only lose.
-    return composite(quantise(predictions, how).astype(jnp.uint8), image[:, None], mask[:, None])
-
-
-def draw_noise(model: Any, seed: int | Array, photos: Array, samples: Array, height: int, width: int) -> Array | None:
-    """What tells the completions of a photo from each other; None for a model that makes only one.
-
-    The noise of a completion follows from the seed, the photo's number and its own number alone: it does not depend on the batch or
-    the devices, and more samples add to those of fewer.
-
-    Args:
-        model: .variational, and .noise_shape(height, width); models without the former are deterministic.
-        seed: in [0, 2^32).
-        photos: their numbers (b,).
-        samples: the numbers (s,) of the completions of each.
-
-    Returns:
-        Standard normal (b, s, h/32, w/32, z).
-    """
-    if not getattr(model, "variational", False):
-        return None
-    key, shape = jax.random.key(seed), model.noise_shape(height, width)
-
-    def of_sample(photo: Array, sample: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, photo), sample), shape, jnp.float32)
-
-    of_photo = jax.vmap(of_sample, in_axes=(None, 0))
-    return jax.vmap(of_photo, in_axes=(0, None))(photos, samples)
-
-
-@jax.jit
-def _encode(model: SPN, image: Array, mask: Array) -> Encoding:
-    """What all completions of a photo (h, w, 3) have in common."""
-    with PRECISION():
-        return model.encode(image[None].astype(jnp.float32) / 255, mask[None].astype(jnp.float32))
-
-
-@functools.partial(jax.jit, static_argnames="how")
-def _decode(
-    model: SPN, image: Array, mask: Array, encoding: Encoding, seed: Array, sample: Array, how: Literal["truncate", "round"]
-) -> tuple[Array, Array]:
-    """One completion, uint8 (h, w, 3), and whether the prediction is finite."""
-    noise = draw_noise(model, seed, jnp.zeros(1, jnp.uint32), sample[None], *image.shape[:2])
-    with PRECISION():
-        predictions = model.decode(encoding, noise).image
-    return composites(predictions, image[None], mask[None], how)[0, 0], jnp.isfinite(predictions).all()
-
-
-@contextlib.contextmanager
-def out_of_memory_in_words(what: str) -> Iterator[None]:
-    """Turns the errors that mean too little memory into an InputError."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(f"{what} did not fit into the memory; make it smaller") from error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the host's or the device's memory did not suffice; XLA has no type of its own for it."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
-
-
-def free_memory(device: jax.Device) -> int | None:
-    """Bytes that a program could still take, the host's (with swap space) where the device is the CPU; None where it cannot be known."""
-    stats = device.memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    if device.platform != "cpu" or not MEMINFO.is_file():
-        return None
-    kilobytes = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in MEMINFO.read_text().splitlines())}
-    return min([1024 * (kilobytes["MemAvailable"] + kilobytes["SwapFree"]), *free_in_container()])
-
-
-def free_in_container() -> list[int]:
-    """Bytes up to the limit of the control group that the process runs in; empty where there is none."""
-    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
-    if not limit.is_file() or not used.is_file() or limit.read_text().strip() == "max":
-        return []
-    return [int(limit.read_text()) - int(used.read_text())]
-
-
-def pad(array: np.ndarray, stride: int) -> np.ndarray:
-    """(h, w, c) continued by its mirror image, to the right and below, to the nearest size that the network takes."""
-    least = max(SMALLEST, stride)
-    height, width = (max(-(-side // stride) * stride, least) for side in array.shape[:2])
-    return np.pad(array, ((0, height - array.shape[0]), (0, width - array.shape[1]), (0, 0)), mode="symmetric")
-
-
-def check_arrays(image: np.ndarray, mask: np.ndarray) -> None:
-    """Raises ValueError unless they are a photo and its mask."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"the photo must be uint8 (h, w, 3), not {image.dtype} {image.shape}")
-    if mask.dtype != np.uint8 or mask.shape != (*image.shape[:2], 1) or mask.max() > 1:
-        raise ValueError(
-            f"the mask must be uint8 {(*image.shape[:2], 1)} of zeros and ones, not {mask.dtype} {mask.shape} up to {mask.max()}"
-        )
-
-
-def read_inputs(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """The photo, uint8 (h, w, 3), and its mask, uint8 (h, w, 1).
-
-    The photo is read as those of training are: upright, in RGB (grey ones too), transparent parts white.
-
-    Raises:
-        InputError: a file is missing or no image, their sizes differ, there is no hole.
-    """
-    for name, path in ("--image", options.image), ("--mask", options.mask):
-        if not path.is_file():
-            raise InputError(f"{name} {path} is not a file; pass the path of an image")
-    photo = decode_photo(options.image, f"--image {options.image}")
-    hole = read_hole(options.mask, options.invert_mask, f"--mask {options.mask}")
-    if hole.shape != photo.shape[:2]:
-        theirs, ours = (f"{shape[1]} x {shape[0]}" for shape in (photo.shape, hole.shape))
-        raise InputError(
-            f"--mask {options.mask} is {ours} pixels, the photo {options.image}, upright, is {theirs}; make a mask of the photo's size"
-        )
-    if not hole.any():
-        colour, hint = ("white", "white is the hole; --invert-mask: black")
-        if options.invert_mask:
-            colour, hint = ("black", "black is the hole with --invert-mask, without it white is")
-        raise InputError(f"nothing to fill: no pixel of --mask {options.mask} is {colour} ({hint}; what is transparent is no hole)")
-    return photo, hole.astype(np.uint8)[..., None]
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -314,43 +109,131 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError(f"--samples {options.samples} must be at least 1")
     if not 0 <= options.seed < SEEDS:
         raise InputError(f"--seed {options.seed} must lie between 0 and {SEEDS - 1}")
-    if options.output.suffix.lower() not in FORMATS:
-        raise InputError(f"--output {options.output} must name an image file: its suffix is none of {', '.join(FORMATS)}")
+    if options.dilate < 0:
+        raise InputError(f"--dilate {options.dilate} must be at least 0")
 
 
-def output_files(options: argparse.Namespace) -> list[Path]:
+def find_tasks(image: Path, mask: Path, output: Path) -> tuple[list[Task], list[str]]:
+    """What there is to do, and a sentence for each photo without a mask.
+
+    Raises:
+        InputError: nothing there, or results that would replace each other or what is read.
+    """
+    for name, path in ("--image", image), ("--mask", mask):
+        if not path.exists():
+            raise InputError(f"{name} {path} does not exist; pass an image or a folder of them")
+    photos = image_files(image)
+    masks = image_files(mask)
+    if image.is_dir() and mask.is_dir() and image.samefile(mask):
+        photos, masks = apart(photos)
+    if not photos:
+        raise InputError(f"--image {image} holds no photo; looked in it for {' '.join(IMAGE_SUFFIXES)}")
+    pairs = {photo: masks if mask.is_file() else masks_of(photo, masks) for photo in photos}
+    found = [(photo, one, name) for photo, ours in pairs.items() for one, name in named(photo, ours)]
+    if not found:
+        raise InputError(f"--mask {mask} holds no mask for {image}; call it as the photo, or NAME_mask001.png for NAME.jpg")
+    is_file = image.is_file() and len(found) == 1 and bool(output.suffix) and not output.is_dir()
+    if is_file:
+        check_suffix(output.suffix, f"--output {output}")
+        tasks = [Task(photo, one, output.with_suffix(""), output.suffix) for photo, one, _ in found]
+    else:
+        check_folder(output, image, mask)
+        tasks = [Task(photo, one, output / name, None) for photo, one, name in found]
+    check_apart(tasks)
+    return tasks, [f"--image {photo} has no mask in {mask}" for photo, ours in pairs.items() if not ours]
+
+
+def image_files(path: Path) -> list[Path]:
+    """The file itself, or the images in the folder, by name; hidden ones are left out."""
+    if not path.is_dir():
+        return [path]
+    return sorted(
+        file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+
+
+def apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Photos and masks of one folder: masks are called NAME_mask or NAME_mask001 after a photo NAME."""
+    stems = {file.stem for file in files}
+    masks = [file for file in files if (match := MASK_NAME.fullmatch(file.stem)) and match["photo"] in stems]
+    return [file for file in files if file not in masks], masks
+
+
+def masks_of(photo: Path, masks: Sequence[Path]) -> list[Path]:
+    """The masks that are called as the photo, or else after it."""
+    same = [mask for mask in masks if mask.stem == photo.stem]
+    return same or [mask for mask in masks if (match := MASK_NAME.fullmatch(mask.stem)) and match["photo"] == photo.stem]
+
+
+def named(photo: Path, masks: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Each mask of a photo with the name of the result: the photo's, or the mask's where there are several."""
+    for mask in masks:
+        yield mask, photo.stem if len(masks) == 1 else mask.stem
+
+
+def check_folder(output: Path, image: Path, mask: Path) -> None:
+    """Raises InputError unless results can go to this folder."""
+    if output.suffix.lower() in FORMATS and not output.is_dir():
+        raise InputError(f"--output {output} is the name of one file, and there are several results; pass a folder")
+    for name, path in ("--image", image), ("--mask", mask):
+        if path.is_dir() and output.exists() and output.samefile(path):
+            raise InputError(f"--output {output} is the folder of {name}, whose files could be replaced; choose another")
+
+
+def check_apart(tasks: Sequence[Task]) -> None:
+    """Raises InputError if two results would have one name."""
+    counts = Counter(task.output for task in tasks)
+    for output, count in counts.items():
+        if count > 1:
+            these = ", ".join(sorted({task.photo.name for task in tasks if task.output == output}))
+            raise InputError(f"{count} results would be called {output.name} (of {these}); give photos and masks names of their own")
+
+
+def run(task: Task, inpainter: Inpainter, options: argparse.Namespace) -> None:
+    """Reads, fills and writes. InputError: one of these failed; files are whole or not there."""
+    photo = read_photo(task.photo, task.photo_name)
+    mask = read_mask(task.mask, task.mask_name, photo.size, options.invert_mask, options.dilate)
+    like = side_by_side(photo, mask, []) if options.concat else photo
+    suffix = task.suffix or usual_suffix(like)
+    outputs = output_files(task, suffix, 1 if options.concat else options.samples)
+    check_holds(like, suffix, f"--output {outputs[0]}")
+    check_writable(outputs[0].parent)
+    if not mask.any():
+        print(f"note: {without_hole(task, options.invert_mask)}")
+    completions = inpainter.fill(photo, mask, options.samples, options.seed, options.strategy)
+    results = [side_by_side(photo, mask, list(completions))] if options.concat else completions
+    for output, result in zip(outputs, results, strict=True):
+        write_atomically(output, encode_photo(result, suffix))
+        print(f"written: {output}", flush=True)
+    if is_lossy(suffix):
+        print(
+            f"note: JPEG changes every pixel a little, those outside the hole too; an --output that ends in {lossless_suffixes()} does not"
+        )
+
+
+def without_hole(task: Task, inverted: bool) -> str:
+    colour, hint = ("white", "white is the hole; --invert-mask: black")
+    if inverted:
+        colour, hint = ("black", "black is the hole with --invert-mask, without it white is")
+    return f"no pixel of {task.mask_name} is {colour} ({hint}; what is transparent is no hole): the photo is written as it is"
+
+
+def output_files(task: Task, suffix: str, samples: int) -> list[Path]:
     """A file a completion; InputError if one could not be written, or would replace what is read."""
-    output, read = options.output, (options.image.resolve(), options.mask.resolve())
-    numbered = [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(1, options.samples + 1)]
-    files = numbered if options.samples > 1 else [output]
+    names = [task.output.name] if samples == 1 else [f"{task.output.name}_{i}" for i in range(samples)]
+    files = [task.output.with_name(name + suffix) for name in names]
     for file in files:
         if file.is_dir():
             raise InputError(f"--output {file} is a folder; choose the name of a file")
-        if file.resolve() in read:
+        if file.exists() and any(file.samefile(path) for path in (task.photo, task.mask)):
             raise InputError(f"--output {file} would replace what is read; choose another name")
     return files
 
 
-def is_lossy(output: Path) -> bool:
-    """Whether the file's format changes pixels."""
-    return FORMATS[output.suffix.lower()][0] == "JPEG"
-
-
-def lossless() -> str:
-    """The suffixes of formats that keep every pixel, for the terminal."""
-    *others, last = (suffix for suffix in FORMATS if not is_lossy(Path(f"x{suffix}")))
-    return f"{', '.join(others)} or {last}"
-
-
-def encode(picture: np.ndarray, output: Path) -> bytes:
-    """A picture, uint8 (h, w, 3), as a file of the format that the suffix of `output` tells; InputError if that cannot hold it."""
-    kind, options = FORMATS[output.suffix.lower()]
-    buffer = io.BytesIO()
-    try:
-        Image.fromarray(picture).save(buffer, kind, **options)
-    except (OSError, ValueError) as error:  # WebP and JPEG have a largest size, and Pillow may have been built without WebP
-        raise InputError(f"{output} cannot be written as {kind} ({error}); choose an --output that ends in .png") from error
-    return buffer.getvalue()
+def side_by_side(photo: Photo, mask: np.ndarray, completions: Sequence[Photo]) -> Photo:
+    """Photo, photo with white holes and completions as one picture in 8 bits."""
+    pictures = [photo.rgb(), masked_input(photo.rgb(), mask), *(completion.rgb() for completion in completions)]
+    return Photo(np.concatenate(pictures, axis=1), format=photo.format, icc_profile=None if photo.grey else photo.icc_profile)
 
 
 if __name__ == "__main__":

@@ -22,14 +22,16 @@ from PIL import Image
 
 from spn_jax import paper
 from spn_jax.checkpoint import LoadedModel
+from spn_jax.completion import check_samples, draw_noise
 from spn_jax.config import Config
 from spn_jax.data.images import decode_photo, prepare_photo
 from spn_jax.data.masks import draw_strokes, read_hole
 from spn_jax.errors import InputError
+from spn_jax.memory import is_out_of_memory
 from spn_jax.metrics import composite, quantise
 from spn_jax.models.spn import SPN
 from spn_jax.parameters import named_arrays
-from spn_jax.predict import check_samples, draw_noise, encode, is_out_of_memory
+from spn_jax.photos import Photo, encode_photo
 
 Precision = Literal["highest", "default"]
 
@@ -123,7 +125,7 @@ def _measure(loaded: LoadedModel, batch_size: int, samples: int, precision: Prec
         completed = np.asarray(completer(model, *jax.device_put(read_files(files, config), device)))
         for of_image in completed:
             for sample in of_image:
-                encode(sample, Path("completed.png"))
+                encode_photo(Photo(sample), ".png")
 
     arrays = {name: array.size for name, array in named_arrays(model).items()}
     compiled_operations = operations_of_compiled(program)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import jax
 
+from spn_jax.errors import InputError
+
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # names of mallopt's settings in glibc's malloc.h
 GOOGLE = "0x1ae0"  # vendor of PCI devices
 
@@ -71,3 +73,18 @@ def keep_memory() -> None:
         return
     for setting, value in ((ARENA_MAX, 1), (MMAP_MAX, 0), (TRIM_THRESHOLD, -1)):
         mallopt(setting, value)
+
+
+def choose_device(name: str | None) -> None:
+    """Has JAX compute on the devices of a kind: "cpu", "gpu", "tpu"; None leaves it the choice. To be called before it computes.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name is None:
+        return
+    try:
+        jax.config.update("jax_platforms", name)
+        jax.devices(name)
+    except RuntimeError as error:
+        raise InputError(f"--device {name}: JAX finds no such device here; leave it out, or install JAX for it") from error

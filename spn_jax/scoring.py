@@ -17,9 +17,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from spn_jax import metrics, tables
+from spn_jax.completion import complete, draw_noise
 from spn_jax.config import Config, EvalConfig
 from spn_jax.errors import InputError
-from spn_jax.predict import complete, draw_noise
 from spn_jax.sharding import shard_batch
 
 Arrays = dict[str, np.ndarray]

@@ -149,7 +149,12 @@ def read_hole(file: Path | io.BytesIO, invert: bool, what: str) -> np.ndarray:
     Raises:
         InputError: it cannot be read as an image; `what` names it.
     """
-    return _is_white(decode_image(file, what), background=255 if invert else 0) != invert
+    return hole_of(decode_image(file, what), invert)
+
+
+def hole_of(image: Image.Image, invert: bool) -> np.ndarray:
+    """The hole of a mask that has been read, (h, w) bool, as `read_hole` defines it."""
+    return _is_white(image, background=255 if invert else 0) != invert
 
 
 def _read_mask(file: Path | io.BytesIO, size: int, invert: bool, what: str) -> np.ndarray:
