@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import anyio
+import numpy as np
 from starlette.applications import Starlette
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -30,13 +31,13 @@ from starlette.staticfiles import StaticFiles
 from spn_jax.demo.guard import Guard
 from spn_jax.demo.jobs import FAILURE, Job, LineFull, Result, Worker
 from spn_jax.demo.limits import Limits
-from spn_jax.demo.pictures import Filler, Order, Upload, clean_name, fill, hole_picture, prior_maps, receive_mask, receive_photo
+from spn_jax.demo.pictures import Filler, Order, Upload, fill, hole_picture, prior_maps, receive_mask, receive_photo
 from spn_jax.demo.store import Store
 from spn_jax.errors import InputError
+from spn_jax.windows import STRATEGIES
 
 STATIC = Path(__file__).parent / "static"
-STRATEGIES = ("auto", "original", "crop", "resize")
-SEEDS = 2**32
+LARGEST_SEED = 2**32 - 1
 LARGEST_DILATION = 500  # pixels
 SWEEP = 60.0  # seconds between two looks for what has expired
 LOOK = 0.05  # seconds between two looks whether a job has ended
@@ -250,7 +251,7 @@ async def fill_at_once(request: Request) -> Response:
     async with request.form(max_files=2, max_fields=5) as form:
         order = read_order(form, server.settings)
         upload = await read_upload(server, form)
-        mask = await read_hole(server, form, upload.shape)
+        mask = await read_mask_of(server, form, upload.shape)
     job = server.submit(lambda: fill(server.filler, upload, mask, order))
     while job.busy:
         if await request.is_disconnected():
@@ -285,13 +286,19 @@ async def read_upload(server: Server, form: FormData) -> Upload:
     return await server.decoded(receive_photo, data, name, server.settings.limits.pixels)
 
 
-async def read_hole(server: Server, form: FormData, shape: tuple[int, int]) -> Any:
-    """The form's mask, uint8 (h, w, 1). InputError where there is no hole in it."""
+async def read_mask_of(server: Server, form: FormData, shape: tuple[int, int]) -> np.ndarray:
+    """The form's mask, uint8 (h, w, 1)."""
     data, name = await read_file(form, "mask")
     invert, dilate = read_flag(form, "invert"), read_number(form, "dilate", 0, LARGEST_DILATION)
-    mask = await server.decoded(receive_mask, data, name, shape, server.settings.limits.pixels, invert, dilate)
+    return await server.decoded(receive_mask, data, name, shape, server.settings.limits.pixels, invert, dilate)
+
+
+async def read_hole(server: Server, form: FormData, shape: tuple[int, int]) -> np.ndarray:
+    """As `read_mask_of`; InputError where there is no hole in it, which a person did not mean."""
+    mask = await read_mask_of(server, form, shape)
     if not mask.any():
-        raise InputError(f"nothing to fill: no pixel of {clean_name(name, 'the mask')} is {'black' if invert else 'white'}")
+        colour = "black" if read_flag(form, "invert") else "white"
+        raise InputError(f"nothing to fill: no pixel of the mask is {colour}")
     return mask
 
 
@@ -305,10 +312,11 @@ async def read_file(form: FormData, field: str) -> tuple[bytes, str | None]:
 def read_order(form: FormData, settings: Settings) -> Order:
     most = settings.limits.samples if settings.probabilistic else 1
     samples = read_number(form, "samples", 1, most)
-    strategy = str(form.get("strategy", STRATEGIES[0]))
-    if strategy not in STRATEGIES:
-        raise InputError(f"strategy {strategy[:20]!r} must be one of {', '.join(STRATEGIES)}")
-    return Order(samples, read_number(form, "seed", 0, SEEDS - 1), strategy)
+    name = str(form.get("strategy", "auto"))
+    strategy = next((known for known in STRATEGIES if known == name), None)
+    if strategy is None:
+        raise InputError(f"strategy {name[:20]!r} must be one of {', '.join(STRATEGIES)}")
+    return Order(samples, read_number(form, "seed", 0, LARGEST_SEED), strategy)
 
 
 def read_number(form: FormData, field: str, least: int, most: int) -> int:

@@ -16,6 +16,7 @@ from spn_jax.demo.store import new_key
 from spn_jax.errors import InputError
 from spn_jax.figures import cluster_map, png
 from spn_jax.photos import READ, Photo, encode_photo, read_mask, read_photo
+from spn_jax.windows import Strategy
 
 VIEW = 2048  # longest side of a view: finer than a screen shows without zoom
 LONGEST_NAME = 80  # characters of a name that is shown and given back
@@ -24,7 +25,7 @@ LONGEST_NAME = 80  # characters of a name that is shown and given back
 class Filler(Protocol):
     """What the server needs of `spn_jax.inpainter.Inpainter`."""
 
-    def fill(self, photo: Photo, mask: np.ndarray, samples: int = 1, seed: int = 0, strategy: str = "auto") -> Iterator[Photo]: ...
+    def fill(self, photo: Photo, mask: np.ndarray, samples: int = 1, seed: int = 0, strategy: Strategy = "auto") -> Iterator[Photo]: ...
 
     def priors(self, image: np.ndarray, mask: np.ndarray) -> dict[int, np.ndarray]: ...
 
@@ -61,7 +62,7 @@ class Order:
 
     samples: int = 1
     seed: int = 0
-    strategy: str = "auto"
+    strategy: Strategy = "auto"
 
 
 def receive_photo(data: bytes, file_name: str | None, most_pixels: int) -> Upload:

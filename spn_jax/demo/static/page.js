@@ -80,7 +80,7 @@ function show(file, photo, view) {
   state.mask = new Mask($("paint"), photo.width, photo.height);
   $("drop").hidden = true;
   $("work").hidden = false;
-  $("outcome").hidden = $("maps").hidden = true;
+  $("outcome").hidden = $("results").hidden = $("maps").hidden = true;
   $("tools").disabled = $("filling").disabled = $("prior").disabled = false;
   $("facts").textContent = `${photo.name}, ${photo.width} × ${photo.height} pixels`;
   $("size").value = String(Math.log(0.08 * longest()) / Math.log(LARGEST_BRUSH * longest()));
@@ -91,7 +91,7 @@ function show(file, photo, view) {
 }
 
 const longest = () => Math.max(state.photo.width, state.photo.height, 4);
-const megabytes = (bytes) => (bytes / 2 ** 20).toPrecision(3);
+const megabytes = (bytes) => String(Number((bytes / 2 ** 20).toPrecision(3)));
 
 async function useMask(file) {
   const white = await withPhoto((photo) => server.mask(photo, file, $("invert").checked));
@@ -266,7 +266,7 @@ async function fill() {
     async (job) => {
       for (const result of job.results.slice(results.length)) {
         results.push({ ...result, picture: await server.picture(result.view) });
-        showResults(results);
+        await showResults(results);
       }
     },
   );
@@ -283,6 +283,7 @@ async function showPrior() {
     + "Equal colours in a map: things that look alike to the network. Colours of different maps have nothing to do with each other.";
   $("maps").replaceChildren(explained, ...figures);
   $("maps").hidden = false;
+  $("maps").scrollIntoView({ block: "nearest" });
 }
 
 async function mapFigure(blob, i) {
@@ -331,7 +332,7 @@ function busy(is) {
 
 // --- results ---
 
-function showResults(results) {
+async function showResults(results) {
   state.results = results;
   $("outcome").hidden = false;
   const items = results.map((result, i) => {
@@ -348,18 +349,23 @@ function showResults(results) {
   });
   $("results").replaceChildren(...items);
   $("results").hidden = results.length < 2;
-  return chooseResult(results.length === 1 ? 0 : state.chosen);
+  markChosen();
+  if (results.length === 1) await chooseResult(0);
 }
 
 async function chooseResult(i) {
   state.chosen = i;
   const result = state.results[i];
-  [...$("results").children].forEach((item, n) => item.firstChild.setAttribute("aria-pressed", String(n === i)));
+  markChosen();
   $("download").href = result.file;
   $("download").download = result.name;
   $("compare-mode").disabled = false;
   await decoded(result.picture, $("after"));
   compare(true);
+}
+
+function markChosen() {
+  [...$("results").children].forEach((item, n) => item.firstChild.setAttribute("aria-pressed", String(n === state.chosen)));
 }
 
 function compare(comparing) {
