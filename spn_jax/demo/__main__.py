@@ -54,11 +54,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def listen(host: str, port: int) -> socket.socket:
     """An open socket. InputError: the address is another machine's or taken."""
+    if not 0 <= port < 2**16:
+        raise InputError(f"--port {port} must lie between 0 and {2**16 - 1}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise InputError(f"--host {host} --port {port}: nothing can listen there ({reason}); choose others, or end what does") from error
 
 
