@@ -28,6 +28,7 @@ export class Mask {
   end() {
     if (this.current) this.add(this.current);
     this.current = null;
+    this.redraw(); // in one piece, as it will be sent: pieces differ at their edges
   }
 
   // A stroke that became something else, such as two fingers that move the page.

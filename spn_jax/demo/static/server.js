@@ -18,8 +18,13 @@ async function ask(path, options = {}) {
   }
   if (response.ok) return response;
   const answer = await response.json().catch(() => ({}));
-  const sentence = answer.error || `the server answered with status ${response.status}`;
-  throw new Refused(sentence[0].toUpperCase() + sentence.slice(1) + ".", response.status);
+  throw new Refused(sentence(answer.error || `the server answered with status ${response.status}`), response.status);
+}
+
+// The server's words as a sentence; names of files, which may begin it, stay as they are.
+function sentence(words) {
+  const begun = /^[a-z]+ /.test(words) ? words[0].toUpperCase() + words.slice(1) : words;
+  return `${begun}.`;
 }
 
 function form(fields) {
@@ -42,7 +47,7 @@ export const picture = async (path) => (await ask(path)).blob();
 export async function follow(job, report) {
   while (true) {
     await report(job);
-    if (job.state === "failed") throw new Refused(job.error[0].toUpperCase() + job.error.slice(1) + ".", 0);
+    if (job.state === "failed") throw new Refused(sentence(job.error), 0);
     if (job.state !== "waiting" && job.state !== "running") return job;
     await new Promise((resolve) => setTimeout(resolve, LOOK));
     job = await (await ask(`/api/jobs/${job.job}`)).json();
