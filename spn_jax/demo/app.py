@@ -1,0 +1,379 @@
+"""The page's server as a Starlette application: every path, what it takes, and what it answers.
+
+    app = create_app(inpainter, Settings(...))
+
+Answers other than pictures and pages are JSON, those to refused requests {"error": one sentence}. /docs describes them for people.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import io
+import zipfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import anyio
+import numpy as np
+from starlette.applications import Starlette
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from spn_jax.demo.guard import Guard
+from spn_jax.demo.jobs import FAILURE, Job, LineFull, Result, Worker
+from spn_jax.demo.limits import Limits
+from spn_jax.demo.pictures import Filler, Order, Upload, fill, hole_picture, prior_maps, receive_mask, receive_photo
+from spn_jax.demo.store import Store
+from spn_jax.errors import InputError
+from spn_jax.windows import STRATEGIES
+
+STATIC = Path(__file__).parent / "static"
+LARGEST_SEED = 2**32 - 1
+LARGEST_DILATION = 500  # pixels
+SWEEP = 60.0  # seconds between two looks for what has expired
+LOOK = 0.05  # seconds between two looks whether a job has ended
+GONE = "is not kept here: it was not used for a while, or made room for others; load the photo again"
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of a server.
+
+    model: what is filled with, in words.
+    probabilistic: whether a hole has several completions.
+    host: the address that it listens at.
+    names: further names that it answers to.
+    """
+
+    model: str
+    probabilistic: bool
+    host: str = "127.0.0.1"
+    names: tuple[str, ...] = ()
+    limits: Limits = Limits()
+
+
+@dataclasses.dataclass
+class Server:
+    """What requests share; everything but the worker's thread lives in the event loop."""
+
+    filler: Filler
+    settings: Settings
+    worker: Worker
+    store: Store
+    decoders: anyio.CapacityLimiter = dataclasses.field(default_factory=lambda: anyio.CapacityLimiter(1))  # of photos, at a time
+
+    async def decoded(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Calls a function that takes long and much memory, beside the event loop and one at a time."""
+        return await anyio.to_thread.run_sync(functools.partial(function, *arguments), limiter=self.decoders)
+
+    def submit(self, work: Callable[[], Any]) -> Job:
+        """A job in the line. HTTPException where that is full."""
+        job = Job(work)
+        try:
+            self.worker.submit(job)
+        except LineFull:
+            raise HTTPException(
+                503, f"{self.worker.waiting} photos wait already, and no more may; try again in a minute", {"Retry-After": "60"}
+            ) from None
+        self.store.put(job)
+        return job
+
+    def upload(self, request: Request) -> Upload:
+        return self._kept(request.path_params["photo"], Upload, "this photo")
+
+    def job(self, request: Request) -> Job:
+        return self._kept(request.path_params["job"], Job, "this result")
+
+    def result(self, request: Request) -> Result:
+        job, number = self.job(request), request.path_params["number"]
+        if not 1 <= number <= len(job.results):
+            raise HTTPException(404, f"there is no result {number}, only {len(job.results)} so far")
+        return job.results[number - 1]
+
+    def _kept(self, key: str, kind: Any, what: str) -> Any:
+        item = self.store.get(key, kind)
+        if item is None:
+            raise HTTPException(404, f"{what} {GONE}")
+        return item
+
+
+def create_app(filler: Filler, settings: Settings) -> Starlette:
+    limits = settings.limits
+    MultiPartParser.spool_max_size = limits.bytes  # people's photos are written to no disk, not even for a moment
+    server = Server(filler, settings, Worker(limits.waiting), Store(60 * limits.keep_minutes, limits.keep_megabytes * 2**20))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(sweep(server.store))
+        yield
+        sweeping.cancel()
+        await anyio.to_thread.run_sync(server.worker.stop)
+
+    app = Starlette(
+        routes=[
+            Route("/", page("index.html")),
+            Route("/docs", page("docs.html")),
+            Mount("/static", StaticFiles(directory=STATIC)),
+            Route("/api/model", describe_model),
+            Route("/api/fill", fill_at_once, methods=["POST"]),
+            Route("/api/photos", upload_photo, methods=["POST"]),
+            Route("/api/photos/{photo}", forget_photo, methods=["DELETE"]),
+            Route("/api/photos/{photo}/view", view_photo),
+            Route("/api/photos/{photo}/mask", convert_mask, methods=["POST"]),
+            Route("/api/photos/{photo}/fill", start_fill, methods=["POST"]),
+            Route("/api/photos/{photo}/prior", start_prior, methods=["POST"]),
+            Route("/api/jobs/{job}", describe_job),
+            Route("/api/jobs/{job}", cancel_job, methods=["DELETE"]),
+            Route("/api/jobs/{job}/{number:int}", download),
+            Route("/api/jobs/{job}/{number:int}/view", view_result),
+        ],
+        middleware=[Middleware(Guard, host=settings.host, names=settings.names, max_bytes=limits.bytes)],
+        exception_handlers={HTTPException: refused, InputError: wrong_input, Exception: failed},
+        lifespan=lifespan,
+    )
+    app.state.server = server
+    return app
+
+
+async def sweep(store: Store) -> None:
+    while True:
+        await asyncio.sleep(SWEEP)
+        store.sweep()
+
+
+# --- pages ---
+
+
+def page(name: str) -> Callable[[Request], Any]:
+    async def send(request: Request) -> Response:
+        return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache"})
+
+    return send
+
+
+# --- what the page asks for ---
+
+
+async def describe_model(request: Request) -> Response:
+    settings = server_of(request).settings
+    limits = settings.limits
+    return answer(
+        {
+            "model": settings.model,
+            "samples": limits.samples if settings.probabilistic else 1,
+            "strategies": STRATEGIES,
+            "bytes": limits.bytes,
+            "pixels": limits.pixels,
+        }
+    )
+
+
+async def upload_photo(request: Request) -> Response:
+    server = server_of(request)
+    async with request.form(max_files=1, max_fields=0) as form:
+        upload = await read_upload(server, form)
+    server.store.put(upload)
+    height, width = upload.shape
+    return answer({"photo": upload.key, "name": upload.name, "width": width, "height": height}, 201)
+
+
+async def forget_photo(request: Request) -> Response:
+    server = server_of(request)
+    server.store.drop(server.upload(request).key)
+    return Response(status_code=204)
+
+
+async def view_photo(request: Request) -> Response:
+    return picture(server_of(request).upload(request).view)
+
+
+async def convert_mask(request: Request) -> Response:
+    """An uploaded mask as the network would see it, for the page to paint on."""
+    server = server_of(request)
+    upload = server.upload(request)
+    async with request.form(max_files=1, max_fields=2) as form:
+        mask = await read_hole(server, form, upload.shape)
+    return picture(await server.decoded(hole_picture, mask))
+
+
+async def start_fill(request: Request) -> Response:
+    server = server_of(request)
+    upload = server.upload(request)
+    async with request.form(max_files=1, max_fields=5) as form:
+        order, mask = read_order(form, server.settings), await read_hole(server, form, upload.shape)
+    return answer(described(server, server.submit(lambda: fill(server.filler, upload, mask, order))), 202)
+
+
+async def start_prior(request: Request) -> Response:
+    server = server_of(request)
+    upload = server.upload(request)
+    async with request.form(max_files=1, max_fields=2) as form:
+        mask = await read_hole(server, form, upload.shape)
+    return answer(described(server, server.submit(lambda: prior_maps(server.filler, upload, mask))), 202)
+
+
+async def describe_job(request: Request) -> Response:
+    server = server_of(request)
+    return answer(described(server, server.job(request)))
+
+
+async def cancel_job(request: Request) -> Response:
+    server = server_of(request)
+    server.worker.cancel(server.job(request))
+    return Response(status_code=204)
+
+
+async def download(request: Request) -> Response:
+    result = server_of(request).result(request)
+    return picture(result.file, attachment(result.name))
+
+
+async def view_result(request: Request) -> Response:
+    return picture(server_of(request).result(request).view)
+
+
+# --- one request for everything, for programs ---
+
+
+async def fill_at_once(request: Request) -> Response:
+    """Photo and mask in, the filled photo out; several as a ZIP archive."""
+    server = server_of(request)
+    async with request.form(max_files=2, max_fields=5) as form:
+        order = read_order(form, server.settings)
+        upload = await read_upload(server, form)
+        mask = await read_mask_of(server, form, upload.shape)
+    job = server.submit(lambda: fill(server.filler, upload, mask, order))
+    while job.busy:
+        if await request.is_disconnected():
+            server.worker.cancel(job)
+            break
+        await asyncio.sleep(LOOK)
+    server.store.drop(job.key)
+    if job.state == "failed":
+        raise HTTPException(400 if job.wrong_input else 500, job.error)
+    if job.state != "done":
+        raise HTTPException(503, "the server stops or the request was given up; nothing was filled")
+    if len(job.results) == 1:
+        return picture(job.results[0].file, attachment(job.results[0].name))
+    name = f"{Path(upload.name).stem}_filled.zip"
+    return Response(archive(job.results), media_type="application/zip", headers=attachment(name))
+
+
+def archive(results: list[Result]) -> bytes:
+    """A ZIP of files that are compressed already."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
+        for result in results:
+            file.writestr(result.name, result.file)
+    return buffer.getvalue()
+
+
+# --- reading a form ---
+
+
+async def read_upload(server: Server, form: FormData) -> Upload:
+    data, name = await read_file(form, "photo")
+    return await server.decoded(receive_photo, data, name, server.settings.limits.pixels)
+
+
+async def read_mask_of(server: Server, form: FormData, shape: tuple[int, int]) -> np.ndarray:
+    """The form's mask, uint8 (h, w, 1)."""
+    data, name = await read_file(form, "mask")
+    invert, dilate = read_flag(form, "invert"), read_number(form, "dilate", 0, LARGEST_DILATION)
+    return await server.decoded(receive_mask, data, name, shape, server.settings.limits.pixels, invert, dilate)
+
+
+async def read_hole(server: Server, form: FormData, shape: tuple[int, int]) -> np.ndarray:
+    """As `read_mask_of`; InputError where there is no hole in it, which a person did not mean."""
+    mask = await read_mask_of(server, form, shape)
+    if not mask.any():
+        colour = "black" if read_flag(form, "invert") else "white"
+        raise InputError(f"nothing to fill: no pixel of the mask is {colour}")
+    return mask
+
+
+async def read_file(form: FormData, field: str) -> tuple[bytes, str | None]:
+    file = form.get(field)
+    if not isinstance(file, UploadFile):
+        raise InputError(f"the form has no file {field}; send an image in the field of that name")
+    return await file.read(), file.filename
+
+
+def read_order(form: FormData, settings: Settings) -> Order:
+    most = settings.limits.samples if settings.probabilistic else 1
+    samples = read_number(form, "samples", 1, most)
+    name = str(form.get("strategy", "auto"))
+    strategy = next((known for known in STRATEGIES if known == name), None)
+    if strategy is None:
+        raise InputError(f"strategy {name[:20]!r} must be one of {', '.join(STRATEGIES)}")
+    return Order(samples, read_number(form, "seed", 0, LARGEST_SEED), strategy)
+
+
+def read_number(form: FormData, field: str, least: int, most: int) -> int:
+    """A field's whole number between two; the least where the form has none."""
+    text = str(form.get(field, least)).strip()
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
+        raise InputError(f"{field} {text[:20]!r} must be a whole number from {least} to {most}")
+    return int(text)
+
+
+def read_flag(form: FormData, field: str) -> bool:
+    text = str(form.get(field, "false"))
+    if text not in ("true", "false"):
+        raise InputError(f"{field} {text[:20]!r} must be true or false")
+    return text == "true"
+
+
+# --- answers ---
+
+
+def server_of(request: Request) -> Server:
+    return request.app.state.server
+
+
+def described(server: Server, job: Job) -> dict[str, Any]:
+    """A job for the page; `before` jobs come before it."""
+    path = f"/api/jobs/{job.key}"
+    results = [{"name": r.name, "file": f"{path}/{i}", "view": f"{path}/{i}/view"} for i, r in enumerate(list(job.results), 1)]
+    return {"job": job.key, "state": job.state, "before": server.worker.before(job), "error": job.error, "results": results}
+
+
+def answer(content: Any, status: int = 200) -> Response:
+    return JSONResponse(content, status, headers={"Cache-Control": "no-store"})
+
+
+def picture(data: bytes, headers: dict[str, str] | None = None) -> Response:
+    return Response(data, media_type="image/png", headers={"Cache-Control": "no-store", **(headers or {})})
+
+
+def attachment(name: str) -> dict[str, str]:
+    """Has a browser save the answer under a name, which headers may hold in ASCII alone (RFC 6266)."""
+    ascii_name = name.encode("ascii", "replace").decode().replace("?", "_").replace("%", "_")
+    return {"Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name, safe='')}"}
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = {
+        "Not Found": f"there is nothing at {request.url.path[:100]}; /docs lists what there is",
+        "Method Not Allowed": f"{request.url.path[:100]} does not take {request.method}; /docs lists what there is",
+    }
+    return JSONResponse({"error": words.get(error.detail, error.detail)}, error.status_code, headers=dict(error.headers or {}))
+
+
+async def wrong_input(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 400)
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": FAILURE}, 500)

@@ -1,0 +1,118 @@
+"""What stands before the page's server: requests of foreign pages and oversized ones do not reach it, and what leaves it carries rules.
+
+A server on a loopback address is open to every page in the browser of whoever runs it. Such a page can send requests (a forged
+origin), and by letting its own name point to the loopback address (DNS rebinding) read the answers too. The first gives itself away
+by the headers Origin and Sec-Fetch-Site, the second by the header Host, which no page can choose.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+EVERY_ADDRESS = ("0.0.0.0", "::", "")
+HEADERS = {
+    # Scripts, styles and pictures from this server and nowhere else: what a file name or a photo says can start nothing.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Guard:
+    """The outermost layer of the application.
+
+    Args:
+        host: the address that the server listens at.
+        names: further names by which it is reached, of a proxy for instance.
+        max_bytes: of a request's body.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, names: Iterable[str], max_bytes: int):
+        self.app, self.max_bytes = app, max_bytes
+        self.names = {name.lower() for name in (*LOOPBACK, host, *names)}
+        self.any_address = host in EVERY_ADDRESS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        send = with_headers(send)
+        if refusal := self.foreign(scope["method"], headers):
+            await JSONResponse({"error": refusal}, 403)(scope, receive, send)
+        elif declared_length(headers) > self.max_bytes:
+            await JSONResponse({"error": self.too_large}, 413)(scope, receive, send)
+        else:
+            await self.app(scope, self.limited(receive), send)
+
+    def foreign(self, method: str, headers: Headers) -> str:
+        """Why a request is refused; empty if it is not."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not self.knows(host):
+            return "this server does not answer under the name in the header Host; start it with --allow-host NAME to allow one"
+        # A proxy may add the encryption, so that the scheme of an origin tells nothing.
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return "requests that a page of another origin sends are refused"
+        navigation = method == "GET" and headers.get("sec-fetch-mode") == "navigate"  # somebody followed a link to the page
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigation:
+            return "requests that a page of another site sends are refused"
+        return ""
+
+    def knows(self, host: str) -> bool:
+        """Whether a header Host names this server. An address is nobody's to redirect, so that it needs no list."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return name in self.names or (self.any_address and is_address(name))
+
+    @property
+    def too_large(self) -> str:
+        return f"a request may have {self.max_bytes / 2**20:.3g} MB at most; make the photo smaller"
+
+    def limited(self, receive: Receive) -> Receive:
+        """Counts what arrives, because the length of a body need not be declared."""
+        received = 0
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise HTTPException(413, self.too_large)
+            return message
+
+        return receive_limited
+
+
+def is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def declared_length(headers: Headers) -> int:
+    """Bytes that a request says it has; 0 where it does not."""
+    length = headers.get("content-length", "")
+    return int(length) if length.isdecimal() else 0
+
+
+def with_headers(send: Send) -> Send:
+    """Adds the rules for browsers to every response."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(HEADERS)
+        await send(message)
+
+    return send_with_headers

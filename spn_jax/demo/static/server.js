@@ -1,0 +1,55 @@
+// The requests of the page. Each returns what the server says, or throws an error whose message is the server's sentence.
+
+const LOOK = 300; // milliseconds between two looks whether a job has got on
+
+export class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function ask(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Refused("The server does not answer; see whether it still runs.", 0);
+  }
+  if (response.ok) return response;
+  const answer = await response.json().catch(() => ({}));
+  throw new Refused(sentence(answer.error || `the server answered with status ${response.status}`), response.status);
+}
+
+// The server's words as a sentence; names of files, which may begin it, stay as they are.
+function sentence(words) {
+  const begun = /^[a-z]+ /.test(words) ? words[0].toUpperCase() + words.slice(1) : words;
+  return `${begun}.`;
+}
+
+function form(fields) {
+  const data = new FormData();
+  for (const [name, value] of Object.entries(fields)) data.append(name, value);
+  return { method: "POST", body: data };
+}
+
+export const model = async () => (await ask("/api/model")).json();
+export const upload = async (file) => (await ask("/api/photos", form({ photo: file }))).json();
+export const forget = (photo) => ask(`/api/photos/${photo}`, { method: "DELETE" }).catch(() => {});
+export const photoView = async (photo) => (await ask(`/api/photos/${photo}/view`)).blob();
+export const mask = async (photo, file, invert) => (await ask(`/api/photos/${photo}/mask`, form({ mask: file, invert }))).blob();
+export const startFill = async (photo, fields) => (await ask(`/api/photos/${photo}/fill`, form(fields))).json();
+export const startPrior = async (photo, mask) => (await ask(`/api/photos/${photo}/prior`, form({ mask }))).json();
+export const cancel = (job) => ask(`/api/jobs/${job}`, { method: "DELETE" }).catch(() => {});
+export const picture = async (path) => (await ask(path)).blob();
+
+// Looks at a job until it ends. report(job) is called at every look; the last state is returned.
+export async function follow(job, report) {
+  while (true) {
+    await report(job);
+    if (job.state === "failed") throw new Refused(sentence(job.error), 0);
+    if (job.state !== "waiting" && job.state !== "running") return job;
+    await new Promise((resolve) => setTimeout(resolve, LOOK));
+    job = await (await ask(`/api/jobs/${job.job}`)).json();
+  }
+}
