@@ -24,6 +24,7 @@ from spn_jax.baselines import BASELINES, find_baseline
 from spn_jax.checkpoint import load_model
 from spn_jax.config import Config, apply_overrides, to_dict
 from spn_jax.data.images import PhotoSource, SelectedPhotos, existing_path, find_images, open_photos, read_list
+from spn_jax.data.mask_kinds import mask_note
 from spn_jax.data.masks import MaskSource, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.errors import InputError, run_command
@@ -353,6 +354,12 @@ def open_evaluation(options: argparse.Namespace) -> Evaluation:
     if options.results:
         how = "were scored as they are (--raw-results)" if options.raw_results else "got the photo's own pixels outside the hole"
         notes.append(f"results of {', '.join(named(text, '--results')[0] for text in options.results)} {how}")
+
+    for name, (_, of) in loaded.items():
+        if "converted_from" in of.info:
+            continue  # whose settings say how it is used, not what it was trained on
+        if note := mask_note(name, of.config, config, masks, mask_of):
+            notes.append(note)
 
     for net, trunk in TRUNKS.items():
         if f"lpips_{net}" in origins and config.data.image_size < trunk.smallest:

@@ -4,7 +4,7 @@ A figure is a string, so that 0.890 stays 0.890. MAE is printed times ten there 
 of the paper's Fig. 7). "SPN" is the row "Ours". A dash in the paper is a figure that is not there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spn_jax.errors import InputError
@@ -108,6 +108,52 @@ _ABLATIONS = {
         "SPL w/ ASL": ("0.886", "29.38", "0.154", "46.13"),
         "SPL w/ S_prior^L": ("0.881", "29.21", "0.163", "42.30"),
     },
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A bar chart of the paper. Its bars have no numbers, so that they can be compared by eye alone.
+
+    axes: {score: (lowest, highest)} of the numbers along the axis, as printed; none where the text of the paper holds none.
+    said: what the paper's text reads from it.
+    """
+
+    bars: tuple[str, ...]
+    axes: Mapping[str, tuple[str, str]]
+    said: str
+
+
+# Figures 7 and 8: of Paris StreetView, deterministic. MAE is not times ten there.
+CHARTS = {
+    7: Chart(
+        ("Ours Full", "Ours w/o S", "Ours w/o Multi-Scale", "Ours w/ Concat"),
+        {"ssim": ("0.865", "0.89"), "psnr": ("28.4", "29.8"), "mae": ("0.0145", "0.018"), "fid": ("0", "50")},
+        "without distillation a significant decline, with a single-scale prior a large one; SPADE facilitates joint modelling",
+    ),
+    8: Chart(
+        ("ASL", "YoloV5 (MS COCO)", "HRNet (ADE20K)", "edge maps"),
+        {},
+        "edge maps are worst; object-level tasks, as detection and multi-label classification, may be better to learn from",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight of the losses (sections 3.3.1 and 3.3.2): the values that the paper tried, the one it chose, and our settings."""
+
+    tried: tuple[str, ...]
+    chosen: str
+    settings: tuple[str, ...]
+
+
+WEIGHTS = {
+    "lambda1": Weight(("0.1", "1", "10"), "10", ("loss.reconstruction",)),
+    "lambda2": Weight(("0.1", "1", "10"), "1", ("loss.adversarial_weight",)),
+    "lambda3": Weight(("0.1", "1", "10"), "10", ("loss.feature_matching", "loss.perceptual")),
+    "lambda4": Weight(("0.1", "1", "10"), "1", ("loss.diversity",)),
+    "lambda5": Weight(("0.01", "0.05", "0.1"), "0.05", ("loss.kl",)),
 }
 
 
@@ -219,6 +265,11 @@ class Quotation:
         """A figure as printed, None where the paper has none."""
         found = (f.printed for f in self.figures if (f.method, f.score, f.bin) == (method, score, bin))
         return next(found, None)
+
+
+def notes_of(data_set: str) -> tuple[str, ...]:
+    """Where the paper disagrees with itself about a data set, deterministic."""
+    return _NOTES.get((data_set, "deterministic"), ())
 
 
 PYTORCH_FID = "pt_inception-2015-12-05-6726825d"  # its file, whose SHA-256 was checked against its name when it was dumped

@@ -230,7 +230,9 @@ def latex_table(methods: Methods, layout: str = "deterministic", quotation: Quot
     rows = _rows_of_all(methods, layout)
     beside = quotation if quotation is not None and quotation.comparable else None
     bins = [row.bin for row in next(iter(rows.values()))]
-    text = _tabular(bins, _lines(methods, rows, beside, "{mean} $\\pm$ {interval}", _escape)) + _comments(_notes(methods, rows, beside))
+    text = _tabular(bins, _lines(methods, rows, beside, "{mean} $\\pm$ {interval}", escape_latex)) + _comments(
+        _notes(methods, rows, beside)
+    )
     if quotation is None or beside is not None:
         return text
     apart = _tabular(list(dict.fromkeys(figure.bin for figure in quotation.figures)), _quoted_apart(quotation))
@@ -270,7 +272,7 @@ def _lines(
         else:
             for name, of_method in rows.items():
                 reason = plain(results[name].missing.get(score, "-"))
-                lines.append(_Line(label, plain(name), tuple(_cell(row, score, factor, reason, form) for row in of_method)))
+                lines.append(_Line(label, plain(name), tuple(cell(row, score, factor, reason, form) for row in of_method)))
         if beside is not None:
             bins = [row.bin for row in first]
             lines += [
@@ -280,7 +282,7 @@ def _lines(
     return lines
 
 
-def _cell(row: Row, score: str, factor: int, reason: str, form: str) -> str:
+def cell(row: Row, score: str, factor: int, reason: str, form: str) -> str:
     mean, interval = row.means.get(score), row.intervals.get(score, math.nan)
     if mean is None or math.isnan(mean):
         return reason if row.images else "-"
@@ -293,27 +295,30 @@ def _cell(row: Row, score: str, factor: int, reason: str, form: str) -> str:
 def _quoted_apart(quotation: Quotation) -> list[_Line]:
     bins = list(dict.fromkeys(figure.bin for figure in quotation.figures))
     return [
-        _Line(_printed_name(score), method, tuple(quotation.printed(method, score, bin) or "-" for bin in bins))
+        _Line(printed_name(score), method, tuple(quotation.printed(method, score, bin) or "-" for bin in bins))
         for score in dict.fromkeys(figure.score for figure in quotation.figures)
         for method in quotation.methods(score)
     ]
 
 
-def _printed_name(score: str) -> str:
+def printed_name(score: str) -> str:
     """The name under which the paper's figures of a score stand: they are as printed."""
     return "mae_x10" if score == "mae" else score
 
 
 def _markdown(bins: Sequence[str], lines: Sequence[_Line]) -> str:
-    header = ["score", "method", *bins]
-    body = [[line.score, line.method, *line.cells] for line in lines]
+    return aligned(["score", "method", *bins], [[line.score, line.method, *line.cells] for line in lines], left=2)
+
+
+def aligned(header: Sequence[str], body: Sequence[Sequence[str]], left: int) -> str:
+    """A Markdown table whose columns line up; the first `left` of them are text, the others numbers."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *body, strict=True)]
-    rule = "|".join([f":{'-' * (width + 1)}" if i < 2 else f"{'-' * (width + 1)}:" for i, width in enumerate(widths)])
-    aligned = [
-        " | ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True)))
+    rule = "|".join([f":{'-' * (width + 1)}" if i < left else f"{'-' * (width + 1)}:" for i, width in enumerate(widths)])
+    rows = [
+        " | ".join(cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True)))
         for cells in (header, *body)
     ]
-    return "\n".join([f"| {aligned[0]} |", f"|{rule}|", *(f"| {line} |" for line in aligned[1:])]) + "\n"
+    return "\n".join([f"| {rows[0]} |", f"|{rule}|", *(f"| {line} |" for line in rows[1:])]) + "\n"
 
 
 def _tabular(bins: Sequence[str], lines: Sequence[_Line]) -> str:
@@ -331,11 +336,11 @@ def _tabular(bins: Sequence[str], lines: Sequence[_Line]) -> str:
 
 def _latex_label(score: str) -> str:
     if score in LATEX_LABELS or not score.endswith("_mean"):
-        return LATEX_LABELS.get(score, _escape(score))
+        return LATEX_LABELS.get(score, escape_latex(score))
     return f"{LATEX_LABELS[score.removesuffix('_mean')]} (mean of samples)"
 
 
-def _escape(text: str) -> str:
+def escape_latex(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
@@ -402,7 +407,7 @@ def tsv_table(methods: Methods, layout: str = "deterministic", quotation: Quotat
     scores = [score for score in SCORES if any(score in row.means for row in every_row)]
     with_interval = [score for score in scores if score in OF_PICTURES]
     figures = [] if quotation is None else quotation.figures
-    quoted_scores = list(dict.fromkeys(_printed_name(figure.score) for figure in figures))
+    quoted_scores = list(dict.fromkeys(printed_name(figure.score) for figure in figures))
     columns = scores + [score for score in quoted_scores if score not in scores]
 
     lines = [["method", "hole", "images", "identical", *columns, *(f"{score}_ci95" for score in with_interval), "source"]]
@@ -416,7 +421,7 @@ def tsv_table(methods: Methods, layout: str = "deterministic", quotation: Quotat
     if quotation is not None:
         source = "quoted" if quotation.comparable else "quoted, not comparable"
         for method, bin in dict.fromkeys((figure.method, figure.bin) for figure in figures):
-            printed = {_printed_name(f.score): f.printed for f in figures if (f.method, f.bin) == (method, bin)}
+            printed = {printed_name(f.score): f.printed for f in figures if (f.method, f.bin) == (method, bin)}
             cells = [printed.get(score, "nan") for score in columns] + ["nan"] * len(with_interval)
             lines.append([f"{method} (quoted)", bin, "nan", "nan", *cells, source])
     return "\n".join("\t".join(line) for line in lines) + "\n"

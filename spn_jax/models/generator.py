@@ -14,6 +14,7 @@ from spn_jax.config import ModelConfig
 from spn_jax.models.layers import (
     SPADE,
     Activation,
+    ConcatNorm,
     Conv,
     LearntRegionNorm,
     PlainNorm,
@@ -44,7 +45,7 @@ class SPADEResidualBlock(nnx.Module):
     Where the width changes the shortcut is [SPADE, conv] without activation, otherwise the input itself.
     """
 
-    def __init__(self, norms: Sequence[SPADE | PlainNorm], convs: Sequence[Conv], activation: Activation):
+    def __init__(self, norms: Sequence[SPADE | ConcatNorm | PlainNorm], convs: Sequence[Conv], activation: Activation):
         self.norm_in, self.norm_out = norms[:2]
         self.conv_in, self.conv_out = convs[:2]
         self.norm_shortcut = norms[2] if len(norms) > 2 else None
@@ -89,10 +90,12 @@ class Generator(nnx.Module):
         def conv(features_in: int, features_out: int, size: int, **options: Any) -> Conv:
             return Conv(features_in, features_out, size, rng=rng, dtype=dtype, **options)
 
-        def norm(features: int, level: int) -> SPADE | PlainNorm:
+        def norm(features: int, level: int) -> SPADE | ConcatNorm | PlainNorm:
             if level not in config.prior_levels:
                 return PlainNorm()
             prior = prior_width(config, level)
+            if config.conditioning == "concat":
+                return ConcatNorm(features, prior, rng=rng, dtype=dtype)
             hidden = min(config.spade_hidden, prior) if config.spade_hidden_up_to_prior else config.spade_hidden
             return SPADE(features, prior, hidden, rng=rng, dtype=dtype)
 
