@@ -5,7 +5,6 @@ Needs Chromium on the PATH; Playwright drives it and brings none of its own.
 
 import dataclasses
 import io
-import os
 import re
 import shutil
 import signal
