@@ -200,7 +200,8 @@ def compare_training(golden: Golden, networks: tuple[SPN, Discriminator], batch:
             norms = {names[ours]: float(np.linalg.norm(g)) for ours, g in named_arrays(state.model_optimizer.mu).items()}
             largest = max(norms.values())
             errors["untrainable"] = max(norms.pop(name) / largest for name in UNTRAINABLE)
-            errors["gradients"] = max(abs(norm / values[f"grad_norm/{name}"] - 1) for name, norm in norms.items())
+            of_norms = [abs(norm / values[f"grad_norm/{name}"] - 1) for name, norm in norms.items()]
+            errors["gradients"], errors["typical_gradient"] = max(of_norms), float(np.sqrt(np.mean(np.square(of_norms))))
     if steps == 3:  # what the golden file's final values are of
         final = {names[ours]: float(np.abs(value).mean()) for ours, value in named_arrays(state.model).items()}
         errors["final"] = max(abs(value / values[f"final/{name}"][1] - 1) for name, value in final.items() if name not in UNTRAINABLE)

@@ -82,7 +82,12 @@ def test_only_some_masks_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     masks = open_test_masks(Config(data=DataConfig(image_size=SIZE)))
     loaded: list[int] = []
     load = masks.load
-    monkeypatch.setattr(masks, "load", lambda i: loaded.append(i) or load(i))
+
+    def noted(index: int) -> np.ndarray:
+        loaded.append(index)
+        return load(index)
+
+    monkeypatch.setattr(masks, "load", noted)
     kind = mask_kinds.measure(masks, np.arange(12_000), "strokes")
     assert len(loaded) == mask_kinds.MEASURED and (loaded[0], loaded[-1]) == (0, 11_999)
     assert 0 < kind.shares.min() < 0.1 and 0.5 < kind.shares.max() <= 0.6

@@ -9,7 +9,9 @@ from typing import Protocol, TypeVar
 class Kept(Protocol):
     """A photo, or a job with its results."""
 
-    key: str
+    @property
+    def key(self) -> str:
+        """From `new_key`."""
 
     @property
     def size(self) -> int:
