@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,16 @@ class Inpainter:
         """The newest checkpoint of a run's work directory, or one checkpoint. InputError: there is none, or it is damaged."""
         loaded = load_model(path)
         return cls(loaded.model, loaded.config)
+
+    @overload
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray | Image.Image, samples: int = 1, seed: int = 0, strategy: Strategy = "auto"
+    ) -> np.ndarray: ...
+
+    @overload
+    def __call__(
+        self, image: Image.Image, mask: np.ndarray | Image.Image, samples: int = 1, seed: int = 0, strategy: Strategy = "auto"
+    ) -> list[Image.Image]: ...
 
     def __call__(
         self, image: np.ndarray | Image.Image, mask: np.ndarray | Image.Image, samples: int = 1, seed: int = 0, strategy: Strategy = "auto"

@@ -79,3 +79,12 @@ def reference(inputs: "Inputs", tmp_path_factory: pytest.TempPathFactory) -> Pat
     workdir = tmp_path_factory.mktemp("reference") / "run"
     trainer.run(inputs.arguments(workdir, "train.keep_last=100"))
     return workdir
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run's folder by kind of model. Not to be changed."""
+    from tests import inpainting
+
+    folder = tmp_path_factory.mktemp("models")
+    return {kind: inpainting.make_checkpoint(folder, kind) for kind in inpainting.KINDS}
