@@ -395,6 +395,7 @@ def test_every_other_setting_may_not() -> None:
 
 
 OTHER: dict[str, Any] = {  # values for the settings that cannot be doubled
+    "model.conditioning": "concat",
     "model.prior_levels": [3],
     "model.spade_hidden_up_to_prior": True,
     "model.variational": True,
