@@ -278,7 +278,7 @@ def last_arrays(workdir: Path) -> dict[str, dict[str, np.ndarray]]:
 
 @pytest.mark.long
 def test_a_stopped_and_a_killed_sweep_end_as_an_uninterrupted_one(inputs: Inputs, tmp_path: Path) -> None:
-    more = ("schedule.length=6", "--only", "spl", "scales-1")
+    more = ("schedule.length=30", "--only", "spl", "scales-1")
     trainer.finish(start(inputs, tmp_path / "whole", *more))
     interrupted = tmp_path / "interrupted"
     process = start(inputs, interrupted, *more)
@@ -286,7 +286,7 @@ def test_a_stopped_and_a_killed_sweep_end_as_an_uninterrupted_one(inputs: Inputs
     process.send_signal(signal.SIGTERM)
     output, _ = trainer.finish(process)
     assert "stopped; the same command continues the sweep" in output and not (interrupted / "table3.md").exists()
-    for line in ("step 5/", "== spl: evaluation", "== scales-1: model", "step 4/"):
+    for line in ("step 20/", "== spl: evaluation", "== scales-1: model", "step 12/"):
         process = start(inputs, interrupted, *more)
         trainer.wait_for(process, line)
         process.kill()
@@ -327,7 +327,7 @@ def test_a_failed_export_is_one_sentence(inputs: Inputs, tmp_path: Path, monkeyp
 
     seen: list[list[str]] = []
     monkeypatch.setattr(ablate.subprocess, "run", lambda command, env: seen.append(command) or Ended())
-    with pytest.raises(InputError, match="the features of spl could not be exported; what stands above says why"):
+    with pytest.raises(InputError, match="the features of spn could not be exported; what stands above says why"):
         ablate.main(arguments(inputs, tmp_path / "runs", "3", "--export", "--weights", "W", f"teacher.cache={tmp_path / 'none'}"))
     assert seen[0][1:7] == ["-m", "teacher_export", "--config", trainer.CONFIG_FILE, "--weights", "W"]
     assert not os.path.exists(tmp_path / "runs" / "spl" / "train")
