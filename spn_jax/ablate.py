@@ -154,7 +154,9 @@ class Work:
         photos = open_photos(self.config.data.train_photos, "data.train_photos")
         length = resolve_schedule(self.config, steps_per_epoch(self.config, photos)).length
         step = int(newest.name)
-        return step >= length and (not stored.get("interrupted", False) or has_evaluation(self.trained, step))
+        # SIGTERM at the very last step came before its evaluation, which the trainer makes up for at the next start.
+        awaited = step == length and stored.get("interrupted", False) and not has_evaluation(self.trained, step)
+        return step >= length and not awaited
 
     def is_evaluated(self) -> bool:
         """Whether its last checkpoint was evaluated on the sweep's pairs, with the weights that were asked for."""

@@ -152,7 +152,13 @@ Layout = dict[str, Entry]  # released name -> entry; two names may stand for one
 
 
 def model_layout(config: ModelConfig, teacher_channels: Mapping[int, int] = TEACHER_CHANNELS) -> Layout:
-    """The released layout of prior learner and generator with heads for these channels of the teacher {level: channels}."""
+    """The released layout of prior learner and generator with heads for these channels of the teacher {level: channels}.
+
+    Raises:
+        InputError: a model that the released programs do not have.
+    """
+    if config.conditioning != "spade":
+        raise InputError(f"model.conditioning={config.conditioning} is an ablation that the released programs do not have; use spade")
     model = nnx.eval_shape(lambda: SPN(config, teacher_channels, rng=np.random.default_rng(0)))
     return _layout(model, model_modules(config, teacher_channels))
 

@@ -99,7 +99,7 @@ def _difference(results: Results, reference: Results, score: str) -> str:
     if len(ours) != len(theirs) or not np.array_equal(results.records["hole"], reference.records["hole"], equal_nan=True):
         raise InputError("the runs of the sweep were evaluated on other pictures; evaluate them again in another --workdir")
     finite = np.isfinite(ours) & np.isfinite(theirs)
-    change = (ours - theirs)[finite] * (paper.PRINTED_MAE if score == "mae" else 1)
+    change = (ours[finite] - theirs[finite]) * (paper.PRINTED_MAE if score == "mae" else 1)
     if not len(change):
         return "-"
     digits = tables.DIGITS.get(score, tables.FEWER_DIGITS)

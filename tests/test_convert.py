@@ -371,3 +371,8 @@ def test_the_paper_s_ablations_have_their_place_in_the_table(config: ModelConfig
         for entry in layout.values()
     }
     assert shapes(model_to_released(arrays, config, channels)) == {name: entry.shape for name, entry in layout.items()}
+
+
+def test_an_ablation_that_was_never_released_has_no_layout() -> None:
+    with pytest.raises(InputError, match="model.conditioning=concat is an ablation that the released programs do not have"):
+        model_layout(ModelConfig(conditioning="concat"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spn_jax.models import layers
-from spn_jax.models.layers import Conv, LearntRegionNorm, RegionNorm, ResidualBlock, SpectralConv, convolve
+from spn_jax.models.layers import ConcatNorm, Conv, LearntRegionNorm, RegionNorm, ResidualBlock, SpectralConv, convolve
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -152,6 +152,19 @@ def test_learnt_region_norms_convolutions_all_learn() -> None:
     for layer in (gradients.importance, gradients.gamma, gradients.beta):
         assert float(jnp.abs(layer.kernel[...]).max()) > 0
     assert gradients.importance.bias is None
+
+
+def test_concatenation_in_place_of_spade_is_a_convolution_of_normalised_features_and_prior() -> None:
+    norm = ConcatNorm(4, 3, rng=rng(), dtype=jnp.float32)
+    x, prior = 5 + 2 * random(2, 8, 8, 4), random(2, 8, 8, 3, seed=1)
+    kernel, bias = norm.conv.kernel[...], norm.conv.bias[...]  # type: ignore[index]
+    halves = (
+        torch.nn.functional.conv2d(
+            to_torch(part), torch.from_numpy(np.asarray(kernel)[:, :, channels].transpose(3, 2, 0, 1).copy()), padding=1
+        )
+        for part, channels in ((layers.instance_norm(x), slice(0, 4)), (prior, slice(4, 7)))
+    )
+    np.testing.assert_allclose(norm(x, prior), sum(map(from_torch, halves)) + np.asarray(bias), atol=1e-5)
 
 
 def test_residual_block_has_a_convolved_shortcut_only_where_the_width_changes() -> None:

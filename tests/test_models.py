@@ -254,6 +254,22 @@ def test_fewer_prior_scales_leave_the_others_without_priors_heads_and_spade(leve
     assert not any(name.startswith("generator.decoder.1.norm_in") for name in names)
 
 
+def test_concatenation_takes_the_place_of_every_spade_and_of_nothing_else() -> None:
+    """Fig. 7's ablation: all that is not a norm keeps its name and shape, and the prior still reaches the image."""
+    spade, concat = (abstract_spn(dataclasses.replace(ModelConfig(), conditioning=kind)) for kind in ("spade", "concat"))
+    ours, theirs = ({n: x.shape for n, x in named_arrays(nnx.as_pure(nnx.state(m))).items()} for m in (concat, spade))
+    assert {n: s for n, s in ours.items() if ".norm_" not in n} == {n: s for n, s in theirs.items() if ".norm_" not in n}
+    norms = {name.rpartition(".")[0].rpartition(".")[0] for name in theirs if ".norm_" in name}
+    assert {name for name in ours if ".norm_" in name} == {f"{norm}.conv.{leaf}" for norm in norms for leaf in ("kernel", "bias")}
+    assert parameter_count(concat) == 55_118_451
+
+    model = SPN(dataclasses.replace(tiny().model, conditioning="concat"), CHANNELS, rng=np.random.default_rng(0))
+    encoding = jax.jit(lambda model, *inputs: model.encode(*inputs))(model, *photos())
+    decode = jax.jit(lambda model, encoding: model.decode(encoding).image)
+    with_prior, without = decode(model, encoding), decode(model, encoding._replace(trunk=jnp.zeros_like(encoding.trunk)))
+    assert float(jnp.abs(with_prior - without).max()) > 1e-5
+
+
 def test_every_parameter_gets_a_gradient_but_biases_that_a_norm_cancels(model: SPN) -> None:
     image, mask = photos()
 
