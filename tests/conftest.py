@@ -79,3 +79,11 @@ def reference(inputs: "Inputs", tmp_path_factory: pytest.TempPathFactory) -> Pat
     workdir = tmp_path_factory.mktemp("reference") / "run"
     trainer.run(inputs.arguments(workdir, "train.keep_last=100"))
     return workdir
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run's folder with one checkpoint of the tiny model, by kind. Not to be changed."""
+    from tests import tiny
+
+    return tiny.save_checkpoints(tmp_path_factory.mktemp("runs"))

@@ -115,7 +115,7 @@ def test_converted_checkpoint_predicts_what_the_run_does(run: Path, converted: P
     for name, checkpoint in ("run", run), ("converted", converted):
         common = ["--image", str(photo), "--mask", str(tmp_path / "mask.png"), "--samples", "2", "--seed", "7"]
         predict(["--checkpoint", str(checkpoint), "--output", str(tmp_path / f"{name}.png"), *common])
-        pictures[name] = [pixels(tmp_path / f"{name}-{i}.png") for i in (1, 2)]
+        pictures[name] = [pixels(tmp_path / f"{name}_{i}.png") for i in (0, 1)]
     np.testing.assert_array_equal(pictures["converted"], pictures["run"])
     for picture in pictures["run"]:
         np.testing.assert_array_equal(picture[hole == 0], original[hole == 0])
