@@ -32,6 +32,16 @@ class Inpainter:
     the size that the model was trained at, and enlarges the result; "crop" surroundings of each hole. "auto" takes the first for
     photos of up to twice that size, and crops for larger ones.
 
+    Example:
+
+        from PIL import Image
+        from spn_jax import Inpainter
+
+        inpainter = Inpainter.load("runs/celebahq_probabilistic")
+        photo, mask = Image.open("photo.jpg"), Image.open("hole.png")
+        for i, filled in enumerate(inpainter(photo, mask, samples=3, seed=0)):
+            filled.save(f"filled_{i}.png")
+
     Args:
         model: its parameters lie on one device.
         config: of the checkpoint.

@@ -10,7 +10,10 @@ import numpy as np
 Strategy = Literal["auto", "original", "resize", "crop"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
-LARGEST = 2  # side of what the network is shown, in sizes that it was trained at; at full size 512 pixels and 1.6 GB of memory
+# Of the size that the model was trained at.
+LARGEST = 2  # side of what the network is shown, times that size; at full size 512 pixels and 1.6 GB of memory
+
+FEATHER = 1 / 32  # depth of the seam inside the hole, in sides of the window
 
 
 class Shown(NamedTuple):
@@ -26,7 +29,7 @@ class Window:
 
     top, left, height, width: in pixels of the photo.
     limit: the longer side is brought down to this, None if it is shown as it is.
-    part: bool (height, width), the pixels that are filled from this window.
+    part: float32 (height, width), the weight of this window in each pixel; above 0 in those that are filled from it.
     """
 
     top: int
@@ -69,7 +72,7 @@ def plan(mask: np.ndarray, strategy: Strategy, trained: int) -> list[Window]:
     hole = mask[..., 0] > 0
     if strategy != "crop":
         height, width = hole.shape
-        return [Window(0, 0, height, width, None if strategy == "original" else LARGEST * trained, hole)]
+        return [Window(0, 0, height, width, None if strategy == "original" else LARGEST * trained, hole.astype(np.float32))]
     return list(_crops(hole, trained))
 
 
@@ -87,17 +90,33 @@ def _crops(hole: np.ndarray, trained: int) -> Iterator[Window]:
         box = slice(top, top + height), slice(left, left + width)
         part = hole[box] & (labels[box] == label)
         thin = depth[box][part].max() <= trained / 8
-        cell = (LARGEST * trained - trained // 2) if thin else max(height, width)  # leaves P / 4 of surroundings at each side
-        for i in range(0, height, cell):
-            for j in range(0, width, cell):
-                piece = np.zeros_like(part)
-                piece[i : i + cell, j : j + cell] = part[i : i + cell, j : j + cell]
+        cell = (LARGEST * trained - trained // 2) if thin else max(height, width)
+        for rows, down in _overlapping(height, cell, near):
+            for columns, across in _overlapping(width, cell, near):
+                piece = part[rows, columns] * np.outer(down, across)
                 if piece.any():
-                    yield _around(piece, (top, left), hole.shape, trained)
+                    yield _around(piece, (top + rows.start, left + columns.start), hole.shape, trained)
+
+
+def _overlapping(length: int, cell: int, overlap: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """Pieces of a length, `cell` long but for the last, and how much each counts: where two overlap, one fades into the other."""
+    count = -(-max(length - overlap, 1) // (cell - overlap)) if length > cell else 1
+    for i in range(count):
+        start = i * (cell - overlap)
+        weights = np.ones(min(cell, length - start), np.float32)
+        ramp = (np.arange(overlap, dtype=np.float32) + 0.5) / max(overlap, 1)
+        if i > 0:
+            weights[:overlap] *= ramp[: len(weights)]
+        if i < count - 1:
+            weights[-overlap:] *= ramp[::-1]
+        yield slice(start, start + len(weights)), weights
 
 
 def _around(piece: np.ndarray, corner: tuple[int, int], size: tuple[int, ...], trained: int) -> Window:
-    """A window with margins around pixels to fill; `corner` is the place of the array `piece` in the photo."""
+    """A window with margins, of a quarter of the trained size or more, around pixels to fill.
+
+    `piece` holds their weights; `corner` is its place in the photo.
+    """
     rows, columns = (np.flatnonzero(piece.any(axis)) for axis in (1, 0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     extent = max(bottom - top, right - left)
@@ -106,7 +125,7 @@ def _around(piece: np.ndarray, corner: tuple[int, int], size: tuple[int, ...], t
     height, width = min(side, size[0]), min(side, size[1])
     first = _placed(corner[0] + top, corner[0] + bottom, height, size[0])
     begin = _placed(corner[1] + left, corner[1] + right, width, size[1])
-    part = np.zeros((height, width), bool)
+    part = np.zeros((height, width), np.float32)
     part[
         corner[0] + top - first : corner[0] + bottom - first,
         corner[1] + left - begin : corner[1] + right - begin,
@@ -134,9 +153,39 @@ def show(image: np.ndarray, mask: np.ndarray, window: Window) -> Shown:
 
 
 def assemble(image: np.ndarray, mask: np.ndarray, windows: Sequence[Window], predictions: Sequence[np.ndarray]) -> np.ndarray:
-    """The completion, uint8 (h, w, 3), from predictions uint8 (h', w', 3) of what the windows show; the photo itself outside the hole."""
-    completion = image.copy()
+    """The completion of a photo.
+
+    Args:
+        image: uint8 (h, w, 3).
+        mask: uint8 (h, w, 1), 1 = hole.
+        predictions: uint8 (h', w', 3), of what each window shows, hole and known pixels alike.
+
+    Returns:
+        uint8 (h, w, 3), the photo itself outside the hole.
+    """
+    total, weight = np.zeros(image.shape, np.float32), np.zeros(mask.shape, np.float32)
     for window, prediction in zip(windows, predictions, strict=True):
-        whole = cv2.resize(prediction, (window.width, window.height), interpolation=cv2.INTER_CUBIC)
-        completion[window.place][window.part] = whole[window.part]
+        whole = cv2.resize(prediction, (window.width, window.height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+        if window.limit is not None:
+            whole = with_feathered_seam(whole, image[window.place], mask[window.place])
+        total[window.place] += window.part[..., None] * whole
+        weight[window.place] += window.part[..., None]
+    completion, filled = image.copy(), weight[..., 0] > 0
+    completion[filled] = np.rint(np.clip(total[filled] / weight[filled], 0, 255)).astype(np.uint8)
     return completion
+
+
+def with_feathered_seam(prediction: np.ndarray, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A prediction float32 (h, w, 3) that meets the known pixels without an edge.
+
+    What it lacks of the known pixels, on average over those near by, is added along the border of the hole and less and less
+    inwards, down to nothing at a depth of FEATHER.
+    """
+    radius = max(1, round(max(mask.shape) * FEATHER))
+    known = (1 - mask[..., 0]).astype(np.float32)
+    lacking = (image - prediction) * known[..., None]
+    for _ in range(2):  # twice, because the mean over a square alone would show its corners
+        lacking, known = (np.asarray(cv2.blur(x, (2 * radius + 1, 2 * radius + 1)), np.float32) for x in (lacking, known))
+    depth = cv2.distanceTransform(mask[..., 0], cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    fading = np.clip(1 - depth / radius, 0, 1) / np.maximum(known, 1e-6)
+    return prediction + lacking * fading[..., None]

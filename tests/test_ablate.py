@@ -326,7 +326,12 @@ def test_a_failed_export_is_one_sentence(inputs: Inputs, tmp_path: Path, monkeyp
         returncode = 2
 
     seen: list[list[str]] = []
-    monkeypatch.setattr(ablate.subprocess, "run", lambda command, env: seen.append(command) or Ended())
+
+    def run(command: list[str], env: dict[str, str]) -> Ended:
+        seen.append(command)
+        return Ended()
+
+    monkeypatch.setattr(ablate.subprocess, "run", run)
     with pytest.raises(InputError, match="the features of spn could not be exported; what stands above says why"):
         ablate.main(arguments(inputs, tmp_path / "runs", "3", "--export", "--weights", "W", f"teacher.cache={tmp_path / 'none'}"))
     assert seen[0][1:7] == ["-m", "teacher_export", "--config", trainer.CONFIG_FILE, "--weights", "W"]

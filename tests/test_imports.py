@@ -58,6 +58,10 @@ def test_leaves_import_nothing_of_ours_but_config_errors_and_files() -> None:
         assert ours <= {"spn_jax.config", "spn_jax.errors", "spn_jax.files"}, path
 
 
+def test_photos_and_windows_need_no_jax() -> None:
+    check(files("spn_jax/photos.py", "spn_jax/windows.py"), "jax", "flax", "spn_jax.models", "spn_jax.inpainter")
+
+
 def test_data_imports_no_jax_and_no_models() -> None:
     check(files("spn_jax/data/*.py"), "jax", "flax", "spn_jax.models", "spn_jax.step", "spn_jax.train")
 

@@ -1,5 +1,6 @@
-"""What tests of the model and the step share: the tiny config, its networks, and a batch of random photos."""
+"""What tests of the model, the step and the programs on top share: the tiny config, its networks, its checkpoints, random photos."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from spn_jax.config import Config, load_config
+from spn_jax.checkpoint import Checkpoints
+from spn_jax.config import Config, load_config, to_dict
+from spn_jax.parameters import named_arrays, with_named_arrays
 from spn_jax.sharding import make_mesh, replicate
 from spn_jax.step import Frozen, StepGraph, TrainState, build_networks, compile_train_step, create_state, resolve_schedule
 
@@ -51,3 +54,38 @@ def run_steps(config: Config, steps: int, frozen: Frozen | None = None, batch: A
         state, metrics = step(graph, state, frozen or Frozen(), random_batch(config, i) if batch is None else batch)
         history.append({name: float(value) for name, value in metrics.items()})
     return state, history
+
+
+KINDS = {
+    "spn": (),
+    "spn-probabilistic": ("model.variational=true", "model.latent_channels=4", "model.discriminator=instance_norm"),
+}
+SIGMA = "prior_learner.variational.sigma.bias"
+
+
+def save_checkpoints(folder: Path) -> dict[str, Path]:
+    """A run's folder by kind of model, with initial parameters, but for a latent that varies enough to be seen in 8 bits."""
+    for kind, overrides in KINDS.items():
+        config = tiny(*overrides)
+        info = {"config": to_dict(config), "teacher": {"channels": {str(level): c for level, c in CHANNELS.items()}}}
+        state = new_state(config)[1]
+        if config.model.variational:
+            names = named_arrays(state.model)
+            names[SIGMA] = names[SIGMA] + 20
+            state = dataclasses.replace(state, model=with_named_arrays(state.model, names, what=kind))
+        with Checkpoints(folder / kind, 1, 0) as saved:
+            saved.save(1, state, info, None)
+            saved.wait()
+    return {kind: folder / kind for kind in KINDS}
+
+
+def photo(height: int = 21, width: int = 29, seed: int = 0) -> np.ndarray:
+    """Random colours, of a size whose sides are no multiples of 4."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def corner(height: int = 21, width: int = 29) -> np.ndarray:
+    """A hole that touches the right and the lower border, where the photo is continued."""
+    mask = np.zeros((height, width, 1), np.uint8)
+    mask[height // 2 :, width // 3 :] = 1
+    return mask
