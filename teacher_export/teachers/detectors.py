@@ -44,4 +44,5 @@ def load(name: str, weights: str | None, seed: int, device: torch.device, image_
         weights_origin=origin,
         weights_sha256=hash_tensors({n: t for n, t in backbone.state_dict().items() if counts(n)}),
         model=backbone,
+        parallel=True,
     )

@@ -21,7 +21,11 @@ def load_sobel(weights: str | None, seed: int, device: torch.device) -> Extracto
         return torch.linalg.vector_norm(torch.nn.functional.conv2d(padded, kernel.to(grey.dtype)), dim=1, keepdim=True)
 
     return Extractor(
-        forward=lambda photos: [edges(grey) for grey in _scales(photos)], names=NAMES, weights_origin="Sobel", weights_sha256="sobel 1"
+        forward=lambda photos: [edges(grey) for grey in _scales(photos)],
+        names=NAMES,
+        weights_origin="Sobel",
+        weights_sha256="sobel 1",
+        parallel=True,
     )
 
 
@@ -39,6 +43,7 @@ def load_canny(weights: str | None, seed: int, device: torch.device) -> Extracto
         names=NAMES,
         weights_origin=f"Canny(thresholds={CANNY[0]}, {CANNY[1]})",
         weights_sha256=f"canny 1 {CANNY}",
+        parallel=True,
     )
 
 

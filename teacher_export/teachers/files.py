@@ -1,7 +1,7 @@
 """Files of tensors, read without executing anything, and what tensors are recognised by."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +57,24 @@ def read_tensors(path: str, option: str = "--weights") -> dict[str, torch.Tensor
         raise InputError(f"{option} {path} is damaged or no safetensors file; download it again") from error
 
 
-def fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], known: Iterable[str], what: str, prefix: str = "") -> str:
+def fill(
+    model: torch.nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    known: Iterable[str],
+    what: str,
+    rename: Callable[[str], str] = lambda name: name,
+) -> str:
     """Loads all that `model` has from `tensors`; returns what was left out, as text.
 
     Args:
         known: names that may be there besides, of parts that are not used.
         what: names the file and the network in errors.
-        prefix: of the names in `model` that the file does not have.
+        rename: gives the file's name of a tensor in `model`.
 
     Raises:
         InputError: lists everything that is missing, unknown or of another shape, at once.
     """
-    wanted = {name.removeprefix(prefix): (name, tensor) for name, tensor in model.state_dict().items() if counts(name)}
+    wanted = {rename(name): (name, tensor) for name, tensor in model.state_dict().items() if counts(name)}
     given = {name: tensor for name, tensor in tensors.items() if counts(name)}
     beyond = sorted(set(given) - set(wanted))
     problems = [f"missing {name}" for name in wanted if name not in given]

@@ -13,12 +13,15 @@ A teacher is a function from photos to feature maps, with a note of its weights.
 
         return Extractor(forward=forward, weights_origin="owner/repository v1", weights_sha256="v1", names=("a", "b", "c"))
 
+A `forward` that keeps nothing between its calls, as hooks would, may say `parallel=True`: the export then uses all cores of a CPU.
 `python -m teacher_export --config ... teacher.name=my_teacher.py` runs it, and training reads what it wrote: nothing else has to know
 of it. How many channels a map has, how large it is and which scale of the prior it serves is found out by a trial pass.
 """
 
+import contextlib
 import dataclasses
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +39,7 @@ class Extractor:
     weights_sha256: str  # equal for equal features
     names: tuple[str, ...] = ()  # of the maps; none: map_0, map_1, ...
     model: Any = None  # the network behind `forward`, if there is one
+    parallel: bool = False  # threads may call `forward` at the same time; hooks that store maps would mix up their photos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Teacher:
     extractor: Extractor
     choices: Mapping[int, Choice]  # by level, ascending
     resize: str
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def weights_origin(self) -> str:
@@ -83,8 +88,17 @@ class Teacher:
 
     @torch.inference_mode()
     def __call__(self, photos: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Photos (b, h, w, 3) with values in [0, 1] -> {level: (b, h', w', c)}, both on `device`."""
-        maps = self.extractor.forward(photos.permute(0, 3, 1, 2))
+        """Photos (b, h, w, 3) with values in [0, 1] -> {level: (b, h', w', c)}, both on `device`. May be called from several threads.
+
+        Raises:
+            InputError: what `forward` returns is not what it was for one photo.
+        """
+        with contextlib.nullcontext() if self.extractor.parallel else self.lock:
+            maps = self.extractor.forward(photos.permute(0, 3, 1, 2))
+        require_maps(self.name, maps)
+        if len(maps) <= max(choice.index for choice in self.choices.values()) or any(len(m) != len(photos) for m in maps):
+            shown = ", ".join(str(tuple(m.shape)) for m in maps)
+            raise InputError(f"teacher.name={self.name} returns maps {shown} for {len(photos)} photos; each must have one entry a photo")
         return {level: self._at_level(maps[choice.index], choice).permute(0, 2, 3, 1) for level, choice in self.choices.items()}
 
     def _at_level(self, features: torch.Tensor, choice: Choice) -> torch.Tensor:
@@ -147,11 +161,16 @@ def _choice(name: str, index: int, side: int, wanted: int, rule: str) -> Choice:
 
 def check_maps(name: str, maps: Any) -> None:
     """Raises InputError unless `maps` is what `Extractor.forward` must return for one photo."""
-    if not isinstance(maps, list | tuple) or not maps or not all(isinstance(m, torch.Tensor) for m in maps):
-        raise InputError(f"teacher.name={name} must return a list of feature maps for a batch of photos; it returns {type(maps).__name__}")
+    require_maps(name, maps)
     wrong = [tuple(m.shape) for m in maps if m.ndim != 4 or len(m) != 1 or m.shape[-1] != m.shape[-2] or 0 in m.shape]
     if wrong:
         raise InputError(f"teacher.name={name} returns maps of the shape {wrong[0]} for one square photo; they must be (1, channels, h, h)")
+
+
+def require_maps(name: str, maps: Any) -> None:
+    """Raises InputError unless `maps` is a list of tensors."""
+    if not isinstance(maps, list | tuple) or not maps or not all(isinstance(m, torch.Tensor) for m in maps):
+        raise InputError(f"teacher.name={name} must return a list of feature maps for a batch of photos; it returns {type(maps).__name__}")
 
 
 def need(weights: str | None, name: str, choice: str) -> str:

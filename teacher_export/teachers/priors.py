@@ -43,6 +43,7 @@ def load(folder: str, weights: str | None, seed: int, device: torch.device, imag
         weights_origin=f"priors of {loaded.config.model.kind} {folder}",
         weights_sha256=parameters_sha256(model),
         model=model,
+        parallel=True,
     )
 
 

@@ -3,11 +3,12 @@
 Each of them is a program that runs with the rights of whoever starts the export: take only files that you trust.
 """
 
+import dataclasses
 import hashlib
 import runpy
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,27 @@ def load_python(path: Path, weights: str | None, seed: int, device: torch.device
     except InputError:
         raise
     except Exception as error:  # whatever the file does
-        inside = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        where = f"line {inside[-1]}: " if inside else ""
-        raise InputError(f"teacher.name={path} fails: {where}{type(error).__name__}: {_first_line(error)}; correct the file") from error
+        raise _fails(path, error) from error
     if not isinstance(extractor, Extractor):
         raise InputError(f"teacher.name={path} must define load(weights, seed, device) that returns a teacher_export.teachers.Extractor")
-    return extractor
+    run = extractor.forward
+
+    def forward(photos: torch.Tensor) -> Sequence[torch.Tensor]:
+        try:
+            return run(photos)
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise _fails(path, error) from error
+
+    return dataclasses.replace(extractor, forward=forward)
+
+
+def _fails(path: Path, error: Exception) -> InputError:
+    """The error of a Python file, with its line."""
+    inside = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    where = f"line {inside[-1]}: " if inside else ""
+    return InputError(f"teacher.name={path} fails: {where}{type(error).__name__}: {_first_line(error)}; correct the file")
 
 
 def _extractor(path: Path, module: Callable[[torch.Tensor], Any]) -> Extractor:
@@ -65,6 +81,8 @@ def _extractor(path: Path, module: Callable[[torch.Tensor], Any]) -> Extractor:
     def forward(photos: torch.Tensor) -> Any:
         try:
             maps = module(photos)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # shapes it was not exported for, operators the device lacks
             raise InputError(
                 f"teacher.name={path} fails on photos {tuple(photos.shape)} ({_first_line(error)}); "
@@ -76,7 +94,7 @@ def _extractor(path: Path, module: Callable[[torch.Tensor], Any]) -> Extractor:
 
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Extractor(forward=forward, names=names, weights_origin=f"file {path.name}", weights_sha256=digest, model=module)
+    return Extractor(forward=forward, names=names, weights_origin=f"file {path.name}", weights_sha256=digest, model=module, parallel=True)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,8 @@
 """`timm:MODEL`: the feature maps of any backbone of timm."""
 
 import difflib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +30,59 @@ def load(name: str, weights: str | None, seed: int, device: torch.device, image_
         model = create(name, weights == "pretrained", 2 * image_size)
     origin = f"timm:{name}" if weights == "pretrained" else f"random(seed={seed})"
     if weights not in ("pretrained", "random"):
-        # Those of a transformer stand behind a wrapper's name.
-        prefix = "model." if all(n.startswith("model.") for n in model.state_dict()) else ""
-        known = timm.create_model(name).state_dict()
-        left_out = fill(model, read_tensors(weights), known, f"--weights {weights} does not fit {name} (names as timm has them)", prefix)
+        left_out = fill_from_file(model, name, weights, 2 * image_size)
         print(f"weights {weights}: left out: {left_out}", flush=True)
         origin = f"file {Path(weights).name}"
     model = model.to(device).eval().requires_grad_(False)
     config = timm.get_pretrained_cfg(name)
     mean, std = (config.mean, config.std) if config is not None else IMAGENET
     return Extractor(
-        forward=lambda photos: list(model(normalise(photos, mean, std))),
+        forward=lambda photos: channels_first(model, model(normalise(photos, mean, std))),
         names=tuple(model.feature_info.module_name()),
         weights_origin=origin,
         weights_sha256=hash_tensors({n: t for n, t in model.state_dict().items() if counts(n)}),
         model=model,
+        parallel=not isinstance(model, timm.models.FeatureHookNet) and getattr(model, "feature_hooks", None) is None,
     )
 
 
-def create(name: str, pretrained: bool, side: int) -> Any:
-    """The model that gives feature maps of photos of this side. InputError if it has none or cannot be downloaded."""
+def channels_first(model: Any, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The model's maps as (b, c, h, w): some transformers give (b, h, w, c)."""
+    return [m.permute(0, 3, 1, 2) if getattr(model, "output_fmt", "NCHW") == "NHWC" else m for m in maps]
+
+
+def fill_from_file(model: Any, name: str, weights: str, side: int) -> str:
+    """Loads a file of the whole network, or of its trunk, into the `model` that gives feature maps; returns what was left out.
+
+    Raises:
+        InputError: it cannot be read or does not fit, with everything that does not.
+    """
+    whole, tensors = create(name, False, side, features_only=False), read_tensors(weights)
+    # Timm's own table of older names; it also brings a transformer's positions to the photos' size.
+    adapt = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
+    if adapt is not None:
+        try:
+            tensors = dict(adapt(tensors, whole))
+        except Exception as error:  # it takes the names for granted
+            raise InputError(f"--weights {weights} does not fit {name} ({type(error).__name__}: {error})") from error
+    # What gives feature maps is a wrapper: its names begin with "model." or have an underscore for a dot.
+    known = whole.state_dict()
+    theirs = {n.replace(".", "_"): n for n in known}
+
+    def rename(ours: str) -> str:
+        return next((theirs[n] for n in (ours.replace(".", "_"), ours.removeprefix("model.").replace(".", "_")) if n in theirs), ours)
+
+    return fill(model, tensors, known, f"--weights {weights} does not fit {name} (names as timm has them)", rename)
+
+
+def create(name: str, pretrained: bool, side: int, features_only: bool = True) -> Any:
+    """The model, or what gives its feature maps, for photos of this side. InputError if it has none or cannot be downloaded."""
     try:
         # Transformers are made for one size; other networks do not know the argument.
         try:
-            return timm.create_model(name, features_only=True, pretrained=pretrained, img_size=side)
+            return timm.create_model(name, features_only=features_only, pretrained=pretrained, img_size=side)
         except TypeError:
-            return timm.create_model(name, features_only=True, pretrained=pretrained)
+            return timm.create_model(name, features_only=features_only, pretrained=pretrained)
     except Exception as error:  # the hub's client, its network library, timm and every model each have errors of their own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         if pretrained:

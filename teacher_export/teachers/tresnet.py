@@ -31,6 +31,7 @@ def load(weights: str | None, seed: int, device: torch.device) -> Extractor:
         weights_origin=origin,
         weights_sha256=hash_tensors(trunk_tensors(model.state_dict())),
         model=model,
+        parallel=True,
     )
 
 
