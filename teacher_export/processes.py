@@ -31,6 +31,9 @@ def find_share(process: int | None, processes: int | None, environment: Mapping[
         return _checked(process, processes, None, "--process and --processes")
     if process is not None:
         raise InputError(f"--process {process} needs --processes, their number, in every one of them")
+    # torchrun first: inside an indexed job it numbers the processes of all pods.
+    if processes is None and {"RANK", "WORLD_SIZE"} <= environment.keys():
+        return _checked(_number(environment, "RANK"), _number(environment, "WORLD_SIZE"), _local(environment, "LOCAL_RANK"), "torchrun")
     if "JOB_COMPLETION_INDEX" in environment:  # Kubernetes tells each pod its index and none how many there are
         if processes is None:
             raise InputError(
@@ -39,8 +42,6 @@ def find_share(process: int | None, processes: int | None, environment: Mapping[
         return _checked(_number(environment, "JOB_COMPLETION_INDEX"), processes, None, "Kubernetes indexed job")
     if processes is not None:
         raise InputError(f"--processes {processes} needs --process, the number of this one, from 0 to {processes - 1}")
-    if {"RANK", "WORLD_SIZE"} <= environment.keys():
-        return _checked(_number(environment, "RANK"), _number(environment, "WORLD_SIZE"), _local(environment, "LOCAL_RANK"), "torchrun")
     if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
         first = _number(environment, "SLURM_ARRAY_TASK_MIN") if "SLURM_ARRAY_TASK_MIN" in environment else 0
         return _checked(

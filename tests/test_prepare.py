@@ -22,7 +22,7 @@ from PIL import Image
 
 from scripts import prepare_dataset
 from spn_jax.config import Config, apply_overrides
-from spn_jax.data import mask_set, official, prepare
+from spn_jax.data import images, mask_set, official, prepare
 from spn_jax.data.images import open_photos
 from spn_jax.data.masks import open_masks
 from spn_jax.data.shards import TEMPORARY
@@ -348,6 +348,61 @@ def test_folders_called_train_and_test_are_the_split(tmp_path: Path) -> None:
     assert list(open_photos(str(tmp_path / "out" / "train"), "x").names) == ["a.jpg", "b/a.jpg"]
     assert list(open_photos(str(tmp_path / "out" / "test"), "x").names) == ["a.jpg"]
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["notes"] == ["1 photos outside of train/ and test/ are left out"]
+
+
+def test_photos_of_equal_names_in_several_train_folders_keep_their_folders(tmp_path: Path) -> None:
+    names = [f"{kind}/{half}/1.jpg" for kind in ("cats", "dogs") for half in ("train", "test")]
+    run("folder", [as_folder(tmp_path / "source", {name: picture(i) for i, name in enumerate(names)})], tmp_path / "out")
+    for half in ("train", "test"):
+        assert list(open_photos(str(tmp_path / "out" / half), "x").names) == ["cats/1.jpg", "dogs/1.jpg"]
+
+
+def test_links_among_the_folders_of_a_source_bring_no_photo_twice(tmp_path: Path) -> None:
+    source = as_folder(tmp_path / "source", {f"in/{i}.jpg": picture(i) for i in range(3)})
+    (source / "in" / "back").symlink_to(source)
+    (source / "again").symlink_to(source / "in")
+    assert open_source(str(source)).names == ["in/0.jpg", "in/1.jpg", "in/2.jpg"]
+
+
+def test_a_link_to_nowhere_is_one_sentence(tmp_path: Path) -> None:
+    source = as_folder(tmp_path / "source", {f"{i}.jpg": picture(i) for i in range(3)})
+    (source / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    with pytest.raises(InputError, match=r"gone\.jpg cannot be read \(No such file or directory\); put it back, or remove it"):
+        run("folder", [source], tmp_path / "out")
+
+
+def test_odd_names_are_kept_and_one_with_a_line_break_is_refused(tmp_path: Path) -> None:
+    odd = ["a\u2028b.jpg", "c\x85d.jpg", os.fsdecode(b"\xff.jpg")]
+    source = as_folder(tmp_path / "source", {name: picture(i) for i, name in enumerate([*odd, *"123456789"])})
+    for name in "123456789":
+        (source / name).rename(source / f"{name}.jpg")
+    run("folder", [source], tmp_path / "out")
+    names = [name for half in ("train", "test") for name in open_photos(str(tmp_path / "out" / half), "x").names]
+    assert set(odd) < set(names) and len(names) == 12
+    as_folder(source, {"e\nf.jpg": picture(9)})
+    with pytest.raises(InputError, match=r"1 photos have a line break in their names, such as 'e\\nf.jpg'; rename them"):
+        run("folder", [source], tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_preparation_killed_in_its_first_moment_goes_on(tmp_path: Path) -> None:
+    source = as_folder(tmp_path / "source", {f"{i}.jpg": picture(i) for i in range(3)})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"{TEMPORARY}plan.json-host-1").write_text("{")
+    run("folder", [source], tmp_path / "out")
+    assert not list((tmp_path / "out").rglob(f"{TEMPORARY}*"))
+
+
+def test_more_shards_than_open_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "SMALLEST_SHARD", 1)
+    monkeypatch.setattr(images, "OPEN_FILES", 2)
+    run("folder", [as_folder(tmp_path / "source", {f"{i}.jpg": picture(i) for i in range(10)})], tmp_path / "out")
+    photos = open_photos(str(tmp_path / "out" / "train"), "x")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        for i, name in enumerate(photos.names):
+            assert photos.read(i) == picture(int(name.partition(".")[0]))
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
 def test_names_beside_records_have_to_be_as_many(tmp_path: Path) -> None:

@@ -273,8 +273,9 @@ def test_a_photo_replaced_after_the_export_stops_the_training(config: Config, ra
         ((None, None), {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, (0, 1, None)),
         ((None, None), {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "6"}, (4, 6, None)),
         ((None, 3), {"JOB_COMPLETION_INDEX": "2"}, (2, 3, None)),
+        ((None, None), {"JOB_COMPLETION_INDEX": "1", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (5, 8, 1)),
     ],
-    ids=["alone", "flags first", "torchrun", "SLURM", "SLURM alone", "SLURM array", "Kubernetes"],
+    ids=["alone", "flags first", "torchrun", "SLURM", "SLURM alone", "SLURM array", "Kubernetes", "torchrun in Kubernetes"],
 )
 def test_share_is_told_by_flags_or_engine(
     flags: tuple[int | None, int | None], environment: dict[str, str], expected: tuple[int, int, int | None]

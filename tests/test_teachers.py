@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,29 @@ def test_timm_file_has_to_fit(tmp_path: Path) -> None:
     torch.save(broken, tmp_path / "broken.pth")
     with pytest.raises(InputError, match="does not fit resnet10t .*missing layer1.0.conv1.weight; unknown other.weight"):
         teacher("name=timm:resnet10t", weights=str(tmp_path / "broken.pth"))
+
+
+def test_threads_do_not_mix_up_the_photos_of_a_network_with_hooks() -> None:
+    found = teacher("name=timm:xception41", weights="random")
+    assert not found.extractor.parallel and teacher("name=timm:resnet10t", weights="random").extractor.parallel
+    photos = torch.rand(12, 1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    expected = [found(photo) for photo in photos]
+    with ThreadPoolExecutor(2) as pool:
+        for ours, theirs in zip(pool.map(found, photos), expected, strict=True):
+            assert all(torch.equal(ours[level], theirs[level]) for level in theirs)
+
+
+@pytest.mark.filterwarnings("ignore:torch.searchsorted")  # of timm, where it brings positions to another size
+@pytest.mark.parametrize("name", ["convnext_atto", "vgg11", "swin_tiny_patch4_window7_224"])
+def test_timm_file_fits_every_kind_of_wrapper(tmp_path: Path, name: str) -> None:
+    """Names with underscores for dots, positions of another size, maps with channels last."""
+    torch.manual_seed(0)
+    whole = timm.create_model(name)
+    torch.save(whole.state_dict(), tmp_path / "weights.pth")
+    found = teacher(f"name=timm:{name}", "resize=bilinear", weights=str(tmp_path / "weights.pth"))
+    assert {level: features.shape[1] for level, features in found(torch.rand(1, 64, 64, 3)).items()} == {1: 32, 2: 16, 3: 8}
+    stem = next(tensor for tensor in found.extractor.model.state_dict().values() if tensor.ndim == 4)
+    assert torch.equal(stem, next(tensor for tensor in whole.state_dict().values() if tensor.ndim == 4))
 
 
 def test_timm_transformer_of_fixed_size_is_made_for_the_photos() -> None:

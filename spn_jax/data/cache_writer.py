@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -146,7 +147,7 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
 
     def compressed_bytes(self, features: Sequence[Mapping[int, np.ndarray]]) -> float:
         """Mean bytes on the disk of records like these; writes and removes a temporary file."""
-        name = f"sample-{os.getpid()}"
+        name = f"sample-{socket.gethostname()}-{os.getpid()}"  # pods on one disk often have equal numbers
         with new_shard(self.folder, name, WRITER_OPTIONS[self.plan.compression]) as put:
             for sample in features:
                 put(self.plan.encode(0, 0, sample))

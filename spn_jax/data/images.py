@@ -9,7 +9,7 @@ import itertools
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,9 @@ class PhotoFiles(PhotoSource):
         return _digest(f"{name}\0{size}" for name, size in zip(self.names, self._sizes, strict=True))
 
 
+OPEN_FILES = 256  # a data set can have more shards than a process may have open files
+
+
 class PhotoRecords(PhotoSource):
     """ArrayRecord files; each record holds the bytes of one encoded image."""
 
@@ -92,19 +95,27 @@ class PhotoRecords(PhotoSource):
 
         self._setting = setting
         self._sizes = byte_sizes(files, setting)
-        self._sources = [_open_records(array_record_data_source.ArrayRecordDataSource, f, setting) for f in files]
-        self._ends = list(itertools.accumulate(len(source) for source in self._sources))
+
+        def open_file(shard: int) -> Any:
+            return _open_records(array_record_data_source.ArrayRecordDataSource, files[shard], setting)
+
         self._files = files
+        # One that is pushed out closes when the last thread that reads from it lets go.
+        self._source = functools.lru_cache(OPEN_FILES)(open_file)
+        self._counts = [len(self._source(shard)) for shard in range(len(files))]
+        self._ends = list(itertools.accumulate(self._counts))
         if not self._ends[-1]:
             raise InputError(f"{setting}: {files[0]} holds no record; write one encoded image a record")
         self.names = read_names(files[0].parent, self._ends[-1], setting) or [
-            f"{f.name}[{r}]" for f, source in zip(files, self._sources, strict=True) for r in range(len(source))
+            f"{f.name}[{r}]" for f, count in zip(files, self._counts, strict=True) for r in range(count)
         ]
 
     def read(self, i: int) -> bytes:
         shard, record = self._place(i)
         try:
-            return self._sources[shard][record]
+            return self._source(shard)[record]
+        except InputError:
+            raise
         except Exception as error:  # the reader's errors have no common type
             raise InputError(f"{self.describe(i)} cannot be read ({error}); copy or write the file again") from error
 
@@ -114,11 +125,10 @@ class PhotoRecords(PhotoSource):
 
     def _place(self, i: int) -> tuple[int, int]:
         shard = bisect.bisect_right(self._ends, i)
-        return shard, i - (self._ends[shard] - len(self._sources[shard]))
+        return shard, i - (self._ends[shard] - self._counts[shard])
 
     def fingerprint(self) -> str:
-        counts = [len(source) for source in self._sources]
-        return _digest(f"{f.name}\0{size}\0{n}" for f, size, n in zip(self._files, self._sizes, counts, strict=True))
+        return _digest(f"{f.name}\0{size}\0{n}" for f, size, n in zip(self._files, self._sizes, self._counts, strict=True))
 
 
 NAMES = "names.txt"  # beside ArrayRecord files: what their photos are called, one name a line, in the order of the records
@@ -128,7 +138,7 @@ def read_names(folder: Path, count: int, setting: str) -> list[str]:
     """The names of a folder's `count` records; none if it has no list. InputError if the list is for another number."""
     if not (folder / NAMES).is_file():
         return []
-    names = (folder / NAMES).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    names = (folder / NAMES).read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
     if len(names) != count:
         raise InputError(
             f"{setting}: {folder / NAMES} has {len(names)} names for {count} records; prepare the data set again, or pass the whole folder"
@@ -209,19 +219,23 @@ def find_images(folder: Path) -> list[Path]:
     Links to folders are followed. A folder that can be reached in several ways is searched once, a link to a folder that it
     lies in not at all: no photo comes twice.
     """
-    found = []
+    found = [file for file in files_below(folder) if file.name.lower().endswith(IMAGE_SUFFIXES)]
+    return sorted(found, key=lambda f: f.relative_to(folder).as_posix())
+
+
+def files_below(folder: Path, hidden: bool = False) -> Iterator[Path]:
+    """All files in `folder` and below, hidden ones if asked for, in no order; no file comes twice (see `find_images`)."""
     visited = {os.path.realpath(folder)}
     # os.walk and not Path.rglob, since data folders are often put together from links.
     for parent, folders, files in os.walk(folder, followlinks=True):
-        paths = [Path(parent, f) for f in folders if not f.startswith(".")]
+        paths = [Path(parent, f) for f in folders if hidden or not f.startswith(".")]
         folders.clear()
         # Folders before links, and by name: which way a folder is reached must not depend on the disk's order.
         for path in sorted(paths, key=lambda path: (path.is_symlink(), path.name)):
             if (real := os.path.realpath(path)) not in visited:
                 visited.add(real)
                 folders.append(path.name)
-        found += [Path(parent, f) for f in files if not f.startswith(".") and f.lower().endswith(IMAGE_SUFFIXES)]
-    return sorted(found, key=lambda f: f.relative_to(folder).as_posix())
+        yield from (Path(parent, f) for f in files if hidden or not f.startswith("."))
 
 
 def read_list(path: Path, setting: str, else_known: str) -> tuple[list[str], list[Path]]:

@@ -187,9 +187,14 @@ def select_folder(sources: Sequence[Source], options: Options) -> Selection:
 
 
 def _inside(found: Mapping[str, Photo], folder: str) -> list[Photo]:
-    """The photos below the outermost folder of this name, called by their path in it."""
+    """The photos below the outermost folder of this name, called by their path in it; where several are called so, by theirs as well."""
     inside = {name: name.split("/").index(folder) for name in found if folder in name.split("/")[:-1]}
-    return [dataclasses.replace(found[name], name="/".join(name.split("/")[at + 1 :])) for name, at in sorted(inside.items())]
+    outside = {name: name.split("/")[:at] for name, at in inside.items()}
+    several = len({tuple(folders) for folders in outside.values()}) > 1
+    return [
+        dataclasses.replace(found[name], name="/".join([*(outside[name] if several else []), *name.split("/")[at + 1 :]]))
+        for name, at in sorted(inside.items())
+    ]
 
 
 def select_tfds(train: Source, test: Source | None, options: Options) -> Selection:

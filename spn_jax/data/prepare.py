@@ -51,6 +51,7 @@ def prepare(name: str, selection: Selection, sources: Sequence[str], output: Pat
         InputError: another preparation is at it or was made of something else, the disk is too small, photos are broken (all are
             listed, and nothing is left out in silence).
     """
+    check_names([photo.name for photo in (*selection.train, *selection.test)])
     try:
         output.mkdir(parents=True, exist_ok=True)
         handle = os.open(output, os.O_RDONLY)
@@ -71,6 +72,12 @@ def prepare(name: str, selection: Selection, sources: Sequence[str], output: Pat
         print(f"{output} is complete: {counts}", flush=True)
     finally:
         os.close(handle)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises InputError unless each name fits into a line of names.txt."""
+    if wrong := [name for name in names if "\n" in name]:
+        raise InputError(f"{len(wrong)} photos have a line break in their names, such as {wrong[0]!r}; rename them")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +151,9 @@ def take_up(output: Path, plan: Mapping[str, Any], splits: Mapping[str, Split]) 
                 "the photos' files have other sizes" if key == SIZES else f"{key}: {values.get(key)} -> {plan[key]}" for key in changed
             )
             raise InputError(f"--output {output} holds a data set of other photos ({shown}); choose another folder, or delete it")
-    elif any(output.iterdir()):
+    elif any(not path.name.startswith(TEMPORARY) for path in output.iterdir()):
         raise InputError(f"--output {output} is not empty and no preparation of this program; choose another folder")
-    for leftover in output.glob(f"*/{TEMPORARY}*"):
+    for leftover in (*output.glob(f"{TEMPORARY}*"), *output.glob(f"*/{TEMPORARY}*")):
         leftover.unlink()
     if stored is None:
         write_text(output / PLAN, json.dumps(plan, indent=1) + "\n")

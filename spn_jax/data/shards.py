@@ -118,7 +118,7 @@ def write_text(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{socket.gethostname()}-{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
         finish_file(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

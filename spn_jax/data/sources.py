@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from spn_jax.data.images import files_below
 from spn_jax.errors import InputError
 
 COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -42,8 +43,7 @@ class Folder(Source):
 
     def __init__(self, path: Path):
         self.label, self._base = str(path), path if path.is_dir() else path.parent
-        inside = [Path(parent, file) for parent, _, files in os.walk(path, followlinks=True) for file in files]
-        found = inside if path.is_dir() else [path]
+        found = files_below(path, hidden=True) if path.is_dir() else [path]
         self._names = sorted(file.relative_to(self._base).as_posix() for file in found)
 
     @property
@@ -57,7 +57,10 @@ class Folder(Source):
             raise InputError(f"{self._base / name} cannot be read ({error.strerror or error})") from error
 
     def size(self, name: str) -> int | None:
-        return (self._base / name).stat().st_size
+        try:
+            return (self._base / name).stat().st_size
+        except OSError as error:  # such as a link to nowhere
+            raise InputError(f"{self._base / name} cannot be read ({error.strerror or error}); put it back, or remove it") from error
 
 
 class Zip(Source):
