@@ -46,6 +46,7 @@ from spn_jax.pairs import PROTOCOLS, PairList, draw_pairs, draw_pairs_per_bin, m
 from spn_jax.partial import FOLDER as PARTIAL_FOLDER
 from spn_jax.partial import Partial, data_state
 from spn_jax.results import composite_stems
+from spn_jax.runtime import set_up
 from spn_jax.scoring import (
     Arrays,
     Detail,
@@ -60,7 +61,6 @@ from spn_jax.scoring import (
     summarise,
 )
 from spn_jax.set_scores import score_sets
-from spn_jax.runtime import set_up
 from spn_jax.sharding import make_mesh, replicate, shard_batch
 
 __all__ = ["evaluate_model", "main", "sample_grid", "summarise"]  # the middle of these are what the trainer uses
