@@ -99,7 +99,7 @@ def curves(lines: Sequence[Mapping[str, Any]], columns: int = 4) -> np.ndarray:
         raise ValueError("there are no metrics to draw")
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure = _figure(columns, rows)
+    figure = new_figure(columns, rows)
     for i, (title, names) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
         for name in names:
@@ -112,7 +112,7 @@ def curves(lines: Sequence[Mapping[str, Any]], columns: int = 4) -> np.ndarray:
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
         axes.set_xlabel("step", fontsize=7)
-    return _render(figure)
+    return render(figure)
 
 
 def _panels(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -133,13 +133,15 @@ def png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(columns: int, rows: int) -> Any:
+def new_figure(columns: int, rows: int, panel: tuple[float, float] = (3.2, 2.4)) -> Any:
+    """An empty figure of matplotlib for so many panels, of this width and height in hundreds of pixels."""
     from matplotlib.figure import Figure  # half a second to import, and grids do not need it
 
-    return Figure(figsize=(3.2 * columns, 2.4 * rows), dpi=100, layout="constrained")
+    return Figure(figsize=(panel[0] * columns, panel[1] * rows), dpi=100, layout="constrained")
 
 
-def _render(figure: Any) -> np.ndarray:
+def render(figure: Any) -> np.ndarray:
+    """A figure of matplotlib as a picture (h, w, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # Agg by itself: no global backend, no window
 
     canvas = FigureCanvasAgg(figure)
