@@ -34,7 +34,7 @@ from spn_jax.photos import (
     read_photo,
     usual_suffix,
 )
-from spn_jax.runtime import choose_device, set_up
+from spn_jax.runtime import choose_device, keep_compiled_programs
 
 MASK_NAME = re.compile(r"(?P<photo>.+)_mask\d*")  # a mask beside its photo, as LaMa's programs take them
 
@@ -237,5 +237,5 @@ def side_by_side(photo: Photo, mask: np.ndarray, completions: Sequence[Photo]) -
 
 
 if __name__ == "__main__":
-    set_up()
+    keep_compiled_programs()  # and not freed memory: a large photo needs several programs, each with its own sizes
     run_command(main)

@@ -24,7 +24,7 @@ def joint_clusters(maps: Sequence[np.ndarray] | np.ndarray, clusters: int = 8, s
     Returns:
         Cluster of each position, (n, h, w), the largest cluster first.
     """
-    points = np.stack(maps).astype(np.float64)
+    points = np.stack(list(maps)).astype(np.float64)
     flat = points.reshape(-1, points.shape[-1])
     rng = np.random.default_rng(seed)
     drawn = flat if len(flat) <= POINTS else flat[rng.choice(len(flat), POINTS, replace=False)]
@@ -74,7 +74,7 @@ class Components:
     """
 
     def __init__(self, maps: Sequence[np.ndarray] | np.ndarray):
-        points = np.stack(maps).reshape(-1, maps[0].shape[-1]).astype(np.float64)
+        points = np.stack(list(maps)).reshape(-1, maps[0].shape[-1]).astype(np.float64)
         self._mean = points.mean(0)
         values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(points - self._mean, rowvar=False)))
         basis = vectors[:, ::-1][:, :3]

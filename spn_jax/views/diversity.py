@@ -50,7 +50,7 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 def deviations(completions: np.ndarray) -> np.ndarray:
     """Completions uint8 (n, s, h, w, 3) -> standard deviation over the samples, (n, h, w), in [0, 1]."""
-    return np.sqrt((completions / 255).var(axis=1).mean(-1))
+    return np.sqrt(completions.astype(np.float64).var(axis=1).mean(-1)) / 255
 
 
 def bar() -> np.ndarray:

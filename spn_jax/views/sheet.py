@@ -1,7 +1,6 @@
 """Labelled pages of pictures: rows with a label, columns with a heading, a note under each picture, a caption under all."""
 
 import dataclasses
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -149,6 +148,15 @@ def _write(draw: ImageDraw.ImageDraw, text: str, place: tuple[int, int], kind: s
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most so many pixels, by the mean width of a letter of this text."""
-    letters = max(20, int(width / max(1.0, _font("caption").getlength(text.replace("\n", " ")) / max(1, len(text)))) - 2)
-    return [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, letters)]
+    """Lines of at most so many pixels; a word that is longer stands alone."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}" if line else word
+            if line and _width(longer, "caption") > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    return lines

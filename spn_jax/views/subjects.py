@@ -167,7 +167,7 @@ def completed_batches(
     for batch, parts in fetched(scored(evaluation, numbered, mesh, detail)):
         valid = batch["valid"]
         for name, part in parts.items():
-            if not (finite := part.get("finite", valid)[valid]).all():
+            if "finite" in part and not (finite := part["finite"][valid]).all():
                 raise not_finite(batch["index"][valid][~finite], int(valid.sum()), name)
         yield batch["index"][valid], {name: {key: rows[valid] for key, rows in part.items()} for name, part in parts.items()}
 
