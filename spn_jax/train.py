@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -619,6 +620,9 @@ def join_processes(options: argparse.Namespace) -> None:
         ) from error
 
 
+LAST_WORDS = 5  # seconds in which other processes that meet the same error may say so
+
+
 def end_all_processes(error: Exception) -> NoReturn:
     """Reports an error and ends this process at once, which ends the others.
 
@@ -631,6 +635,8 @@ def end_all_processes(error: Exception) -> NoReturn:
         print(f"error: {wrong_input}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
+    if jax.process_index() == 0:  # with it goes the service that joins them, and then the others are aborted
+        time.sleep(LAST_WORDS)
     os._exit(1 if wrong_input is None else 2)
 
 
