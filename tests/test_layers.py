@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spn_jax.models import layers
-from spn_jax.models.layers import ConcatNorm, Conv, LearntRegionNorm, RegionNorm, ResidualBlock, SpectralConv, convolve
+from spn_jax.models.layers import ConcatNorm, Conv, LearntRegionNorm, RegionNorm, ResidualBlock, SpectralConv, convolve, dense_maps
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -271,3 +271,13 @@ def test_only_the_cpu_has_forms_of_its_own(stride: int, monkeypatch: pytest.Monk
     else:  # the input's gradient in four phases
         assert on_cpu.count("tensor<1x64x64x8xf32>") == on_cpu.count("tensor<1x65x65x64xf32>") == 1
         assert on_cpu.count("tensor<4x4x16x8xf32>") == strips
+
+
+def test_dense_maps_are_those_of_one_convolution_after_the_other() -> None:
+    draw = rng()
+    convs = [Conv(5 + 2 * i, 2, 3, padding=1, rng=draw, dtype=jnp.float32) for i in range(3)]
+    x = jnp.asarray(random(2, 6, 7, 5))
+    maps = x
+    for conv in convs:
+        maps = jnp.concatenate([maps, jax.nn.relu(conv(maps))], -1)
+    np.testing.assert_allclose(dense_maps(x, convs), maps[..., 5:], rtol=1e-5, atol=1e-6)

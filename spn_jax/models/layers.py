@@ -5,7 +5,7 @@ Statistics of every normalisation are float32 or wider, whatever the compute typ
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -254,6 +254,24 @@ class Conv(nnx.Module):
         else:
             out = convolve(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation)
         return out if self.bias is None else out + jnp.asarray(self.bias[...], self.dtype)
+
+
+def dense_maps(x: Array, convs: Sequence[Conv]) -> Array:
+    """What the convolutions of a dense block add to x (b, h, w, c), each followed by ReLU: (b, h, w, n growth), in their order.
+
+    Convolution i (k3 p1, with bias) is on x and on what those before it added. Its part on x is computed for all of them at once: one
+    convolution of many outputs is faster than many of few, and x is not copied into a larger map for each.
+    """
+    x = jnp.asarray(x, convs[0].dtype)
+    kernels = [jnp.asarray(conv.kernel[...], conv.dtype) for conv in convs]
+    biases = [jnp.asarray(conv.bias[...], conv.dtype) for conv in convs if conv.bias is not None]
+    width = x.shape[-1]
+    on_x = convolve(x, jnp.concatenate([kernel[:, :, :width] for kernel in kernels], -1), padding=1) + jnp.concatenate(biases)
+    first, *rest = jnp.split(on_x, len(convs), -1)
+    maps = jax.nn.relu(first)
+    for part, kernel in zip(rest, kernels[1:], strict=True):
+        maps = jnp.concatenate([maps, jax.nn.relu(part + convolve(maps, kernel[:, :, width:], padding=1))], -1)
+    return maps
 
 
 class ResidualBlock(nnx.Module):

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from spn_jax.config import ModelConfig
-from spn_jax.models.layers import Conv, ResidualBlock, enlarge, leaky_relu, pixel_shuffle
+from spn_jax.models.layers import Conv, ResidualBlock, dense_maps, enlarge, leaky_relu, pixel_shuffle
 from spn_jax.models.variational import VariationalModule
 
 COARSEST = 3  # the level l of the prior at P/4
@@ -28,10 +28,7 @@ class DenseBlock(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """(b, h, w, c) -> (b, h, w, c)."""
-        maps = x
-        for layer in self.layers:
-            maps = jnp.concatenate([maps, jax.nn.relu(layer(maps))], -1)
-        return x + self.fusion(maps)
+        return x + self.fusion(jnp.concatenate([x, dense_maps(x, self.layers)], -1))
 
 
 class PriorUpsampling(nnx.Module):
