@@ -4,7 +4,6 @@ libtpu, the compiler, is a package of its own and needs no TPU: `pip install 'sp
 """
 
 import argparse
-import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -26,7 +25,7 @@ from scripts.benchmark_step import CHANNELS, ROOT, draw_batch, numbers
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
 from spn_jax.models.vgg import VGG19
-from spn_jax.step import Frozen, build_networks, compile_train_step, create_state, resolve_schedule
+from spn_jax.step import Frozen, build_networks, compile_train_step, create_state, matmul_precision, resolve_schedule
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
@@ -117,9 +116,8 @@ def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
         "numbers": "bf16 passes" if (name := numbers(config)) == "float32" and config.train.precision != "highest" else name,
         "rematerialise": config.train.rematerialise,
     }
-    precision = jax.default_matmul_precision("highest") if config.train.precision == "highest" else contextlib.nullcontext()
     try:
-        with precision:
+        with matmul_precision(config):
             program = compile_train_step(mesh).lower(graph, *shapes).compile()  # type: ignore[attr-defined]
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

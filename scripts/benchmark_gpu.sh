@@ -8,16 +8,16 @@ PYTHON=${PYTHON:-python}
 mkdir -p "$FOLDER"
 failed=0
 
-measure() { # NAME BATCH [section.key=value ...]
+measure() { # NAME BATCH [option ...]
     local name=$1 batch=$2
     shift 2
     "$PYTHON" scripts/benchmark.py step --batch "$batch" --json "$FOLDER/$name-$batch.jsonl" "$@" || { echo "$name, batch $batch: failed" >&2; failed=1; }
 }
 
 for batch in 1 2 4 8 16 32; do
-    measure float32 "$batch" train.precision=highest
-    measure tf32 "$batch" train.precision=default
-    measure bf16 "$batch" train.compute_dtype=bfloat16
-    measure bf16-rematerialised "$batch" train.compute_dtype=bfloat16 train.rematerialise=true
+    measure float32 "$batch" --numbers float32
+    measure tf32 "$batch" --numbers default
+    measure bf16 "$batch" --numbers bfloat16
+    measure bf16-rematerialised "$batch" --numbers bfloat16 train.rematerialise=true
 done
 exit "$failed"

@@ -4,11 +4,12 @@ Imports no data loader, so that it runs on a bare accelerator image.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,21 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from spn_jax.config import Config, apply_overrides, load_config
+from spn_jax.errors import InputError
 from spn_jax.models.vgg import VGG19
-from spn_jax.sharding import make_mesh, replicate, shard_batch
-from spn_jax.step import Frozen, build_networks, compile_train_step, create_state, resolve_schedule
+from spn_jax.runtime import only_cpu
+from spn_jax.sharding import check_divisible, make_mesh, replicate, shard_batch
+from spn_jax.step import Frozen, build_networks, compile_train_step, create_state, matmul_precision, resolve_schedule
 
 ROOT = Path(__file__).resolve().parent.parent
 CHANNELS = {1: 76, 2: 76, 3: 152}  # of TResNet-L's features
 PASSES = ("forward", "step")
 MATRIX = 4096  # side of the matrices whose product tells what the device can do (1024 on a CPU)
+NUMBERS = {
+    "float32": ("train.compute_dtype=float32", "train.precision=highest"),
+    "default": ("train.compute_dtype=float32", "train.precision=default"),
+    "bfloat16": ("train.compute_dtype=bfloat16",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Measurement:
     tflop_per_s: float
     share_of_matrix_product: float  # of the rate of a large matrix product in the same numbers
     memory_gb: float  # arguments, results and temporary memory of the compiled program, on one device
+    peak_gb: float | None  # the most that one device held since the program began; None where the device does not tell
 
 
 def add_arguments(commands: Any) -> None:
@@ -55,7 +64,16 @@ def add_arguments(commands: Any) -> None:
     part.add_argument("--size", type=int, help="pixels; data.image_size if not given")
     part.add_argument("--batch", type=int, nargs="+", default=[1], help="photos on all devices; several are measured one after the other")
     part.add_argument("--pass", dest="passes", choices=PASSES, nargs="+", default=list(PASSES))
+    part.add_argument(
+        "--numbers",
+        choices=NUMBERS,
+        nargs="+",
+        help="what to compute in, one after the other: float32 at highest precision, the device's default for float32 (TF32 on a GPU, "
+        "bf16 passes on a TPU), bfloat16; the config's if not given",
+    )
+    part.add_argument("--devices", type=int, metavar="N", help="the first N devices; a CPU plays as many. All of them if not given")
     part.add_argument("--repeats", type=int, default=5, help="timed after one that is not")
+    part.add_argument("--trace", type=Path, metavar="DIR", help="a profile of one more repeat of each, for TensorBoard or Perfetto")
     part.add_argument("--json", type=Path, metavar="FILE", help="the numbers as JSON, one line a measurement")
     part.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as train.compute_dtype=bfloat16")
     part.set_defaults(run=run)
@@ -66,27 +84,46 @@ def run(options: argparse.Namespace) -> str:
     config = load_config(options.config, options.overrides)
     if options.size:
         config = apply_overrides(config, [f"data.image_size={options.size}"])
-    mesh = make_mesh()
-    rate = matrix_rate(config)
+    mesh = mesh_of(options.devices)
     measured = []
-    for batch in options.batch:
-        for what in options.passes:
-            measured.append(measure(what, apply_overrides(config, [f"train.batch_size={batch}"]), mesh, options.repeats, rate))
-            print(json.dumps(dataclasses.asdict(measured[-1])), flush=True)
+    for chosen in options.numbers or [None]:
+        in_numbers = apply_overrides(config, NUMBERS[chosen]) if chosen else config
+        rate = matrix_rate(in_numbers, mesh)
+        for batch in options.batch:
+            check_divisible(batch, mesh.size, "--batch", config.train.micro_batches)
+            for what in options.passes:
+                sized = apply_overrides(in_numbers, [f"train.batch_size={batch}"])
+                trace = options.trace / f"{what}-{numbers(sized)}-{batch}".replace(" ", "-") if options.trace else None
+                measured.append(measure(what, sized, mesh, options.repeats, rate, trace))
+                print(json.dumps(dataclasses.asdict(measured[-1])), flush=True)
     device = f"{mesh.size} x {jax.devices()[0].device_kind}"
     if options.json:
         options.json.write_text("".join(json.dumps({"device": device, **dataclasses.asdict(m)}) + "\n" for m in measured))
     return table(f"{options.config.stem} on {device}, jax {jax.__version__}", measured)
 
 
-def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float) -> Measurement:
-    """Compiles a pass and times it; `rate` is the device's own in operations a second."""
-    with jax.default_matmul_precision("highest") if config.train.precision == "highest" else jax.default_matmul_precision(None):
-        start = time.perf_counter()
-        program, call = {"forward": forward, "step": training_step}[what](config, mesh)
-        compiling = time.perf_counter() - start
+def mesh_of(devices: int | None) -> Mesh:
+    """The first so many devices, or all; a CPU is made to play them if JAX has not begun yet. InputError if there are fewer."""
+    if devices is not None and devices < 1:
+        raise InputError(f"--devices {devices}: there must be one at least")
+    if devices is not None and only_cpu():
+        with contextlib.suppress(RuntimeError):  # JAX has begun: its devices are what they are
+            jax.config.update("jax_num_cpu_devices", devices)
+    if devices is not None and devices > jax.device_count():
+        raise InputError(f"--devices {devices}: there are {jax.device_count()} here; ask for so many at most")
+    return make_mesh(devices)
+
+
+def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float, trace: Path | None = None) -> Measurement:
+    """Compiles a pass and times it; `rate` is the devices' own in operations a second. A profile goes to the folder `trace`."""
+    start = time.perf_counter()
+    program, call = {"forward": forward, "step": training_step}[what](config, mesh)
+    compiling = time.perf_counter() - start
     call()
     seconds = [timed(call) for _ in range(repeats)]
+    if trace is not None:
+        with jax.profiler.trace(trace):
+            call()
     cost, memory = program.cost_analysis(), program.memory_analysis()
     operations = (cost[0] if isinstance(cost, list) else cost)["flops"] * mesh.size
     median, batch = statistics.median(seconds), config.train.batch_size
@@ -105,7 +142,14 @@ def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float) ->
         tflop_per_s=operations / median / 1e12,
         share_of_matrix_product=operations / median / rate,
         memory_gb=held / 1e9,
+        peak_gb=peak_gb(mesh),
     )
+
+
+def peak_gb(mesh: Mesh) -> float | None:
+    """The most that any of the devices held since the program began, which only accelerators tell."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in mesh.local_devices]
+    return max(peaks) / 1e9 if any(peaks) else None
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -145,37 +189,49 @@ def forward(config: Config, mesh: Mesh) -> tuple[Any, Callable[[], Any]]:
     if model.variational:
         noise = shard_batch(np.asarray(model.draw_noise(jax.random.key(0), len(batch["image"]), 1, *batch["image"].shape[1:3])), mesh)
     arguments = (replicate(nnx.as_pure(state), mesh), image, mask, noise)
-    compiled = jax.jit(lambda state, image, mask, noise: nnx.merge(graph, state)(image, mask, noise).image).lower(*arguments).compile()
+    with matmul_precision(config):
+        compiled = jax.jit(lambda state, image, mask, noise: nnx.merge(graph, state)(image, mask, noise).image).lower(*arguments).compile()
     return compiled, lambda: jax.block_until_ready(compiled(*arguments))
 
 
 def training_step(config: Config, mesh: Mesh) -> tuple[Any, Callable[[], Any]]:
     """The training step, compiled, and a call that makes one and waits for it."""
-    networks = build_networks(config, {level: CHANNELS[level] for level in config.model.prior_levels})
-    graph, state = create_state(config, resolve_schedule(config, 1000), *networks)
+    batch = draw_batch(config)
     frozen = Frozen()
     if config.loss.perceptual or config.loss.diversity:
         frozen = Frozen(vgg=VGG19(rng=np.random.default_rng(0), dtype=jnp.float32))
-    state, frozen, batch = replicate(state, mesh), replicate(frozen, mesh), shard_batch(draw_batch(config), mesh)
-    compiled = compile_train_step(mesh).lower(graph, state, frozen, batch).compile()  # type: ignore[attr-defined]
+    compiled, step = stepper(config, mesh, {level: CHANNELS[level] for level in config.model.prior_levels}, batch, frozen)
+    on_devices = shard_batch(batch, mesh)
+    return compiled, lambda: jax.block_until_ready(step(on_devices))
 
-    def call() -> None:
+
+def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen) -> tuple[Any, Callable[[Any], Any]]:
+    """The training step compiled for batches like this one, and a function that starts it on one (on the devices) and gives its metrics.
+
+    Channels are those of the teacher's maps by level.
+    """
+    graph, state = create_state(config, resolve_schedule(config, 1000), *build_networks(config, channels))
+    state, frozen = replicate(state, mesh), replicate(frozen, mesh)
+    with matmul_precision(config):
+        compiled = compile_train_step(mesh).lower(graph, state, frozen, shard_batch(batch, mesh)).compile()  # type: ignore[attr-defined]
+
+    def step(batch: Any) -> Any:
         nonlocal state
         state, metrics = compiled(state, frozen, batch)
-        jax.block_until_ready((state, metrics))
+        return metrics
 
-    return compiled, call
+    return compiled, step
 
 
-def matrix_rate(config: Config) -> float:
-    """Operations a second of a large matrix product on one device, in the numbers that the networks compute in."""
+def matrix_rate(config: Config, mesh: Mesh) -> float:
+    """Operations a second of a large matrix product, in the numbers that the networks compute in: one device's, times their number."""
     side = MATRIX if jax.default_backend() != "cpu" else MATRIX // 4
     matrix = jnp.ones((side, side), jnp.dtype(config.train.compute_dtype))
     precision = "highest" if config.train.precision == "highest" else None
     product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision))
     jax.block_until_ready(product(matrix))
     best = min(timed(lambda: jax.block_until_ready(product(matrix))) for _ in range(5))
-    return 2 * side**3 / best * len(jax.devices())
+    return 2 * side**3 / best * mesh.size
 
 
 def table(title: str, measured: Sequence[Measurement]) -> str:
@@ -184,9 +240,10 @@ def table(title: str, measured: Sequence[Measurement]) -> str:
 
 
 def rows(measured: Sequence[Measurement]) -> Iterator[str]:
-    yield "| pass | pixels | batch | numbers | compile s | median s | from - to s | images/s | TFLOP/s | of matmul | memory GB |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    yield "| pass | pixels | batch | numbers | compile s | median s | from - to s | images/s | TFLOP/s | of matmul | memory GB | peak GB |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
     for m in measured:
         seconds = f"{m.compile_s:.1f} | {m.median_s:.4f} | {m.least_s:.4f} - {m.largest_s:.4f}"
         rates = f"{m.images_per_s:.2f} | {m.tflop_per_s:.3f} | {m.share_of_matrix_product:.0%}"
-        yield f"| {m.what} | {m.size} | {m.batch} | {m.numbers} | {seconds} | {rates} | {m.memory_gb:.2f} |"
+        peak = "-" if m.peak_gb is None else f"{m.peak_gb:.2f}"
+        yield f"| {m.what} | {m.size} | {m.batch} | {m.numbers} | {seconds} | {rates} | {m.memory_gb:.2f} | {peak} |"

@@ -3,6 +3,7 @@
 Imports no data loader, so that the benchmark and a bare accelerator image can run it.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -177,6 +178,11 @@ def compile_train_step(mesh: Mesh, kept: Any = None) -> Callable[[StepGraph, Tra
         in_shardings=(kept, replicated, split),
         out_shardings=(kept, replicated),
     )
+
+
+def matmul_precision(config: Config) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a step, or a pass of its networks, is traced with train.precision."""
+    return jax.default_matmul_precision("highest") if config.train.precision == "highest" else contextlib.nullcontext()
 
 
 def train_step(graphdef: StepGraph, state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:

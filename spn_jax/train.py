@@ -55,7 +55,17 @@ from spn_jax.pairs import draw_pairs
 from spn_jax.parameters import named_arrays, with_named_arrays
 from spn_jax.runtime import set_up
 from spn_jax.sharding import check_divisible, gather, make_mesh, replicate, shard_batch, state_sharding
-from spn_jax.step import Frozen, Metrics, StepGraph, TrainState, build_networks, compile_train_step, create_state, resolve_schedule
+from spn_jax.step import (
+    Frozen,
+    Metrics,
+    StepGraph,
+    TrainState,
+    build_networks,
+    compile_train_step,
+    create_state,
+    matmul_precision,
+    resolve_schedule,
+)
 from spn_jax.weights import load_tresnet, load_vgg19
 
 Say = Callable[[str], None]
@@ -566,11 +576,6 @@ class Stop:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._came = True
-
-
-def matmul_precision(config: Config) -> contextlib.AbstractContextManager:
-    """The context in which a step is traced with config.train.precision."""
-    return jax.default_matmul_precision("highest") if config.train.precision == "highest" else contextlib.nullcontext()
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from spn_jax.errors import InputError
+from tests.trainer import CONFIG_FILE, Inputs
+
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
 
 
@@ -32,6 +35,52 @@ def test_step_is_timed_with_its_arithmetic_and_memory(capsys: pytest.CaptureFixt
     assert measured["images_per_s"] == pytest.approx(2 / measured["median_s"])
     assert measured["tflop_per_s"] == pytest.approx(measured["tflop"] / measured["median_s"])
     assert "| forward | 32 | 2 | float32 |" in capsys.readouterr().out
+
+
+def test_numbers_and_devices_are_chosen(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main = runpy.run_path(str(SCRIPT))["main"]
+    main(
+        ["step", "--config", "configs/tiny.py", "--pass", "forward", "--repeats", "1", "--devices", "1", "--numbers", "float32", "bfloat16"]
+        + ["--trace", str(tmp_path)]
+    )
+    rows = [line.split(" | ")[3] for line in capsys.readouterr().out.splitlines() if line.startswith("| forward")]
+    assert rows == ["float32", "bfloat16"]
+    assert all(list((tmp_path / f"forward-{numbers}-1").rglob("*.xplane.pb")) for numbers in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--devices", "999"], r"--devices 999: there are \d+ here; ask for so many at most"),
+        (["--devices", "0"], "--devices 0: there must be one at least"),
+        (["train.micro_batches=2"], "--batch=1 does not divide over 1 devices times 2 micro-batches; the nearest that does is 2"),
+    ],
+)
+def test_devices_and_batches_that_do_not_fit(arguments: list[str], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        runpy.run_path(str(SCRIPT))["main"](["step", "--config", "configs/tiny.py", *arguments])
+
+
+def test_input_alone_and_beside_the_step(inputs: Inputs, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main, file = runpy.run_path(str(SCRIPT))["main"], tmp_path / "numbers"
+    main(["input", "--config", CONFIG_FILE, "--batches", "4", "--step", "--json", str(file), *inputs.arguments(tmp_path)[4:]])
+    measured = {line["part"]: line for line in map(json.loads, file.read_text().splitlines())}
+    assert list(measured) == [
+        *("photos: read", "photos: decoded", "photos: cropped and resized", "masks", "features"),
+        *("whole batches", "steps on one batch", "steps on the data"),
+    ]
+    assert {line["photos"] for line in measured.values()} == {4 * 4}
+    for line in measured.values():
+        assert line["photos_per_s"] == pytest.approx(16 / line["seconds"])
+    printed = capsys.readouterr().out
+    ratio = measured["whole batches"]["photos_per_s"] / measured["steps on one batch"]["photos_per_s"]
+    assert "12 photos, 12,000 masks, features in bfloat16" in printed
+    assert f"The input brings {ratio:.1f} times what the step takes" in printed
+
+
+def test_input_needs_a_batch() -> None:
+    with pytest.raises(InputError, match="--batches 0: there must be one at least"):
+        runpy.run_path(str(SCRIPT))["main"](["input", "--batches", "0"])
 
 
 def test_timing_a_step_needs_no_data_loader() -> None:

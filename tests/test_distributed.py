@@ -2,8 +2,6 @@
 
 import shutil
 import signal
-import socket
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 
 from spn_jax.checkpoint import FOLDER, newest_checkpoint
 from tests import trainer
-from tests.trainer import Inputs, finish, last_arrays, metrics, start, wait_for
+from tests.trainer import Inputs, finish_both, last_arrays, metrics, start_two, wait_for
 
 
 def assert_close(workdir: Path, reference: Path, steps: int) -> None:
@@ -60,21 +58,6 @@ def test_a_split_state_computes_what_a_whole_one_does_and_either_continues_the_o
     assert_close(whole, reference, trainer.STEPS)
 
 
-def start_two(arguments: list[str], *more: list[str]) -> list[subprocess.Popen[str]]:
-    """Two processes of one run, that talk over this machine's network, each with `more` arguments of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    own = more or ([], [])
-    return [start([*arguments, *own[i], "--coordinator", address, "--processes", "2", "--process", str(i)]) for i in range(2)]
-
-
-def finish_both(processes: list[subprocess.Popen[str]], status: int = 0) -> list[tuple[str, str]]:
-    """Their (stdout, stderr), read side by side, since a process whose output nobody reads may wait for ever."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda process: finish(process, status), processes))
-
-
 def test_two_processes_train_stop_at_sigterm_to_one_and_are_continued_by_one(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     processes = start_two(inputs.arguments(workdir, "schedule.length=1000"))
@@ -99,15 +82,16 @@ def test_two_processes_train_stop_at_sigterm_to_one_and_are_continued_by_one(inp
 
 
 @pytest.mark.long
-def test_two_processes_start_from_another_run_and_continue(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
-    workdir = tmp_path / "run"
-    (first, _), _ = finish_both(start_two(inputs.arguments(workdir, "schedule.length=1", "--init", str(reference))))
+@pytest.mark.parametrize("split", ["false", "true"])
+def test_two_processes_start_from_another_run_and_continue(inputs: Inputs, reference: Path, tmp_path: Path, split: str) -> None:
+    workdir, splitting = tmp_path / "run", f"train.shard_parameters={split}"
+    (first, _), _ = finish_both(start_two(inputs.arguments(workdir, "schedule.length=1", splitting, "--init", str(reference))))
     assert "starts from the parameters of" in first
     ours, theirs = last_arrays(workdir), last_arrays(reference)
     difference = np.abs(ours["model/generator.output.kernel"] - theirs["ema/generator.output.kernel"])
     assert 0 < difference.max() < 1.1e-4  # one step of Adam
 
-    (first, _), _ = finish_both(start_two(inputs.arguments(workdir, "schedule.length=2", "--init", str(reference))))
+    (first, _), _ = finish_both(start_two(inputs.arguments(workdir, "schedule.length=2", splitting, "--init", str(reference))))
     assert f"continues at step 1; --init {reference} was for the first start" in first
     assert [line["step"] for line in metrics(workdir) if "eval/psnr" not in line] == [1, 2]
 

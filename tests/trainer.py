@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,26 @@ def wait_for(process: subprocess.Popen[str], text: str) -> str:
 def run(arguments: Sequence[str], status: int = 0, **options: Any) -> tuple[str, str]:
     """Runs a command to its end: (stdout, stderr)."""
     return finish(start(arguments, **options), status)
+
+
+def free_address() -> str:
+    """An address on this machine at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def start_two(arguments: list[str], *more: list[str]) -> list[subprocess.Popen[str]]:
+    """Two processes of one run, that talk over this machine's network, each with `more` arguments of its own."""
+    address = free_address()
+    own = more or ([], [])
+    return [start([*arguments, *own[i], "--coordinator", address, "--processes", "2", "--process", str(i)]) for i in range(2)]
+
+
+def finish_both(processes: list[subprocess.Popen[str]], status: int = 0) -> list[tuple[str, str]]:
+    """Their (stdout, stderr), read side by side, since a process whose output nobody reads may wait for ever."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda process: finish(process, status), processes))
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,32 @@
+"""What devices tell each other in a step: one sum of gradients a network, read from the compiled program."""
+
+import json
+from typing import Any
+
+from tests import trainer
+from tests.trainer import finish_both, free_address
+
+PROGRAM = ("-m", "tests.compiled_step")
+
+
+def assert_one_sum_a_network(step: dict[str, Any]) -> None:
+    generator, discriminator = step["kernel_bytes"]
+    assert [found["kind"] for found in step["collectives"]] == ["all-reduce", "all-reduce"]
+    small, large = sorted(found["bytes"] for found in step["collectives"])
+    assert small == 2 * discriminator  # of photos and of predictions, each judged with singular values of its own
+    assert generator < large < 1.2 * generator  # with biases, and the step's losses
+
+
+def test_one_device_needs_none_and_several_one_all_reduce_a_network() -> None:
+    output, _ = trainer.run(["1", "2", "4", "8"], devices=8, program=PROGRAM)
+    alone, *several = map(json.loads, output.splitlines())
+    assert alone["collectives"] == []
+    assert len(several) == 3
+    for step in several:
+        assert_one_sum_a_network(step)
+
+
+def test_two_processes_need_one_all_reduce_a_network() -> None:
+    address = free_address()
+    for output, _ in finish_both([trainer.start([address, "2", str(i)], program=PROGRAM) for i in range(2)]):
+        assert_one_sum_a_network(json.loads(output))
