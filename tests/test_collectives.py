@@ -14,7 +14,7 @@ def assert_one_sum_a_network(step: dict[str, Any]) -> None:
     assert [found["kind"] for found in step["collectives"]] == ["all-reduce", "all-reduce"]
     small, large = sorted(found["bytes"] for found in step["collectives"])
     assert small == 2 * discriminator  # of photos and of predictions, each judged with singular values of its own
-    assert generator < large < 1.2 * generator  # with biases, and the step's losses
+    assert generator < large < 1.5 * generator  # with biases, losses, and the CPU's own parts of gradients at reflected borders
 
 
 def test_one_device_needs_none_and_several_one_all_reduce_a_network() -> None:
