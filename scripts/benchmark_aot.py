@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from scripts.benchmark_step import CHANNELS, ROOT, draw_batch, numbers
+from scripts.benchmark_step import CHANNELS, ROOT, draw_batch, draw_frozen, numbers
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
-from spn_jax.models.vgg import VGG19
-from spn_jax.step import Frozen, build_networks, compile_train_step, create_state, matmul_precision, resolve_schedule
+from spn_jax.step import build_networks, compile_train_step, create_state, matmul_precision, resolve_schedule
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
@@ -107,9 +105,7 @@ def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
     """What the compiled step needs; `memory_gb` is None where the compiler found that it does not fit."""
     networks = build_networks(config, {level: CHANNELS[level] for level in config.model.prior_levels})
     graph, state = create_state(config, resolve_schedule(config, 1000), *networks)
-    needs_vgg = config.loss.perceptual or config.loss.diversity
-    frozen = Frozen(vgg=VGG19(rng=np.random.default_rng(0), dtype=jnp.float32)) if needs_vgg else Frozen()
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, frozen, draw_batch(config)))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, draw_frozen(config), draw_batch(config)))
     start = time.perf_counter()
     known = {
         "batch_per_chip": config.train.batch_size // mesh.size,

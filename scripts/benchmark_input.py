@@ -20,10 +20,9 @@ from jax.sharding import Mesh
 from scripts.benchmark_step import ROOT, stepper
 from spn_jax.config import Config, load_config
 from spn_jax.data.images import prepare_photo
-from spn_jax.data.pipeline import training_batches
 from spn_jax.errors import InputError
 from spn_jax.sharding import check_divisible, make_mesh, shard_batch
-from spn_jax.train import Data, is_online, open_data, open_frozen, open_lessons
+from spn_jax.train import Data, open_data, open_frozen, open_lessons, read_batches
 
 WARM_UP = 2  # batches that are not timed, and steps
 
@@ -81,7 +80,7 @@ def parts(config: Config, data: Data, photos: int) -> Iterator[Rate]:
     """Each part alone, in this thread, over as many photos; those there are come again if they are fewer."""
     order = list(itertools.islice(itertools.cycle(range(len(data.photos))), photos))
     size, crop, resize_filter = config.data.image_size, config.data.crop, config.data.resize_filter
-    yield timed("photos: read", lambda i: data.photos.read(i), order)
+    yield timed("photos: read", data.photos.read, order)
     files = [data.photos.read(i) for i in order[:1000]]
     yield timed("photos: decoded", lambda n: data.photos.decode(order[n], files[n]), range(len(files)))
     decoded = [data.photos.decode(i, file) for i, file in zip(order[:100], files, strict=False)]
@@ -101,16 +100,11 @@ def timed(part: str, work: Callable[[int], Any], over: Any) -> Rate:
     return Rate(part, len(over), time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def batches_of(config: Config, data: Data, batches: int) -> Any:
-    """The trainer's own batches, of a first epoch and what follows."""
-    iterator = training_batches(config, data.photos, data.masks, data.cache, start_step=0, steps=batches, with_2x=is_online(config))
-    return contextlib.closing(iterator)  # type: ignore[type-var]
-
-
 def whole_batches(config: Config, data: Data, batches: int) -> Rate:
     """Batches as the trainer's threads make them, with nobody else at work."""
     ahead = WARM_UP + config.data.prefetch  # what is read ahead before the clock starts would count as free
-    with batches_of(config, data, ahead + batches + config.data.prefetch) as iterator:  # nor may the threads be out of work at its end
+    steps = ahead + batches + config.data.prefetch  # nor may the threads be out of work at its end
+    with contextlib.closing(read_batches(config, data, 0, steps)) as iterator:
         for _ in range(ahead):
             next(iterator)
         wall, cpu = time.perf_counter(), time.process_time()
@@ -125,11 +119,11 @@ def steps(config: Config, data: Data, batches: int) -> list[Rate]:
     check_divisible(config.train.batch_size, mesh.size, "train.batch_size", config.train.micro_batches)
     frozen, origins = open_frozen(config)
     lessons = open_lessons(config, data, frozen, origins.teacher)
-    with batches_of(config, data, 1) as iterator:
+    with contextlib.closing(read_batches(config, data, 0, 1)) as iterator:
         batch = next(iterator)
     _, step = stepper(config, mesh, lessons.channels, batch, frozen)
     alone = loop("steps on one batch", step, itertools.repeat(batch), batches, config, mesh)
-    with batches_of(config, data, WARM_UP + batches) as iterator:
+    with contextlib.closing(read_batches(config, data, 0, WARM_UP + batches)) as iterator:
         return [alone, loop("steps on the data", step, iterator, batches, config, mesh)]
 
 

@@ -197,12 +197,15 @@ def forward(config: Config, mesh: Mesh) -> tuple[Any, Callable[[], Any]]:
 def training_step(config: Config, mesh: Mesh) -> tuple[Any, Callable[[], Any]]:
     """The training step, compiled, and a call that makes one and waits for it."""
     batch = draw_batch(config)
-    frozen = Frozen()
-    if config.loss.perceptual or config.loss.diversity:
-        frozen = Frozen(vgg=VGG19(rng=np.random.default_rng(0), dtype=jnp.float32))
-    compiled, step = stepper(config, mesh, {level: CHANNELS[level] for level in config.model.prior_levels}, batch, frozen)
+    compiled, step = stepper(config, mesh, {level: CHANNELS[level] for level in config.model.prior_levels}, batch, draw_frozen(config))
     on_devices = shard_batch(batch, mesh)
     return compiled, lambda: jax.block_until_ready(step(on_devices))
+
+
+def draw_frozen(config: Config) -> Frozen:
+    """VGG19 with random weights where a loss needs it."""
+    needed = config.loss.perceptual or config.loss.diversity
+    return Frozen(vgg=VGG19(rng=np.random.default_rng(0), dtype=jnp.float32)) if needed else Frozen()
 
 
 def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen) -> tuple[Any, Callable[[Any], Any]]:
