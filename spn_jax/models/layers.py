@@ -208,14 +208,15 @@ def _kernel_gradient_in_strips(
 def convolve_reflected(x: Array, kernel: Array, *, padding: int, dilation: int = 1) -> Array:
     """Convolution with reflection padding, size-preserving. The CPU has forms of its own with the same values."""
 
+    def padded(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
+
     def plain(x: Array, kernel: Array) -> Array:
-        padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
-        return convolve(padded, kernel, dilation=dilation)
+        return convolve(padded(x), kernel, dilation=dilation)
 
     def padded_and_cut(x: Array, kernel: Array) -> Array:
         """The backend runs unpadded convolutions several times slower than padded ones, so the border is cut off afterwards."""
-        padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
-        return convolve(padded, kernel, padding=padding, dilation=dilation)[:, padding:-padding, padding:-padding]
+        return convolve(padded(x), kernel, padding=padding, dilation=dilation)[:, padding:-padding, padding:-padding]
 
     def with_added_borders(x: Array, kernel: Array) -> Array:
         return _with_reflected_borders(x, kernel, dilation)
