@@ -226,14 +226,23 @@ def convolve_by_matrix_product(
     rhs_dilation: tuple[int, int] = (1, 1),
     dimension_numbers: tuple[str, str, str] = ("NHWC", "HWIO", "NHWC"),
 ) -> Array:
-    """`lax.conv_general_dilated` for the layouts that the models use: all shifted views side by side, times the kernel as a matrix."""
+    """`lax.conv_general_dilated` for the layouts that the models use, as a product of matrices.
+
+    The rows of the first are what each pixel of the output sees. It is put together from one view of x for every pixel of the kernel,
+    or for every pixel of the output where those are fewer, as in a gradient for a kernel.
+    """
     assert dimension_numbers == ("NHWC", "HWIO", "NHWC")
     (stride, _), (dilation, _), (rows, columns) = strides, rhs_dilation, kernel.shape[:2]
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    tall, wide = (stride * ((n - (k - 1) * dilation - 1) // stride) + 1 for n, k in zip(x.shape[1:3], (rows, columns), strict=True))
-    views = [
-        x[:, i * dilation : i * dilation + tall : stride, j * dilation : j * dilation + wide : stride]
-        for i in range(rows)
-        for j in range(columns)
-    ]
-    return jnp.einsum("bhwi,io->bhwo", jnp.concatenate(views, -1), kernel.reshape(-1, kernel.shape[-1]))
+    height, width = ((n - (k - 1) * dilation - 1) // stride + 1 for n, k in zip(x.shape[1:3], (rows, columns), strict=True))
+
+    def views(offset: int, step: int, count: tuple[int, int], offsets: tuple[int, int]) -> list[Array]:
+        tall, wide = (step * (n - 1) + 1 for n in count)
+        starts = [(offset * i, offset * j) for i in range(offsets[0]) for j in range(offsets[1])]
+        return [x[:, i : i + tall : step, j : j + wide : step] for i, j in starts]
+
+    if height * width < rows * columns:
+        seen = jnp.stack(views(stride, dilation, (rows, columns), (height, width)), 1)
+        return jnp.einsum("bpyxi,yxio->bpo", seen, kernel).reshape(-1, height, width, kernel.shape[-1])
+    seen = jnp.concatenate(views(dilation, stride, (height, width), (rows, columns)), -1)
+    return jnp.einsum("bhwi,io->bhwo", seen, kernel.reshape(-1, kernel.shape[-1]))
