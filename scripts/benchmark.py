@@ -1,6 +1,6 @@
-"""How fast it is: `python scripts/benchmark.py aot | evaluation | input | step ...`; each command explains itself with --help.
+"""How fast it is: `python scripts/benchmark.py aot | beside | evaluation | input | step ...`; each command explains itself with --help.
 
-`step` and `aot` need no data and none of the packages that read data.
+`step`, `beside` and `aot` need no data and none of the packages that read data.
 """
 
 import argparse
@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 from spn_jax.errors import run_command  # noqa: E402
 from spn_jax.runtime import keep_memory, only_cpu  # noqa: E402
 
-COMMANDS = ("aot", "evaluation", "input", "step")
+COMMANDS = ("aot", "beside", "evaluation", "input", "step")
 
 
 def main(arguments: Sequence[str]) -> None:

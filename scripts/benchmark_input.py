@@ -123,7 +123,8 @@ def steps(config: Config, data: Data, batches: int) -> list[Rate]:
         batch = next(iterator)
     _, step = stepper(config, mesh, lessons.channels, batch, frozen)
     alone = loop("steps on one batch", step, itertools.repeat(batch), batches, config, mesh)
-    with contextlib.closing(read_batches(config, data, 0, WARM_UP + batches)) as iterator:
+    ahead = config.data.prefetch  # the threads may not be out of work at the end
+    with contextlib.closing(read_batches(config, data, 0, WARM_UP + batches + ahead)) as iterator:
         return [alone, loop("steps on the data", step, iterator, batches, config, mesh)]
 
 

@@ -23,7 +23,7 @@ from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
 from spn_jax.models.vgg import VGG19
 from spn_jax.runtime import only_cpu
-from spn_jax.sharding import check_divisible, make_mesh, replicate, shard_batch
+from spn_jax.sharding import check_divisible, make_mesh, replicate, shard_batch, state_sharding
 from spn_jax.step import Frozen, build_networks, compile_train_step, create_state, matmul_precision, resolve_schedule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ MATRIX = 4096  # side of the matrices whose product tells what the device can do
 NUMBERS = {
     "float32": ("train.compute_dtype=float32", "train.precision=highest"),
     "default": ("train.compute_dtype=float32", "train.precision=default"),
-    "bfloat16": ("train.compute_dtype=bfloat16",),
+    "bfloat16": ("train.compute_dtype=bfloat16", "train.precision=default"),
 }
 
 
@@ -88,12 +88,13 @@ def run(options: argparse.Namespace) -> str:
     measured = []
     for chosen in options.numbers or [None]:
         in_numbers = apply_overrides(config, NUMBERS[chosen]) if chosen else config
+        name = chosen or numbers(config).replace(" ", "-")
         rate = matrix_rate(in_numbers, mesh)
         for batch in options.batch:
             check_divisible(batch, mesh.size, "--batch", config.train.micro_batches)
             for what in options.passes:
                 sized = apply_overrides(in_numbers, [f"train.batch_size={batch}"])
-                trace = options.trace / f"{what}-{numbers(sized)}-{batch}".replace(" ", "-") if options.trace else None
+                trace = options.trace / f"{what}-{name}-{batch}" if options.trace else None
                 measured.append(measure(what, sized, mesh, options.repeats, rate, trace))
                 print(json.dumps(dataclasses.asdict(measured[-1])), flush=True)
     device = f"{mesh.size} x {jax.devices()[0].device_kind}"
@@ -214,9 +215,11 @@ def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any,
     Channels are those of the teacher's maps by level.
     """
     graph, state = create_state(config, resolve_schedule(config, 1000), *build_networks(config, channels))
-    state, frozen = replicate(state, mesh), replicate(frozen, mesh)
+    kept = state_sharding(state, mesh, config.train.shard_parameters)
+    program = compile_train_step(mesh, kept if config.train.shard_parameters else None)
+    state, frozen = jax.device_put(state, kept), replicate(frozen, mesh)
     with matmul_precision(config):
-        compiled = compile_train_step(mesh).lower(graph, state, frozen, shard_batch(batch, mesh)).compile()  # type: ignore[attr-defined]
+        compiled = program.lower(graph, state, frozen, shard_batch(batch, mesh)).compile()  # type: ignore[attr-defined]
 
     def step(batch: Any) -> Any:
         nonlocal state
@@ -227,14 +230,17 @@ def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any,
 
 
 def matrix_rate(config: Config, mesh: Mesh) -> float:
-    """Operations a second of a large matrix product, in the numbers that the networks compute in: one device's, times their number."""
+    """Operations a second of a large matrix product, in the numbers that the networks compute in, of all devices together.
+
+    Those that a CPU plays share its cores, all of which one of them takes.
+    """
     side = MATRIX if jax.default_backend() != "cpu" else MATRIX // 4
     matrix = jnp.ones((side, side), jnp.dtype(config.train.compute_dtype))
     precision = "highest" if config.train.precision == "highest" else None
     product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision))
     jax.block_until_ready(product(matrix))
     best = min(timed(lambda: jax.block_until_ready(product(matrix))) for _ in range(5))
-    return 2 * side**3 / best * mesh.size
+    return 2 * side**3 / best * (mesh.size if jax.default_backend() != "cpu" else 1)
 
 
 def table(title: str, measured: Sequence[Measurement]) -> str:

@@ -1,6 +1,6 @@
 """A program: compiles the smallest model's training step and prints what its devices tell each other, a JSON object a line.
 
-python -m tests.compiled_step DEVICES [DEVICES ...]            for so many devices of this process
+python -m tests.compiled_step DEVICES [DEVICES ...]            for so many devices of this process; with parameters split: split:DEVICES
 python -m tests.compiled_step ADDRESS PROCESSES PROCESS        for all devices of several processes
 """
 
@@ -20,9 +20,9 @@ from spn_jax.sharding import make_mesh
 from spn_jax.step import Frozen, build_networks
 
 
-def describe(mesh: Mesh) -> dict[str, object]:
+def describe(mesh: Mesh, split: bool = False) -> dict[str, object]:
     """The collectives of a step on the mesh, one photo a device, and the bytes of each network's kernels."""
-    config = apply_overrides(load_config("configs/tiny.py", []), [f"train.batch_size={mesh.size}"])
+    config = apply_overrides(load_config("configs/tiny.py", []), [f"train.batch_size={mesh.size}", f"train.shard_parameters={split}"])
     local = apply_overrides(config, [f"train.batch_size={mesh.size // jax.process_count()}"])
     program, _ = stepper(config, mesh, CHANNELS, draw_batch(local), Frozen())
     kernels = [sum(x.nbytes for x in jax.tree.leaves(nnx.state(network)) if x.ndim == 4) for network in build_networks(config, CHANNELS)]
@@ -30,12 +30,13 @@ def describe(mesh: Mesh) -> dict[str, object]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    if ":" in arguments[0]:
+    if len(arguments) == 3 and "." in arguments[0]:
         jax.distributed.initialize(arguments[0], int(arguments[1]), int(arguments[2]))
         print(json.dumps(describe(make_mesh())))
     else:
         for devices in arguments:
-            print(json.dumps(describe(make_mesh(int(devices)))), flush=True)
+            split, _, number = devices.rpartition(":")
+            print(json.dumps(describe(make_mesh(int(number)), split == "split")), flush=True)
 
 
 if __name__ == "__main__":

@@ -225,6 +225,7 @@ def convolve_by_matrix_product(
     padding: Sequence[tuple[int, int]],
     rhs_dilation: tuple[int, int] = (1, 1),
     dimension_numbers: tuple[str, str, str] = ("NHWC", "HWIO", "NHWC"),
+    preferred_element_type: DTypeLike | None = None,
 ) -> Array:
     """`lax.conv_general_dilated` for the layouts that the models use, as a product of matrices.
 

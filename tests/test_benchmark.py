@@ -1,14 +1,21 @@
 """The benchmark runs, and its shares add up."""
 
 import json
+import re
 import runpy
+import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from scripts import benchmark_step
+from spn_jax.config import load_config
 from spn_jax.errors import InputError
+from spn_jax.sharding import make_mesh
 from tests.trainer import CONFIG_FILE, Inputs
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
@@ -59,6 +66,51 @@ def test_numbers_and_devices_are_chosen(capsys: pytest.CaptureFixture[str], tmp_
 def test_devices_and_batches_that_do_not_fit(arguments: list[str], text: str) -> None:
     with pytest.raises(InputError, match=text):
         runpy.run_path(str(SCRIPT))["main"](["step", "--config", "configs/tiny.py", *arguments])
+
+
+def test_devices_that_a_cpu_plays_share_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_step, "timed", lambda call: 1.0)
+    config, mesh = load_config(Path("configs/tiny.py"), []), make_mesh(1)
+    alone = benchmark_step.matrix_rate(config, mesh)
+    assert alone == 2 * 1024**3
+    assert benchmark_step.matrix_rate(config, SimpleNamespace(size=4)) == alone
+
+
+def test_numbers_of_one_name_on_the_cpu_keep_traces_of_their_own(tmp_path: Path) -> None:
+    arguments = ["--pass", "forward", "--repeats", "1", "--numbers", "float32", "default", "--trace", str(tmp_path)]
+    runpy.run_path(str(SCRIPT))["main"](["step", "--config", "configs/tiny.py", *arguments])
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["forward-default-1", "forward-float32-1"]
+
+
+OTHER = "import sys\nfor line in sys.stdin: print(0.5, flush=True)"
+
+
+def test_another_program_takes_turns_with_ours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = shlex.join([sys.executable, "-c", OTHER])
+    arguments = ["beside", "--other", command, "--config", "configs/tiny.py", "--pass", "forward", "--repeats", "3"]
+    runpy.run_path(str(SCRIPT))["main"]([*arguments, "--json", str(tmp_path / "times")])
+    times = json.loads((tmp_path / "times").read_text())
+    assert times["other_s"] == [0.5] * 3
+    ours = statistics.median(times["ours_s"])
+    printed = capsys.readouterr().out
+    assert "| other | 0.5000 | 0.5000 - 0.5000 |" in printed
+    assert f"ratio of the medians {ours / 0.5:.3f}" in printed
+
+
+@pytest.mark.parametrize(
+    ("other", "repeats", "text"),
+    [
+        ("no-such-program", "1", "--other 'no-such-program' cannot be started"),
+        ([sys.executable, "-c", "pass"], "1", "it ended; it has to print a number of seconds for each line it reads"),
+        ([sys.executable, "-c", "input(); print('ready', flush=True); input()"], "1", "it wrote 'ready'; it has to print a number"),
+        ([sys.executable, "-c", OTHER], "0", "--repeats 0: there must be one at least"),
+    ],
+)
+def test_other_programs_that_take_no_turns(other: str | list[str], repeats: str, text: str) -> None:
+    command = other if isinstance(other, str) else shlex.join(other)
+    arguments = ["beside", "--other", command, "--config", "configs/tiny.py", "--pass", "forward", "--repeats", repeats]
+    with pytest.raises(InputError, match=re.escape(text)):
+        runpy.run_path(str(SCRIPT))["main"](arguments)
 
 
 def test_input_alone_and_beside_the_step(inputs: Inputs, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

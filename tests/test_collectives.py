@@ -17,13 +17,15 @@ def assert_one_sum_a_network(step: dict[str, Any]) -> None:
     assert generator < large < 1.5 * generator  # with biases, losses, and the CPU's own parts of gradients at reflected borders
 
 
-def test_one_device_needs_none_and_several_one_all_reduce_a_network() -> None:
-    output, _ = trainer.run(["1", "2", "4", "8"], devices=8, program=PROGRAM)
-    alone, *several = map(json.loads, output.splitlines())
+def test_one_device_needs_none_and_several_one_all_reduce_a_network_and_split_parameters_are_gathered() -> None:
+    output, _ = trainer.run(["1", "2", "4", "8", "split:2"], devices=8, program=PROGRAM)
+    alone, *several, split = map(json.loads, output.splitlines())
     assert alone["collectives"] == []
     assert len(several) == 3
     for step in several:
         assert_one_sum_a_network(step)
+    gathered = sum(found["bytes"] for found in split["collectives"] if found["kind"] == "all-gather")
+    assert gathered > sum(split["kernel_bytes"]) / 2  # parameters that lie in parts on the devices are put together first
 
 
 def test_two_processes_need_one_all_reduce_a_network() -> None:

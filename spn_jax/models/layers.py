@@ -58,7 +58,10 @@ def pixel_shuffle(x: Array) -> Array:
 
 
 def convolve(x: Array, kernel: Array, *, stride: int = 1, padding: int = 0, dilation: int = 1) -> Array:
-    """Cross-correlation with explicit zero padding: (b, h, w, in) and (kh, kw, in, out) -> (b, h', w', out)."""
+    """Cross-correlation with explicit zero padding: (b, h, w, in) and (k, k, in, out) -> (b, h', w', out).
+
+    Its gradients inside `jax.shard_map` need check_vma=False, and there the caller adds up those for the kernel.
+    """
     if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0:
         return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])  # a matrix product: the CPU backend's 1x1 convolution is slow
     return _convolution(x, kernel, stride, ((padding, padding), (padding, padding)), dilation)
@@ -76,9 +79,15 @@ def _convolution(x: Array, kernel: Array, stride: int, padding: Padding, dilatio
     return lax.platform_dependent(x, kernel, cpu=lambda x, kernel: _with_spare_rows(x, kernel, padding, dilation), default=plain)
 
 
-def plain_convolution(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> Array:
+def plain_convolution(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int, result_type: DTypeLike | None = None) -> Array:
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=result_type,
     )
 
 
@@ -171,42 +180,41 @@ def _gradient_of_kernel(x: Array, kernel: Array, gradient: Array, stride: int, p
         return for_kernel
 
     def in_strips(x: Array, gradient: Array) -> Array:
-        features_in, features_out = kernel.shape[2:]
+        size, _, features_in, features_out = kernel.shape
         if stride > 1 or features_out > FEW_FEATURES or features_in <= features_out:
-            return _kernel_gradient_in_strips(x, kernel, gradient, stride, padding, dilation)
+            return _kernel_gradient_in_strips(x, size, gradient, stride, padding, dilation)
         # The backend is slow with few outputs: input and gradient change places, which transposes the kernel.
-        swapped = jax.ShapeDtypeStruct((*kernel.shape[:2], features_out, features_in), kernel.dtype)
-        return transposed(_kernel_gradient_in_strips(gradient, swapped, x, 1, opposite(kernel, padding, dilation), dilation))
+        return transposed(_kernel_gradient_in_strips(gradient, size, x, 1, opposite(kernel, padding, dilation), dilation))
 
     return lax.platform_dependent(x, gradient, cpu=in_strips, default=plain)
 
 
-def _kernel_gradient_in_strips(
-    x: Array, kernel: Array | jax.ShapeDtypeStruct, gradient: Array, stride: int, padding: Padding, dilation: int
-) -> Array:
-    """The gradient for the kernel as a sum over strips of rows that fit into the processor's caches.
+def _kernel_gradient_in_strips(x: Array, size: int, gradient: Array, stride: int, padding: Padding, dilation: int) -> Array:
+    """The gradient for a square kernel of some size as a sum over strips of rows that fit into the processor's caches.
 
     With stride s and dilation d it is dK[i, j] = sum over photos and pixels (y, x) of X[s y + d i, s x + d j]^T G[y, x]: a convolution
     of X with the kernel G, where channels stand in the place of the batch and photos in the place of channels.
-    The CPU backend's own form falls from 140 GFLOP/s on small maps to 20 on large ones (two cores); so it stays above 150.
+    The CPU backend's own form falls from 140 GFLOP/s on small maps to 20 on large ones (one photo, two cores); so it stays above 150
+    with 64 channels or more. The sum is float32 or wider, whatever the compute type.
     """
     height, width = gradient.shape[1:3]
     rows = max(STRIP_ROWS, STRIP_PIXELS // width)
-    reach = (kernel.shape[0] - 1) * dilation + 1  # rows of x that a row of the output sees
+    reach = (size - 1) * dilation + 1  # rows of x that a row of the output sees
+    wide = statistics_dtype(x)
     x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0))).transpose(3, 1, 2, 0)
-    gradient = gradient.transpose(1, 2, 0, 3)
+    kernels = gradient.transpose(1, 2, 0, 3)
 
     def strip(first: int) -> Array:
         last = min(first + rows, height)
         seen = x[:, first * stride : (last - 1) * stride + reach]
-        return plain_convolution(seen, gradient[first:last], dilation, ((0, 0), padding[1]), stride)
+        return plain_convolution(seen, kernels[first:last], dilation, ((0, 0), padding[1]), stride, wide)
 
     total = functools.reduce(jnp.add, map(strip, range(0, height, rows)))
-    return total[:, :, : kernel.shape[1]].transpose(1, 2, 0, 3)
+    return total[:, :, :size].transpose(1, 2, 0, 3).astype(gradient.dtype)
 
 
 def convolve_reflected(x: Array, kernel: Array, *, padding: int, dilation: int = 1) -> Array:
-    """Convolution with reflection padding, size-preserving. The CPU has forms of its own with the same values."""
+    """Convolution with reflection padding, size-preserving. The CPU has forms of its own, with the same values to rounding."""
 
     def padded(x: Array) -> Array:
         return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
@@ -221,7 +229,8 @@ def convolve_reflected(x: Array, kernel: Array, *, padding: int, dilation: int =
     def with_added_borders(x: Array, kernel: Array) -> Array:
         return _with_reflected_borders(x, kernel, dilation)
 
-    three = kernel.shape[:2] == (3, 3) and padding == dilation
+    borders_differ = padding < min(x.shape[1:3])  # else a pixel is reflected more than once
+    three = kernel.shape[:2] == (3, 3) and padding == dilation and borders_differ
     return lax.platform_dependent(x, kernel, cpu=with_added_borders if three else padded_and_cut, default=plain)
 
 
