@@ -5,6 +5,7 @@
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 from spn_jax.errors import run_command  # noqa: E402
 from spn_jax.runtime import keep_memory, only_cpu  # noqa: E402
 
+SETTING = re.compile(r"[a-z_0-9]+\.[a-z_0-9.]+=")  # such as train.batch_size=4
 COMMANDS = ("aot", "beside", "evaluation", "input", "step")
 
 
@@ -24,7 +26,9 @@ def main(arguments: Sequence[str]) -> None:
     chosen = next((name for name in arguments if name in COMMANDS), None)
     for name in [chosen] if chosen else COMMANDS:  # what the others import may not be installed
         importlib.import_module(f"scripts.benchmark_{name}").add_arguments(commands)
-    options = parser.parse_args(arguments)
+    # Settings may stand anywhere: behind an option of several values, argparse would take them for more of those.
+    options = parser.parse_args([argument for argument in arguments if not SETTING.match(argument)])
+    options.overrides += [argument for argument in arguments if SETTING.match(argument)]
     print(options.run(options))
 
 
