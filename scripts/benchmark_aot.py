@@ -69,7 +69,7 @@ def add_arguments(commands: Any) -> None:
     part.add_argument("topology", help="such as v5e:2x4")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "celeba.py")
     part.add_argument("--batch", type=int, nargs="+", default=[8], help="photos a chip; several are compiled one after the other")
-    part.add_argument("--memory", type=float, default=16.0, metavar="GB", help="of a chip")
+    part.add_argument("--memory", type=float, default=16.0, metavar="GIB", help="of a chip, in units of 2^30 bytes")
     part.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as train.compute_dtype=bfloat16")
     part.set_defaults(run=run)
 
@@ -81,8 +81,10 @@ def run(options: argparse.Namespace) -> str:
         config = apply_overrides(load_config(options.config, options.overrides), [f"train.batch_size={batch * mesh.size}"])
         measured.append(compile_for(config, mesh))
         print(json.dumps({"topology": options.topology, **measured[-1]}), flush=True)
-    fitting = [line["batch_per_chip"] for line in measured if line["memory_gb"] is not None and line["memory_gb"] <= options.memory]
-    largest = f"of these batches, the largest that fits {options.memory:g} GB: {max(fitting, default='none')} photos a chip"
+    fitting = [
+        line["batch_per_chip"] for line in measured if line["memory_gb"] is not None and 1e9 * line["memory_gb"] <= 2**30 * options.memory
+    ]
+    largest = f"of these batches, the largest that fits {options.memory:g} GiB: {max(fitting, default='none')} photos a chip"
     return "\n".join([f"{options.config.stem} on {options.topology}, jax {jax.__version__}", "", *rows(measured), "", largest])
 
 
