@@ -6,6 +6,7 @@ both are at hand at once, and each computes while the other one is stopped.
 
 import argparse
 import json
+import math
 import shlex
 import signal
 import statistics
@@ -18,6 +19,7 @@ import jax
 from scripts.benchmark_step import NUMBERS, PASSES, ROOT, forward, mesh_of, timed, training_step
 from spn_jax.config import apply_overrides, load_config
 from spn_jax.errors import InputError
+from spn_jax.files import check_writable
 from spn_jax.runtime import keep_compiled_programs
 
 
@@ -41,11 +43,14 @@ class Other:
             print(file=self.process.stdin, flush=True)
         except BrokenPipeError:
             self.fail("it ended")
-        answer = self.process.stdout.readline().strip()
+        answer = ""
         try:
+            answer = self.process.stdout.readline().strip()
             seconds = float(answer)
-        except ValueError:
-            self.fail(f"it wrote {answer!r}" if answer else "it ended")
+        except ValueError:  # no number; UnicodeDecodeError is one as well
+            self.fail(f"it wrote {answer!r}" if answer else "it ended or wrote no text")
+        if not 0 < seconds < math.inf:
+            self.fail(f"it wrote {answer!r}")
         self.process.send_signal(signal.SIGSTOP)
         return seconds
 
@@ -81,6 +86,8 @@ def run(options: argparse.Namespace) -> str:
     """The table, in Markdown."""
     if options.repeats < 1:
         raise InputError(f"--repeats {options.repeats}: there must be one at least")
+    if options.json:
+        check_writable(options.json.parent)
     keep_compiled_programs()  # a process that has just compiled runs slower
     sizes = [f"train.batch_size={options.batch}", *([f"data.image_size={options.size}"] if options.size else [])]
     config = apply_overrides(load_config(options.config, options.overrides), [*NUMBERS.get(options.numbers, ()), *sizes])

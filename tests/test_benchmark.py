@@ -109,8 +109,9 @@ def test_another_program_takes_turns_with_ours(capsys: pytest.CaptureFixture[str
     ("other", "repeats", "text"),
     [
         ("no-such-program", "1", "--other 'no-such-program' cannot be started"),
-        ([sys.executable, "-c", "pass"], "1", "it ended; it has to print a number of seconds for each line it reads"),
+        ([sys.executable, "-c", "pass"], "1", "it ended or wrote no text; it has to print a number of seconds for each line it reads"),
         ([sys.executable, "-c", "input(); print('ready', flush=True); input()"], "1", "it wrote 'ready'; it has to print a number"),
+        ([sys.executable, "-c", OTHER.replace("0.5", "0.0")], "1", "it wrote '0.0'; it has to print a number"),
         ([sys.executable, "-c", OTHER], "0", "--repeats 0: there must be one at least"),
     ],
 )
