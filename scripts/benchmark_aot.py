@@ -20,11 +20,10 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from scripts.benchmark_step import CHANNELS, ROOT, draw_batch, draw_frozen, numbers
+from scripts.benchmark_step import CHANNELS, ROOT, draw_batch, draw_frozen, jitted_step, numbers
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
-from spn_jax.sharding import state_sharding
-from spn_jax.step import build_networks, compile_train_step, create_state, matmul_precision, resolve_schedule
+from spn_jax.step import build_networks, create_state, matmul_precision, resolve_schedule
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
@@ -108,8 +107,7 @@ def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
     """What the compiled step needs; `memory_gb` is None where the compiler found that it does not fit."""
     networks = build_networks(config, {level: CHANNELS[level] for level in config.model.prior_levels})
     graph, state = create_state(config, resolve_schedule(config, 1000), *networks)
-    split = config.train.shard_parameters
-    step = compile_train_step(mesh, state_sharding(state, mesh, split) if split else None)
+    step, _ = jitted_step(config, state, mesh)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, draw_frozen(config), draw_batch(config)))
     start = time.perf_counter()
     known = {
@@ -119,7 +117,7 @@ def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
     }
     try:
         with matmul_precision(config):
-            program = step.lower(graph, *shapes).compile()  # type: ignore[attr-defined]
+            program = step.lower(graph, *shapes).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

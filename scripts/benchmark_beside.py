@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from scripts.benchmark_step import NUMBERS, PASSES, ROOT, forward, mesh_of, timed, training_step
+from scripts.benchmark_step import NUMBERS, PASSES, ROOT, compile_pass, mesh_of, timed
 from spn_jax.config import apply_overrides, load_config
 from spn_jax.errors import InputError
 from spn_jax.files import check_writable
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> str:
     keep_compiled_programs()  # a process that has just compiled runs slower
     sizes = [f"train.batch_size={options.batch}", *([f"data.image_size={options.size}"] if options.size else [])]
     config = apply_overrides(load_config(options.config, options.overrides), [*NUMBERS.get(options.numbers, ()), *sizes])
-    _, ours = {"forward": forward, "step": training_step}[options.what](config, mesh_of(1))
+    _, ours = compile_pass(options.what, config, mesh_of(1))
     ours()
     other = Other(options.other)
     try:

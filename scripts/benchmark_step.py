@@ -118,7 +118,7 @@ def mesh_of(devices: int | None) -> Mesh:
 def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float, trace: Path | None = None) -> Measurement:
     """Compiles a pass and times it; `rate` is the devices' own in operations a second. A profile goes to the folder `trace`."""
     start = time.perf_counter()
-    program, call = {"forward": forward, "step": training_step}[what](config, mesh)
+    program, call = compile_pass(what, config, mesh)
     compiling = time.perf_counter() - start
     call()
     seconds = [timed(call) for _ in range(repeats)]
@@ -180,6 +180,11 @@ def draw_batch(config: Config) -> dict[str, Any]:
     return batch | {"targets": {level: features.astype(jnp.bfloat16) for level, features in targets.items()}}
 
 
+def compile_pass(what: str, config: Config, mesh: Mesh) -> tuple[Any, Callable[[], Any]]:
+    """One of PASSES, compiled, and a call that runs it once and waits."""
+    return {"forward": forward, "step": training_step}[what](config, mesh)
+
+
 def forward(config: Config, mesh: Mesh) -> tuple[Any, Callable[[], Any]]:
     """The completed images of a batch, compiled, and a call that waits for them."""
     model, _ = build_networks(config, {level: CHANNELS[level] for level in config.model.prior_levels})
@@ -215,11 +220,10 @@ def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any,
     Channels are those of the teacher's maps by level.
     """
     graph, state = create_state(config, resolve_schedule(config, 1000), *build_networks(config, channels))
-    kept = state_sharding(state, mesh, config.train.shard_parameters)
-    program = compile_train_step(mesh, kept if config.train.shard_parameters else None)
+    program, kept = jitted_step(config, state, mesh)
     state, frozen = jax.device_put(state, kept), replicate(frozen, mesh)
     with matmul_precision(config):
-        compiled = program.lower(graph, state, frozen, shard_batch(batch, mesh)).compile()  # type: ignore[attr-defined]
+        compiled = program.lower(graph, state, frozen, shard_batch(batch, mesh)).compile()
 
     def step(batch: Any) -> Any:
         nonlocal state
@@ -227,6 +231,13 @@ def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any,
         return metrics
 
     return compiled, step
+
+
+def jitted_step(config: Config, state: Any, mesh: Mesh) -> tuple[Any, Any]:
+    """The trainer's step, not yet compiled, and the sharding that its state has between steps."""
+    split = config.train.shard_parameters
+    kept = state_sharding(state, mesh, split)
+    return compile_train_step(mesh, kept if split else None), kept
 
 
 def matrix_rate(config: Config, mesh: Mesh) -> float:
