@@ -67,15 +67,16 @@ class DataConfig:
 
     train_photos: str = ""  # folder, .flist or ArrayRecord file(s) with the training photos
     test_photos: str = ""  # the same for the held-out photos
-    train_masks: str = "strokes"  # folder, .flist or .zip with masks, or "strokes": random strokes of all hole ratios
+    train_masks: str = "strokes"  # folder, .flist or .zip; or drawn in all hole ratios: "strokes", "objects", or "drawn", which is both
     test_masks: str = "strokes"  # the same for evaluation
     invert_masks: bool = False  # mask files have black holes
     image_size: int = 256  # P, the training resolution, divisible by the network's stride
-    crop: Literal["none", "center"] = "none"  # center: cut the photo to a centred square first (CelebA)
+    crop: Literal["none", "center", "random"] = "none"  # a square first: the centred one (CelebA), or in training of random side and place
     resize_filter: Literal["box", "bilinear", "bicubic", "lanczos"] = "bicubic"  # Pillow's, with antialiasing
     flip: Literal["none", "together", "independent"] = "together"  # photo and mask alike (released) or each by itself (paper)
     seed: int = 0  # order of the photos, choice of masks, mirroring
     shuffle_window: int | None = None  # photos in random order at a time, in runs of neighbours, for disks that seek slowly; None: all
+    keep_decoded: int = safe(0)  # million bytes of decoded training photos that stay in memory, for sets of few large photos
     threads: int = safe(4)  # reader threads; the data does not depend on their number
     prefetch: int = safe(4)  # batches read ahead
 
@@ -335,6 +336,7 @@ _POSITIVE = (
     "eval.samples",
 )
 _NOT_NEGATIVE = (
+    "data.keep_decoded",
     "data.seed",
     "teacher.seed",
     "train.seed",
@@ -387,6 +389,11 @@ def _check_together(config: Config) -> None:
         raise InputError(f"train.ema_decay={train.ema_decay} must lie between 0 and 1, or be none")
     if any(later <= earlier for earlier, later in itertools.pairwise((0.0, *drops))):
         raise InputError(f"schedule.learning_rate_drops={drops} must increase, from more than 0")
+    if config.data.crop == "random" and config.loss.prior and config.teacher.mode == "cached":
+        raise InputError(
+            "data.crop=random draws new crops at every step, which a cache of features cannot follow; "
+            "set teacher.mode=online, loss.prior=0 or another data.crop"
+        )
     _check_model_and_losses(config)
 
 

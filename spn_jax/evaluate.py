@@ -25,7 +25,7 @@ from spn_jax.checkpoint import load_model
 from spn_jax.config import Config, apply_overrides, to_dict
 from spn_jax.data.images import PhotoSource, SelectedPhotos, existing_path, find_images, open_photos, read_list
 from spn_jax.data.mask_kinds import mask_note
-from spn_jax.data.masks import MaskSource, open_test_masks
+from spn_jax.data.masks import DRAWN, MaskSource, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.errors import InputError, run_command
 from spn_jax.files import check_writable, write_atomically
@@ -141,7 +141,7 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=pairs)
     add = parser.add_argument
     add("--photos", required=True, help="folder, .flist (whose files need not be there) or ArrayRecord")
-    add("--masks", required=True, help='folder, .flist, .zip or "strokes"')
+    add("--masks", required=True, help=f"folder, .flist, .zip, or one of the words {', '.join(DRAWN)}: drawn masks")
     add("--seed", type=int, default=0)
     add("--per-bin", action="store_true", help="as many photos for each ten-percent bin of hole ratio as for any other")
     add("--output", type=Path, required=True, metavar="FILE.tsv", help="packed if it ends in .tsv.gz")
@@ -427,7 +427,7 @@ def identity_of(evaluation: Evaluation, save_composites: bool) -> dict[str, Any]
         "choice of weights": dict(evaluation.origins),
         "choice of what is saved": save_composites,
         "state of the photo files": data_state(data.test_photos),
-        "state of the mask files": "" if data.test_masks == "strokes" else data_state(data.test_masks),
+        "state of the mask files": "" if data.test_masks in DRAWN else data_state(data.test_masks),
         "version of spn_jax": __version__,
     }
 

@@ -41,7 +41,7 @@ from spn_jax.checkpoint import (
     stored_metadata,
 )
 from spn_jax.config import Config, TrainConfig, changed_settings, describe, from_dict, load_config, to_dict
-from spn_jax.data.images import PhotoSource, open_photos
+from spn_jax.data.images import KeptPhotos, PhotoSource, open_photos
 from spn_jax.data.masks import MaskSource, open_test_masks, open_train_masks
 from spn_jax.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from spn_jax.data.teacher import TeacherCache
@@ -186,7 +186,7 @@ def open_data(config: Config, config_file: str) -> Data:
     """Opens all data of a run; InputError if something is missing or does not fit."""
     photos = open_photos(config.data.train_photos, "data.train_photos")
     return Data(
-        photos=photos,
+        photos=KeptPhotos(photos, config.data.keep_decoded * 10**6),
         masks=open_train_masks(config),
         cache=open_cache(config, photos, config_file),
         test_photos=open_photos(config.data.test_photos, "data.test_photos"),

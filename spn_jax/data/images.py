@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import os
+import threading
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -144,6 +145,34 @@ def read_names(folder: Path, count: int, setting: str) -> list[str]:
             f"{setting}: {folder / NAMES} has {len(names)} names for {count} records; prepare the data set again, or pass the whole folder"
         )
     return names
+
+
+class KeptPhotos(PhotoSource):
+    """Photos of another source that stay in memory once they were decoded, as many as fit into `limit` bytes."""
+
+    def __init__(self, photos: PhotoSource, limit: int):
+        self._photos, self.names = photos, photos.names
+        self._left, self._lock = limit, threading.Lock()
+        self._kept: dict[int, np.ndarray] = {}
+
+    def read(self, i: int) -> bytes:
+        return self._photos.read(i)
+
+    def describe(self, i: int) -> str:
+        return self._photos.describe(i)
+
+    def load(self, i: int) -> np.ndarray:
+        photo = self._kept.get(i)
+        if photo is None:
+            photo = self._photos.load(i)
+            with self._lock:
+                if i not in self._kept and photo.nbytes <= self._left:
+                    self._left -= photo.nbytes
+                    self._kept[i] = photo
+        return photo
+
+    def fingerprint(self) -> str:
+        return self._photos.fingerprint()
 
 
 class SelectedPhotos(PhotoSource):
@@ -333,8 +362,12 @@ def lay_on(image: Image.Image, background: int) -> Image.Image:
 
 
 def prepare_photo(photo: np.ndarray, size: int, crop: str, resize_filter: str) -> np.ndarray:
-    """A photo, uint8 (H, W, 3), at (size, size, 3): `crop` "center" cuts the largest centred square first, "none" squeezes it."""
-    if crop == "center":
+    """A photo, uint8 (H, W, 3), at (size, size, 3).
+
+    `crop` "none" squeezes it; "center" and "random" cut the largest centred square first: crops are drawn in training alone,
+    which cuts them by itself (`random_square`).
+    """
+    if crop != "none":
         photo = _center_square(photo)
     if photo.shape[:2] == (size, size):
         return np.array(photo)
@@ -345,6 +378,19 @@ def _center_square(photo: np.ndarray) -> np.ndarray:
     height, width = photo.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
+    return photo[top : top + side, left : left + side]
+
+
+def random_square(random: np.random.Generator, photo: np.ndarray, smallest: int) -> np.ndarray:
+    """A square of a photo (H, W, 3) of random side and place.
+
+    The logarithm of the side is uniform between those of `smallest` and of the photo's shorter side, so that all scales are seen
+    alike; a photo with a shorter side gives squares of that side. The place is uniform.
+    """
+    height, width = photo.shape[:2]
+    longest = min(height, width)
+    side = int(round(longest ** (fraction := random.random()) * min(smallest, longest) ** (1 - fraction)))
+    top, left = int(random.integers(height - side + 1)), int(random.integers(width - side + 1))
     return photo[top : top + side, left : left + side]
 
 

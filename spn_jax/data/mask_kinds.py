@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from spn_jax.config import Config
-from spn_jax.data.masks import MaskSource, open_train_masks
+from spn_jax.data.masks import DRAWN, MaskSource, open_train_masks
 from spn_jax.errors import InputError
 
 MEASURED = 120  # masks of each side, evenly chosen
 SOLID = 0.95  # share of its bounding box that a rectangle's hole fills; strokes stay below
 OUTSIDE = 0.25  # share of the test's holes beyond nearly all of training's from which on they are larger (or smaller)
 APART = 0.4  # difference of two shares of masks that is one in kind
+DRAWN_NAMES = {"strokes": "drawn strokes", "objects": "drawn shapes of objects", "drawn": "drawn strokes and shapes of objects"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def measure(masks: MaskSource, indices: Sequence[int] | np.ndarray, spec: str) -
     chosen = np.unique(np.linspace(0, len(indices) - 1, min(MEASURED, len(indices))).astype(int))
     holes = [masks.load(int(indices[i]))[..., 0] > 0 for i in chosen]
     return MaskKind(
-        source="drawn strokes" if spec == "strokes" else spec,
+        source=DRAWN_NAMES.get(spec, spec),
         shares=np.array([hole.mean() for hole in holes]),
         at_border=float(np.mean([touches_border(hole) for hole in holes])),
         rectangles=float(np.mean([is_rectangle(hole) for hole in holes])),
@@ -101,6 +102,6 @@ def mask_note(name: str, trained: Config, tested: Config, masks: MaskSource, ind
     sources = f"{name} was trained on {kinds[0].source} ({kinds[0]}) and is tested on {kinds[1].source} ({kinds[1]})"
     if clauses := differences(*kinds):
         return f"the masks differ in kind from training's, {', '.join(clauses)}: {sources}"
-    if "strokes" in (before, now):
+    if {before, now} & DRAWN.keys():
         return f"the masks are of another source than training's, in size and place of the holes alike: {sources}"
     return None

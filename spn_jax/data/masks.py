@@ -4,7 +4,7 @@ import io
 import threading
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -86,21 +86,24 @@ class MaskZip(MaskSource):
         return _read_mask(io.BytesIO(data), self._size, self._invert, what)
 
 
-class StrokeMasks(MaskSource):
-    """12,000 masks of brush strokes, drawn when asked for; six tenths of hole share, 2,000 each, in the order of the paper's set."""
+class DrawnMasks(MaskSource):
+    """12,000 masks, drawn when asked for; six tenths of hole share, 2,000 each, in the order of the paper's set.
+
+    kind: one of DRAWN: brush strokes, shapes of objects, or both in turn.
+    """
 
     ordered = True
 
-    def __init__(self, size: int, seed: int):
-        self.names = [f"strokes-{seed}-{i:05d}" for i in range(TENTHS * MASKS_PER_TENTH)]
-        self._size, self._seed = size, seed
+    def __init__(self, kind: str, size: int, seed: int):
+        self.names = [f"{kind}-{seed}-{i:05d}" for i in range(TENTHS * MASKS_PER_TENTH)]
+        self._draw, self._size, self._seed = DRAWN[kind], size, seed
 
     def load(self, i: int) -> np.ndarray:
-        return draw_strokes(i, self._size, self._seed)
+        return self._draw[i % len(self._draw)](i, self._size, self._seed)
 
 
 def open_masks(spec: str, size: int, invert: bool, seed: int, setting: str) -> MaskSource:
-    """Opens the masks at `spec`: a folder, a .flist, a .zip, or "strokes" for drawn ones (of `seed`, which nothing else uses).
+    """Opens the masks at `spec`: a folder, a .flist, a .zip, or a word of DRAWN for drawn ones (of `seed`, which nothing else uses).
 
     Masks come at (size, size). `invert`: in the files black is the hole (drawn masks are as they are).
     `setting` is the config key that `spec` came from, for error texts.
@@ -108,8 +111,8 @@ def open_masks(spec: str, size: int, invert: bool, seed: int, setting: str) -> M
     Raises:
         InputError: nothing there, a folder or archive without masks, a list with missing entries.
     """
-    if spec == "strokes":
-        return StrokeMasks(size, seed)
+    if spec in DRAWN:
+        return DrawnMasks(spec, size, seed)
     location = existing_path(spec, setting)
     if location.is_dir():
         files = find_images(location)
@@ -118,7 +121,7 @@ def open_masks(spec: str, size: int, invert: bool, seed: int, setting: str) -> M
         return MaskFiles([f.relative_to(location).as_posix() for f in files], files, size, invert, setting)
     if location.suffix.lower() == ".zip":
         return MaskZip(location, size, invert, setting)
-    names, files = read_list(location, setting, 'a .zip, the word "strokes"')
+    names, files = read_list(location, setting, f"a .zip, one of the words {', '.join(DRAWN)}")
     return MaskFiles(names, files, size, invert, setting)
 
 
@@ -224,3 +227,36 @@ def _stroke(random: np.random.Generator, size: int, brush: float) -> list[tuple[
     widths = np.clip(np.rint(brush * swell), 1, max(1, size // 8)).astype(int).tolist()
     points = [(int(x), int(y)) for x, y in path.tolist()]
     return list(zip(points, points[1:], widths, strict=False))
+
+
+def draw_objects(i: int, size: int, seed: int) -> np.ndarray:
+    """Mask `i` of the set of object shapes of `seed`: uint8 (size, size, 1), 1 = hole, its share of holes in tenth i // 2,000.
+
+    One to three rounded shapes, stretched and turned at random, which may reach beyond the border. A pixel's distance from the
+    middle of a shape is measured in that shape's radius in its direction; the hole is the pixels with the least distances, as many
+    as a share drawn from the tenth has.
+    """
+    random = np.random.default_rng([seed, i, 1])
+    tenth = i // MASKS_PER_TENTH
+    wanted = int((tenth + 1 - random.uniform(0, 0.99)) * size * size / 10)
+    y, x = np.mgrid[:size, :size] / size
+    distance = np.full((size, size), np.inf)
+    for _ in range(int(random.choice((1, 2, 3), p=(0.6, 0.25, 0.15)))):
+        across, down = x - random.random(), y - random.random()
+        turn, stretch, scale = random.uniform(0, np.pi), random.uniform(1, 3), random.uniform(0.6, 1.4)
+        along = (across * np.cos(turn) + down * np.sin(turn)) / stretch
+        beside = down * np.cos(turn) - across * np.sin(turn)
+        angle = np.arctan2(beside, along)
+        waves = [random.normal(0, 0.35 / k) * np.cos(k * angle + random.uniform(0, 2 * np.pi)) for k in range(1, 7)]
+        distance = np.minimum(distance, np.hypot(along, beside) / (scale * np.exp(sum(waves))))
+    mask = np.zeros(size * size, np.uint8)
+    mask[np.argpartition(distance.ravel(), wanted)[:wanted]] = 1
+    return mask.reshape(size, size, 1)
+
+
+# Kinds of drawn masks: the functions that draw mask i of a size and a seed, which take turns.
+DRAWN: dict[str, tuple[Callable[[int, int, int], np.ndarray], ...]] = {
+    "strokes": (draw_strokes,),
+    "objects": (draw_objects,),
+    "drawn": (draw_strokes, draw_objects),
+}

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from spn_jax.config import Config
-from spn_jax.data.images import PhotoSource, checksum, prepare_photo, teacher_photo
+from spn_jax.data.images import PhotoSource, checksum, prepare_photo, random_square, teacher_photo
 from spn_jax.data.masks import MaskSource
 from spn_jax.errors import InputError, find_input_error
 
@@ -149,19 +149,25 @@ class _TrainingRows:
         random = np.random.default_rng([data.seed, _CHOICES, step, row])
         mask = self.masks.load(int(random.integers(len(self.masks))))
         flip_photo, flip_mask = _flips(random, data.flip)
-        return self._photo_and_features(i, flip_photo) | {"mask": _mirror(mask, flip_mask)}
+        if self.cache is not None:
+            row_of_photo = self._photo_and_features(self.cache, i, flip_photo)
+        else:
+            photo = self.photos.load(i)
+            row_of_photo = self._views(random_square(random, photo, data.image_size) if data.crop == "random" else photo, flip_photo)
+        return row_of_photo | {"mask": _mirror(mask, flip_mask)}
 
-    def _photo_and_features(self, i: int, flipped: bool) -> Batch:
-        file = self.photos.read(i)
-        photo = self.photos.decode(i, file)
+    def _views(self, photo: np.ndarray, flipped: bool) -> Batch:
         row: Batch = {"image": _mirror(_at_p(self.config, photo), flipped)}
         if self.with_2x:
             row["image_2x"] = _mirror(teacher_photo(photo, self.config), flipped)
-        if self.cache is not None:
-            # Never a mirrored map: the teacher sees a mirrored photo differently.
-            features = self.cache.features(i, flipped, checksum=checksum(file), name=self.photos.names[i])
-            row["targets"] = {level: features[level] for level in self.config.model.prior_levels}
         return row
+
+    def _photo_and_features(self, cache: FeatureCache, i: int, flipped: bool) -> Batch:
+        file = self.photos.read(i)
+        # Never a mirrored map: the teacher sees a mirrored photo differently.
+        features = cache.features(i, flipped, checksum=checksum(file), name=self.photos.names[i])
+        targets = {level: features[level] for level in self.config.model.prior_levels}
+        return self._views(self.photos.decode(i, file), flipped) | {"targets": targets}
 
 
 RUNS = 16  # of neighbouring photos in a shuffle window

@@ -9,7 +9,7 @@ import numpy as np
 
 from spn_jax import gallery
 from spn_jax.config import Config, apply_overrides, load_config
-from spn_jax.data.masks import MaskSource, open_test_masks
+from spn_jax.data.masks import DRAWN, MaskSource, open_test_masks
 from spn_jax.errors import InputError
 from spn_jax.views.sheet import Cell, Row, sheet
 
@@ -21,7 +21,7 @@ PAPER_TENTHS = 6  # columns that are always there; others where the set has such
 def add(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     add = parser.add_argument
-    add("--masks", help='folder, .flist, .zip or "strokes"; data.test_masks if not given')
+    add("--masks", help=f"folder, .flist, .zip, or one of the words {', '.join(DRAWN)}; data.test_masks if not given")
     add("--config", help="where data.* come from")
     add("--image-size", type=int, default=256, metavar="P", help="masks are brought to P x P pixels (default 256)")
     add("--measured", type=int, default=3000, metavar="N", help="masks that are measured, evenly chosen from the set (default 3000)")
