@@ -2,6 +2,7 @@
 
 python scripts/prepare_dataset.py celeba --source img_align_celeba.zip --source list_eval_partition.txt --output data/celeba
 python scripts/prepare_dataset.py folder --source my_photos --output data/mine
+python scripts/prepare_dataset.py open-scenes --source endless-sky-high-dpi_0.9.8-1_all.deb --output data/open_scenes
 python scripts/prepare_dataset.py irregular-masks --source test_mask.zip --output data
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spn_jax.data.mask_set import prepare_masks
+from spn_jax.data.open_scenes import OPEN_SCENES, prepare_open_scenes
 from spn_jax.data.official import DATA_SETS, Options, Selection, select_tfds
 from spn_jax.data.prepare import prepare
 from spn_jax.data.sources import Tfds, open_source, tfds_splits
@@ -31,6 +33,13 @@ def main(arguments: Sequence[str]) -> None:
             raise InputError(f"{MASKS} is read from its archive or folder, whole; --test, --allow-incomplete and tfds: do not apply")
         prepare_masks([open_source(source) for source in options.source], options.output, threads, options.invert_masks)
         return
+    if options.name == OPEN_SCENES:
+        if of_tfds or options.test is not None or options.allow_incomplete or options.invert_masks:
+            raise InputError(f"{OPEN_SCENES} takes --source, --licence, --output and --threads; leave the other options out")
+        prepare_open_scenes(options.source, options.licence, options.output, threads)
+        return
+    if options.licence:
+        raise InputError(f"--licence is for {OPEN_SCENES}; the photos of {options.name} come without a list of licences, leave it out")
     if options.invert_masks:
         raise InputError(f"--invert-masks is for {MASKS}, {options.name} has no masks; leave it out")
     if options.test is not None and options.name != "folder":
@@ -64,11 +73,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python scripts/prepare_dataset.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=[*DATA_SETS, MASKS])
-    parser.add_argument("--source", action="append", required=True, metavar="PATH|tfds:NAME", help="folder, .zip, .tar or file; repeatable")
+    parser.add_argument("name", choices=[*DATA_SETS, OPEN_SCENES, MASKS])
+    parser.add_argument(
+        "--source", action="append", required=True, metavar="PATH|tfds:NAME", help="folder, .zip, .tar, .deb or file; repeatable"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--test", type=int, metavar="N", help="photos of a folder to hold out; default: every tenth")
     parser.add_argument("--allow-incomplete", action="store_true", help="go on without the photos that are missing, and say so")
+    parser.add_argument(
+        "--licence",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="take photos under it too, such as cc-by-sa; repeatable; open-scenes only",
+    )
     parser.add_argument("--invert-masks", action="store_true", help="the masks' holes are black")
     parser.add_argument("--tfds-dir", metavar="DIR", help="where tensorflow-datasets has its data; default: its own")
     parser.add_argument("--threads", type=int, metavar="N", help="default: one a core")

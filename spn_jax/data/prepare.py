@@ -16,7 +16,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,14 @@ BROKEN_SHOWN = 20
 SIZES = "shard_sizes_sha256"  # entry of plan.json and dataset.json: of the sizes of each shard's photos
 
 
-def prepare(name: str, selection: Selection, sources: Sequence[str], output: Path, threads: int) -> None:
+def prepare(
+    name: str,
+    selection: Selection,
+    sources: Sequence[str],
+    output: Path,
+    threads: int,
+    beside: Callable[[], Mapping[str, str]] = dict,
+) -> None:
     """Writes the shards, the lists and dataset.json of a data set; started again after any interruption it goes on.
 
     Args:
@@ -46,6 +53,7 @@ def prepare(name: str, selection: Selection, sources: Sequence[str], output: Pat
         sources: where they come from, for dataset.json.
         output: folder to fill.
         threads: that copy and check photos, a shard each.
+        beside: makes further texts to write into the folder, by file name, once all photos are known to be whole.
 
     Raises:
         InputError: another preparation is at it or was made of something else, the disk is too small, photos are broken (all are
@@ -65,6 +73,8 @@ def prepare(name: str, selection: Selection, sources: Sequence[str], output: Pat
         for note in selection.notes:
             print(note, flush=True)
         write_splits(splits, output, threads)
+        for file_name, text in beside().items():
+            write_text(output / file_name, text)
         shards = {split: {file.name: file.stat().st_size for file in parts.files()} for split, parts in splits.items()}
         write_text(output / DATASET, json.dumps(plan | {"bytes": shards}, indent=1) + "\n")
         (output / PLAN).unlink(missing_ok=True)
