@@ -5,6 +5,7 @@ of each) and in scikit-image. Public domain and CC0 are taken, other licences on
 
     DIR/licences.tsv      split, name, scene, licence, copyright holder, what is said about it, SHA-256 of each photo
     DIR/ATTRIBUTION.md    the same for people, by licence and holder
+    DIR/test_crops/       squares of the held-out photos, the test list of training on random crops
 """
 
 import dataclasses
@@ -21,8 +22,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from spn_jax.data.crops import write_test_crops
 from spn_jax.data.debian import Deb, Paragraph, about, read_copyright
-from spn_jax.data.images import IMAGE_SUFFIXES, decode_photo
+from spn_jax.data.images import IMAGE_SUFFIXES, decode_photo, open_photos
 from spn_jax.data.official import Photo, Selection
 from spn_jax.data.prepare import prepare
 from spn_jax.data.sources import Folder, Source, open_source
@@ -31,6 +33,7 @@ from spn_jax.errors import InputError
 OPEN_SCENES = "open-scenes"
 SCIKIT_IMAGE = "scikit-image"  # instead of a path: the photos of the installed package
 LICENCES, ATTRIBUTION = "licences.tsv", "ATTRIBUTION.md"
+TEST_CROPS = "test_crops"  # folder
 FREE = frozenset({"public-domain", "cc0"})  # families of licences, see `family`
 PHOTOS = re.compile(r"(?:^|/)(images/land/[^/]+)$")  # the part that the copyright file speaks of
 COPYRIGHT = re.compile(r"(?:^|/)doc/([^/]+)/copyright$")
@@ -168,6 +171,8 @@ def prepare_open_scenes(sources: Sequence[str], licences: Sequence[str], output:
     selection = Selection([p.photo for p in halves["train"]], [p.photo for p in halves["test"]], notes)
     beside = functools.partial(licence_texts, halves, scenes)
     prepare(OPEN_SCENES, selection, sources, output, threads, beside)
+    count = write_test_crops(open_photos(str(output / "test"), "--output"), output / TEST_CROPS)
+    print(f"{output / TEST_CROPS} has {count} squares of the held-out photos", flush=True)
 
 
 def package_photos(source: str) -> list[OpenPhoto]:

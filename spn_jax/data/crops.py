@@ -1,0 +1,38 @@
+"""Squares cut from held-out photos, once and for all: a test list for training on random crops.
+
+A few large photos are few test images; squares of many scales and places are more, and every run and every method sees the same.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from spn_jax.data.images import PhotoSource, prepare_photo, random_square
+
+CROPS_PER_PHOTO = 6
+CROP_SIZE = 256  # pixels of a saved square; none is cut smaller, so none is enlarged
+
+
+def write_test_crops(photos: PhotoSource, folder: Path) -> int:
+    """Saves CROPS_PER_PHOTO squares of every photo as PNG files of CROP_SIZE pixels, returns their number.
+
+    Which squares follows from the photo's name alone: they stay the same when other photos join the set.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    crops = dict(cut_crops(photos))
+    for name, crop in crops.items():
+        Image.fromarray(crop).save(folder / name)
+    return len(crops)
+
+
+def cut_crops(photos: PhotoSource) -> Iterator[tuple[str, np.ndarray]]:
+    """(file name, uint8 (CROP_SIZE, CROP_SIZE, 3)) of every square."""
+    for i, name in enumerate(photos.names):
+        photo = photos.load(i)
+        random = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
+        for k in range(CROPS_PER_PHOTO):
+            square = random_square(random, photo, CROP_SIZE)
+            yield f"{PurePosixPath(name).stem}_{k}.png", prepare_photo(square, CROP_SIZE, "none", "lanczos")
