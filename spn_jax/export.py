@@ -1,7 +1,10 @@
-"""Writes a model as one archive that runs with JAX alone: `python -m spn_jax.export --checkpoint DIR --output FILE.zip [--size H W ...]`.
+"""Writes a model as a file that runs without this package: `python -m spn_jax.export --checkpoint DIR --output FILE [--format FORMAT]`.
 
-Inside: a StableHLO program for each size, compiled for CPU, CUDA or TPU by whoever loads it; the weights, which are its arguments; and
-manifest.json, which says what goes in and comes out.
+Formats: stablehlo (FILE.zip, which runs with JAX alone, for the sizes of --size) and onnx (FILE.onnx, the network, for any size that its
+stride divides; `spn_jax.onnx_files.write` has its inputs and outputs).
+
+Inside FILE.zip: a StableHLO program for each size, compiled for CPU, CUDA or TPU by whoever loads it; the weights, which are its
+arguments; and manifest.json, which says what goes in and comes out.
 """
 
 import argparse
@@ -33,31 +36,70 @@ WEIGHTS, MANIFEST = "weights.npz", "manifest.json"
 Size = tuple[int, int]  # height and width
 
 
+SUFFIXES = {"stablehlo": ".zip", "onnx": ".onnx"}  # of the file, by format
+
+
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
-    if options.output.is_dir() or options.output.suffix != ".zip":
-        raise InputError(f"--output {options.output} must be the name of a file that ends in .zip")
+    check_options(options)
+    if options.format != "stablehlo":
+        require_onnx()
     loaded = load_model(options.checkpoint)
     sizes = [tuple(size) for size in options.size or [[loaded.config.data.image_size] * 2]]
     check_sizes(sizes, loaded.config.model.stride)
     check_writable(options.output.parent)
-    write_atomically(options.output, archive(loaded, sizes))
+    write_atomically(options.output, contents(loaded, options.format, options.precision, sizes))
     print(f"written: {options.output}, {options.output.stat().st_size / 1e6:.1f} MB")
+
+
+def contents(loaded: LoadedModel, form: str, precision: Any, sizes: Sequence[Size]) -> bytes:
+    """The bytes of a file of one format."""
+    if form == "stablehlo":
+        return archive(loaded, sizes)
+    from spn_jax.onnx_files.write import network_file
+
+    return network_file(loaded, precision)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spn_jax.export", description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="a run's work directory (its newest checkpoint) or one checkpoint")
-    parser.add_argument("--output", required=True, type=Path, help="the archive, FILE.zip")
+    parser.add_argument("--output", required=True, type=Path, help="the file: .zip for stablehlo, .onnx for the other formats")
+    parser.add_argument("--format", choices=list(SUFFIXES), default="stablehlo", help="stablehlo if left out")
+    parser.add_argument(
+        "--precision", choices=("float32", "float16"), help="of an .onnx file's convolutions and weights; float32 if left out"
+    )
     parser.add_argument(
         "--size",
         type=int,
         nargs=2,
         action="append",
         metavar=("H", "W"),
-        help="height and width of a program's photos; several times for several programs, the trained size if left out",
+        help="height and width of a stablehlo program's photos; several times for several programs, the trained size if left out",
     )
     return parser.parse_args(arguments)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raises InputError for what can be known to be wrong before the checkpoint is read."""
+    suffix = SUFFIXES[options.format]
+    if options.output.is_dir() or options.output.suffix != suffix:
+        raise InputError(
+            f"--output {options.output} must be the name of a file that ends in {suffix}, because --format is {options.format}"
+        )
+    if options.size and options.format != "stablehlo":
+        raise InputError(f"--size is for --format stablehlo; a file of --format {options.format} takes photos of many sizes: leave it out")
+    if options.precision and options.format == "stablehlo":
+        raise InputError(f"--precision {options.precision} is for .onnx files; a StableHLO program is float32: leave it out")
+    options.precision = options.precision or "float32"
+
+
+def require_onnx() -> None:
+    """Raises InputError where the package that writes .onnx files is not installed."""
+    try:
+        import onnx  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError("an .onnx file needs the package onnx, which is not installed; pip install 'spn_jax[onnx]'") from error
 
 
 def check_sizes(sizes: Sequence[Size], stride: int) -> None:
