@@ -1,7 +1,8 @@
 """Writes a model as a file that runs without this package: `python -m spn_jax.export --checkpoint DIR --output FILE [--format FORMAT]`.
 
-Formats: stablehlo (FILE.zip, which runs with JAX alone, for the sizes of --size) and onnx (FILE.onnx, the network, for any size that its
-stride divides; `spn_jax.onnx_files.write` has its inputs and outputs).
+Formats: stablehlo (FILE.zip, which runs with JAX alone, for the sizes of --size), onnx (FILE.onnx, the network, for any size that its
+stride divides) and onnx-photo (FILE.onnx, a photo and a mask of any size in, the completed photo out). `spn_jax.onnx_files.write` and
+`.photo` have their inputs and outputs.
 
 Inside FILE.zip: a StableHLO program for each size, compiled for CPU, CUDA or TPU by whoever loads it; the weights, which are its
 arguments; and manifest.json, which says what goes in and comes out.
@@ -36,7 +37,7 @@ WEIGHTS, MANIFEST = "weights.npz", "manifest.json"
 Size = tuple[int, int]  # height and width
 
 
-SUFFIXES = {"stablehlo": ".zip", "onnx": ".onnx"}  # of the file, by format
+SUFFIXES = {"stablehlo": ".zip", "onnx": ".onnx", "onnx-photo": ".onnx"}  # of the file, by format
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -56,9 +57,9 @@ def contents(loaded: LoadedModel, form: str, precision: Any, sizes: Sequence[Siz
     """The bytes of a file of one format."""
     if form == "stablehlo":
         return archive(loaded, sizes)
-    from spn_jax.onnx_files.write import network_file
+    from spn_jax.onnx_files import photo, write
 
-    return network_file(loaded, precision)
+    return write.network_file(loaded, precision) if form == "onnx" else photo.photo_file(loaded, precision)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

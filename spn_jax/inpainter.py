@@ -222,10 +222,16 @@ def _priors(model: SPN, image: Array, mask: Array, seed: Array) -> dict[int, Arr
 
 def bucket(side: int, config: Config) -> int:
     """What a side is padded to: multiples of a quarter of the trained size up to it, of a half up to twice it, then of the whole."""
-    size, stride = config.data.image_size, config.model.stride
-    step = size // 4 if side <= size else size // 2 if side <= 2 * size else size
-    step = max(-(-step // stride) * stride, SMALLEST)
+    size = config.data.image_size
+    step = bucket_steps(config)[0 if side <= size else 1 if side <= 2 * size else 2]
     return -(-side // step) * step
+
+
+def bucket_steps(config: Config) -> tuple[int, int, int]:
+    """A quarter, a half and the whole of the trained size, rounded up to what the network takes."""
+    size, stride = config.data.image_size, config.model.stride
+    quarter, half, whole = (max(-(-step // stride) * stride, SMALLEST) for step in (size // 4, size // 2, size))
+    return quarter, half, whole
 
 
 def pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
