@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from spn_jax import __version__, figures, gallery, paper, tables, weights
-from spn_jax.baselines import BASELINES, find_baseline
+from spn_jax.baselines import BASELINES
 from spn_jax.checkpoint import load_model
 from spn_jax.config import Config, apply_overrides, to_dict
 from spn_jax.data.images import PhotoSource, SelectedPhotos, existing_path, find_images, open_photos, read_list
@@ -40,6 +40,7 @@ from spn_jax.methods import (
     model_methods,
     named,
     named_checkpoints,
+    named_methods,
     shared_config,
 )
 from spn_jax.models.lpips import TRUNKS
@@ -102,7 +103,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="a run's work directory (its newest checkpoint) or one; repeatable",
     )
     add("--results", action="append", default=[], metavar="NAME=DIR", help="a folder of completed photos, by any program; repeatable")
-    add("--method", action="append", default=[], metavar="NAME", help=f"one that needs no training, repeatable: {', '.join(BASELINES)}")
+    add(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"one that needs no training, repeatable: {', '.join(BASELINES)}; or [NAME=]onnx:FILE, a network in an .onnx file",
+    )
     add("--config", type=Path, help="where data.* and eval.* come from; the first checkpoint's config if not given")
     add("--photos", help="test photos: data.test_photos")
     add("--masks", help="masks: data.test_masks")
@@ -308,9 +315,11 @@ def remove_pictures(output: Path) -> None:
 
 def check_options(options: argparse.Namespace) -> None:
     """Raises InputError for what can be known to be wrong before anything is read; makes the folder of the results."""
-    check_names(named_checkpoints(options.checkpoint), [named(text, "--results")[0] for text in options.results], options.method)
-    for name in options.method:
-        find_baseline(name)
+    check_names(
+        named_checkpoints(options.checkpoint),
+        [named(text, "--results")[0] for text in options.results],
+        list(named_methods(options.method)),
+    )
     if options.grid is not None and options.grid < 0:
         raise InputError(f"--grid {options.grid} must not be negative; 0 draws no grid")
     checked_settings(Config(), overrides_of(options))

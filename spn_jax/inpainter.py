@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Protocol, Self, overload
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,27 @@ from spn_jax.memory import free_memory, out_of_memory_in_words
 from spn_jax.metrics import quantise
 from spn_jax.models.spn import SMALLEST, SPN, Encoding
 from spn_jax.photos import Photo
-from spn_jax.windows import STRATEGIES, Shown, Strategy, assemble, choose_strategy, plan, show
+from spn_jax.windows import STRATEGIES, Shown, Strategy, assemble, at_least, choose_strategy, plan, show
 
 __all__ = ["STRATEGIES", "Inpainter", "Strategy"]
+
+
+class Network(Protocol):
+    """What an Inpainter has its windows filled by: our SPN, or a network in an .onnx file."""
+
+    @property
+    def smallest_window(self) -> int:
+        """Side of the smallest part of a photo that it is shown, where the photo is so large."""
+
+    def predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
+        """What it makes of a window, uint8 (h, w, 3), hole and known pixels alike, once a sample.
+
+        What the window holds in the hole has no influence. The number is the window's, on which the noise depends; `what` is the
+        photo's name in errors. InputError: it does not fit into the memory, or the prediction is no picture.
+        """
+
+    def priors(self, shown: Shown, seed: int, what: str) -> dict[int, np.ndarray]:
+        """As `Inpainter.priors`, of one window. InputError: the network has none."""
 
 
 class Inpainter:
@@ -43,17 +61,26 @@ class Inpainter:
             filled.save(f"filled_{i}.png")
 
     Args:
-        model: its parameters lie on one device.
-        config: of the checkpoint.
+        model: an SPN whose parameters lie on one device, or anything else that fills windows.
+        config: of the checkpoint; of another network its size and kind.
     """
 
-    def __init__(self, model: SPN, config: Config):
+    def __init__(self, model: SPN | Network, config: Config):
         self.model, self.config = model, config
-        self._programs: dict[tuple[int, ...], tuple[Any, Any]] = {}  # compiled, by shape of the padded photo
+        self.network: Network = SPNNetwork(model, config) if isinstance(model, SPN) else model
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The newest checkpoint of a run's work directory, or one checkpoint. InputError: there is none, or it is damaged."""
+        """The newest checkpoint of a run's work directory, one checkpoint, or an .onnx file, ours or anybody's.
+
+        Raises:
+            InputError: there is none, or it is damaged, or no inpainting network that `spn_jax.onnx_files` understands.
+        """
+        if Path(path).suffix == ".onnx":
+            from spn_jax.onnx_files.foreign import OnnxNetwork  # needs an extra
+
+            network = OnnxNetwork(path)
+            return cls(network, network.config)
         loaded = load_model(path)
         return cls(loaded.model, loaded.config)
 
@@ -119,30 +146,16 @@ class Inpainter:
 
     def _fill(self, photo: Photo, mask: np.ndarray, samples: int, seed: int, strategy: Strategy) -> Iterator[Photo]:
         windows = plan(mask, strategy, self.config.data.image_size)
+        windows = [at_least(window, self.network.smallest_window, photo.size) for window in windows]
         image = photo.rgb()
         what = f"a photo of {image.shape[1]} x {image.shape[0]} pixels"
         streams: Sequence[Any] = [
-            self._predictions(show(image, mask, window), number, samples, seed, what) for number, window in enumerate(windows)
+            self.network.predictions(show(image, mask, window), number, samples, seed, what) for number, window in enumerate(windows)
         ]
         if len(windows) > 1:  # one window after the other: what all its samples share takes more memory than they
             streams = [list(stream) for stream in streams]
         for predictions in zip(*streams, strict=True):
             yield photo.filled(assemble(image, mask, windows, predictions), mask)
-
-    def _predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
-        """What the network makes of a window, uint8 (h, w, 3), hole and known pixels alike, once a sample."""
-        padded, hole = (pad(array, self._bucket(*array.shape[:2])) for array in shown)
-        photo, key, window = (self.model, padded, hole), np.uint32(seed), np.uint32(number)
-        with out_of_memory_in_words(what):
-            encode, decode = self._programs_for(photo, what)
-            encoding = encode(*photo)
-        height, width = shown.image.shape[:2]
-        for sample in range(samples):  # one at a time: together they would need the memory of so many photos
-            with out_of_memory_in_words(what):
-                completed, finite = jax.tree.map(np.asarray, decode(*photo, encoding, key, window, np.uint32(sample)))
-            if not finite:
-                raise InputError("the model's prediction is not finite; its training diverged: take an earlier checkpoint")
-            yield completed[:height, :width]
 
     def priors(self, image: np.ndarray, mask: np.ndarray, seed: int = 0) -> dict[int, np.ndarray]:
         """The semantic priors that steer the generator, of the photo brought down to twice the size that the model was trained at.
@@ -157,9 +170,44 @@ class Inpainter:
         """
         check_mask(mask, image.shape[:2])
         (window,) = plan(mask, "resize", self.config.data.image_size)
-        shown = show(image, mask, window)
+        return self.network.priors(show(image, mask, window), seed, f"a photo of {image.shape[1]} x {image.shape[0]} pixels")
+
+
+class SPNNetwork:
+    """An SPN as a network that fills windows: programs of JAX, compiled once for each size.
+
+    Args:
+        model: its parameters lie on one device.
+        config: of the checkpoint.
+    """
+
+    def __init__(self, model: SPN, config: Config):
+        self.model, self.config = model, config
+        self._programs: dict[tuple[int, ...], tuple[Any, Any]] = {}  # compiled, by shape of the padded photo
+
+    @property
+    def smallest_window(self) -> int:
+        return self.config.data.image_size
+
+    def predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
+        """What the network makes of a window, uint8 (h, w, 3), hole and known pixels alike, once a sample."""
         padded, hole = (pad(array, self._bucket(*array.shape[:2])) for array in shown)
-        with out_of_memory_in_words(f"a photo of {image.shape[1]} x {image.shape[0]} pixels"):
+        photo, key, window = (self.model, padded, hole), np.uint32(seed), np.uint32(number)
+        with out_of_memory_in_words(what):
+            encode, decode = self._programs_for(photo, what)
+            encoding = encode(*photo)
+        height, width = shown.image.shape[:2]
+        for sample in range(samples):  # one at a time: together they would need the memory of so many photos
+            with out_of_memory_in_words(what):
+                completed, finite = jax.tree.map(np.asarray, decode(*photo, encoding, key, window, np.uint32(sample)))
+            if not finite:
+                raise InputError("the model's prediction is not finite; its training diverged: take an earlier checkpoint")
+            yield completed[:height, :width]
+
+    def priors(self, shown: Shown, seed: int, what: str) -> dict[int, np.ndarray]:
+        """The semantic priors for a window, as `Inpainter.priors` has them."""
+        padded, hole = (pad(array, self._bucket(*array.shape[:2])) for array in shown)
+        with out_of_memory_in_words(what):
             found = _priors(self.model, padded, hole, np.uint32(seed))
             height, width = shown.image.shape[:2]
             return {n: np.asarray(prior)[: -(-height // 2 ** (n - 1)), : -(-width // 2 ** (n - 1))] for n, prior in found.items()}

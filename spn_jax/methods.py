@@ -21,6 +21,7 @@ from spn_jax.models.spn import SMALLEST
 from spn_jax.results import ResultsFolder
 
 ONE_MODEL = "spn"  # what a lone checkpoint is called
+ONNX = "onnx:"  # before the file's name, in --method
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 # What checkpoints may not disagree about, because all methods are scored on the same pictures.
 SHARED = ("data.image_size", "data.crop", "data.resize_filter", "data.invert_masks", "eval.quantise")
@@ -170,16 +171,60 @@ def model_methods(loaded: Mapping[str, tuple[Path, LoadedModel]], shared: Config
     return methods
 
 
-def host_methods(results: Mapping[str, str], raw: bool, baselines: Sequence[str], photos: PhotoSource, size: int) -> list[HostMethod]:
-    """Folders of results and baselines. InputError: results that do not fit the photos, an unknown baseline."""
+def named_methods(given: Sequence[str]) -> dict[str, str]:
+    """{name: method} of `--method`: a baseline's name, or [NAME=]onnx:FILE, which without a name is called after its file.
+
+    Raises:
+        InputError: there is no such method; two have one name.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        name, method = text, text
+        if ONNX in text:
+            name, method = named(text, "--method") if not text.startswith(ONNX) else (default_name(text.removeprefix(ONNX)), text)
+        else:
+            find_baseline(text)
+        if name in found:
+            raise InputError(f"two methods are called {name}; give each --checkpoint, --results and --method a name of its own")
+        found[name] = method
+    return found
+
+
+def default_name(file: str) -> str:
+    """The stem of a file's name as the name of a method."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", Path(file).stem).lstrip("._+-") or "onnx"
+
+
+def host_methods(results: Mapping[str, str], raw: bool, methods_given: Sequence[str], photos: PhotoSource, size: int) -> list[HostMethod]:
+    """Folders of results, baselines and networks in .onnx files.
+
+    Raises:
+        InputError: results that do not fit the photos, an unknown baseline, a file that holds no inpainting network.
+    """
     methods = []
     for name, folder in results.items():
         opened = ResultsFolder(name, folder, photos.names, size)
         source = {"results": str(Path(folder).absolute()), "files": opened.fingerprint(), "raw": raw}
         methods.append(HostMethod(name, opened.raw if raw else opened.completed, source))
-    for name in baselines:
-        methods.append(HostMethod(name, _Baseline(name), {"method": name}))
+    for name, method in named_methods(methods_given).items():
+        methods.append(onnx_method(name, method.removeprefix(ONNX)) if method.startswith(ONNX) else baseline_method(name))
     return methods
+
+
+def baseline_method(name: str) -> HostMethod:
+    return HostMethod(name, _Baseline(name), {"method": name})
+
+
+def onnx_method(name: str, file: str) -> HostMethod:
+    """A network in an .onnx file, which fills each photo as a whole. InputError: the file holds none."""
+    from spn_jax.inpainter import Inpainter
+
+    inpainter = Inpainter.load(file)
+    described = Path(file).with_suffix(".json")
+    source = {"onnx": str(Path(file).absolute()), "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest()}
+    if described.is_file():
+        source["described"] = hashlib.sha256(described.read_bytes()).hexdigest()
+    return HostMethod(name, lambda i, image, mask: inpainter(image, mask)[0], source)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 White in the mask is the hole; photos have any size, and what is outside the hole comes back as it was. A folder of photos (not what lies
 in folders below it) goes with one mask for all, or with a folder of masks, which are called as their photos or NAME_mask001.png;
 both may be the same folder. `--samples N` writes N completions by a probabilistic model, as NAME_0 ... NAME_(N-1).
+`--model FILE.onnx` in the place of --checkpoint fills with a network of that file, ours or anybody's (`spn_jax.onnx_files.contract`).
 """
 
 import argparse
@@ -22,6 +23,7 @@ from spn_jax.errors import InputError, run_command
 from spn_jax.figures import masked_input
 from spn_jax.files import check_writable, write_atomically
 from spn_jax.inpainter import STRATEGIES, Inpainter
+from spn_jax.onnx_files.options import add_network, check_network
 from spn_jax.photos import (
     FORMATS,
     Photo,
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     check_options(options)
     tasks, without_mask = find_tasks(options.image, options.mask, options.output)
     choose_device(options.device)
-    inpainter = Inpainter.load(options.checkpoint)
+    inpainter = Inpainter.load(options.model or options.checkpoint)
     check_samples(options.samples, inpainter.config)
     if options.image.is_file() and len(tasks) == 1:
         run(tasks[0], inpainter, options)
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spn_jax.predict", description=__doc__)
-    parser.add_argument("--checkpoint", required=True, help="a run's work directory (its newest checkpoint) or one checkpoint")
+    add_network(parser)
     parser.add_argument("--image", required=True, type=Path, help="the photo, or a folder of photos")
     parser.add_argument("--mask", required=True, type=Path, help="an image of the photo's size, white is the hole; or a folder of them")
     parser.add_argument(
@@ -105,6 +107,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def check_options(options: argparse.Namespace) -> None:
     """Raises InputError for what can be known to be wrong before anything is read."""
+    check_network(options)
     if options.samples < 1:
         raise InputError(f"--samples {options.samples} must be at least 1")
     if not 0 <= options.seed < SEEDS:

@@ -138,6 +138,18 @@ def _placed(low: int, high: int, length: int, size: int) -> int:
     return min(max((low + high - length) // 2, 0), size - length)
 
 
+def at_least(window: Window, side: int, size: tuple[int, int]) -> Window:
+    """The window, or a larger one around it whose sides are `side` as far as a photo of this height and width allows."""
+    height, width = (max(length, min(side, whole)) for length, whole in zip(window.part.shape, size, strict=True))
+    if (height, width) == window.part.shape:
+        return window
+    top = _placed(window.top, window.top + window.height, height, size[0])
+    left = _placed(window.left, window.left + window.width, width, size[1])
+    part = np.zeros((height, width), np.float32)
+    part[window.top - top :, window.left - left :][: window.height, : window.width] = window.part
+    return Window(top, left, height, width, window.limit, part)
+
+
 def show(image: np.ndarray, mask: np.ndarray, window: Window) -> Shown:
     """What the network sees of a window of a photo uint8 (h, w, 3) and its mask uint8 (h, w, 1).
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from spn_jax import completion, inpainter, memory
 from spn_jax.errors import InputError
-from spn_jax.inpainter import Inpainter
+from spn_jax.inpainter import Inpainter, SPNNetwork
+from spn_jax.models.spn import SPN
 from spn_jax.photos import Photo
 from tests.tiny import KINDS, corner, photo
 
@@ -116,13 +117,13 @@ def test_odd_sizes_share_programs(checkpoints: dict[str, Path]) -> None:
     fresh = Inpainter.load(checkpoints["spn"])
     for height, width in (17, 30), (21, 29), (32, 32), (25, 18):
         fresh(photo(height, width), corner(height, width))
-    assert len(fresh._programs) == 1
+    assert isinstance(fresh.network, SPNNetwork) and len(fresh.network._programs) == 1
     sides = {inpainter.bucket(side, fresh.config) for side in range(1, 65)}
     assert sides == {16, 32, 48, 64}
 
 
 def test_without_a_hole_the_photo_comes_back(either: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inpainter, "_programs_for", lambda *inputs: pytest.fail("the network ran"))
+    monkeypatch.setattr(SPNNetwork, "_programs_for", lambda *inputs: pytest.fail("the network ran"))
     np.testing.assert_array_equal(either(photo(), np.zeros_like(corner()))[0], photo())
 
 
@@ -182,7 +183,7 @@ def test_a_photo_too_large_for_the_memory_is_one_sentence(sampler: Inpainter, mo
     def fail(*inputs: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(Inpainter, "_programs_for", fail)
+    monkeypatch.setattr(SPNNetwork, "_programs_for", fail)
     with pytest.raises(InputError, match=r"^a photo of 29 x 21 pixels did not fit into the memory; make it smaller$"):
         sampler(photo(), corner(), samples=2)
 
@@ -202,13 +203,14 @@ def test_other_errors_of_the_device_are_not_hidden(sampler: Inpainter, monkeypat
     def fail(*inputs: Any, **options: Any) -> None:
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
-    monkeypatch.setattr(Inpainter, "_programs_for", fail)
+    monkeypatch.setattr(SPNNetwork, "_programs_for", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
         sampler(photo(), corner())
 
 
 def test_a_model_that_diverged_is_one_sentence(checkpoints: dict[str, Path]) -> None:
     diverged = Inpainter.load(checkpoints["spn"])
+    assert isinstance(diverged.model, SPN)
     bias = diverged.model.generator.output.bias
     assert bias is not None
     bias.set_value(bias.get_value() * np.nan)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from spn_jax import predict
 from spn_jax.errors import InputError, run_command
-from spn_jax.inpainter import Inpainter
+from spn_jax.inpainter import Inpainter, SPNNetwork
 from spn_jax.photos import Photo, encode_photo, read_photo
 from tests.tiny import corner, photo
 
@@ -236,7 +236,7 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
     Image.new("L", (9, 8), 255).save("small.png")
     before = sorted(folder.rglob("*"))
     # Nothing of the kind may come after the work.
-    monkeypatch.setattr(Inpainter, "_predictions", lambda *inputs: pytest.fail("the network ran"))
+    monkeypatch.setattr(SPNNetwork, "predictions", lambda *inputs: pytest.fail("the network ran"))
     monkeypatch.setattr(sys, "argv", ["predict", *arguments(checkpoints["spn"], more)])
     with pytest.raises(SystemExit) as ended:
         run_command(predict.main)

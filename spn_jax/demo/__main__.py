@@ -1,7 +1,8 @@
 """Fills holes in photos on a web page: `python -m spn_jax.demo --checkpoint DIR`, and open the address that it prints.
 
 The server listens at this machine's loopback address unless --host says otherwise; photos stay in its memory, and only there. Ctrl-C
-stops it. The page /docs on the same server describes the requests by which programs use it.
+stops it. `--model FILE.onnx` in the place of --checkpoint fills with a network of that file. The page /docs on the same server describes
+the requests by which programs use it.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import Any
 from spn_jax.config import Config
 from spn_jax.demo.limits import Limits
 from spn_jax.errors import InputError, run_command
+from spn_jax.onnx_files.options import add_network, check_network
 from spn_jax.runtime import choose_device, set_up
 
 GRACE = 3  # seconds that connections have to end by themselves
@@ -21,6 +23,7 @@ GRACE = 3  # seconds that connections have to end by themselves
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
+    check_network(options)
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
     set_up()
     choose_device(options.device)
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spn_jax.demo", description=__doc__)
-    parser.add_argument("--checkpoint", required=True, help="a run's work directory (its newest checkpoint) or one checkpoint")
+    add_network(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines in, without any password")
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a further name by which browsers may ask")
@@ -72,9 +75,14 @@ def create(options: argparse.Namespace, limits: Limits) -> Any:
         raise InputError(f"the page needs {error.name}, which is not installed; pip install 'spn_jax[web]'") from error
     from spn_jax.inpainter import Inpainter
 
-    inpainter = Inpainter.load(options.checkpoint)
+    inpainter = Inpainter.load(options.model or options.checkpoint)
     config = inpainter.config
-    settings = Settings(describe(config), config.model.variational, options.host, tuple(options.allow_host), limits)
+    words = (
+        describe(config)
+        if options.model is None
+        else f"{options.model.rpartition('/')[2]}, shown up to {2 * config.data.image_size} pixels"
+    )
+    settings = Settings(words, config.model.variational, options.host, tuple(options.allow_host), limits)
     return create_app(inpainter, settings)
 
 

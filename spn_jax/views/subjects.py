@@ -16,7 +16,17 @@ from spn_jax.data.masks import MaskFiles
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.errors import InputError
 from spn_jax.evaluate import Evaluation, batch_size_of, fetched, open_evaluation, overrides_of, scored
-from spn_jax.methods import ModelMethod, check_names, host_methods, load_checkpoints, model_methods, named, named_checkpoints, shared_config
+from spn_jax.methods import (
+    ModelMethod,
+    check_names,
+    host_methods,
+    load_checkpoints,
+    model_methods,
+    named,
+    named_checkpoints,
+    named_methods,
+    shared_config,
+)
 from spn_jax.pairs import PairList, names_sha256
 from spn_jax.scoring import Arrays, Detail, Networks, not_finite
 
@@ -56,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser, count: int, others: bool = Fa
 def open_subjects(options: argparse.Namespace) -> Evaluation:
     """The photos, masks and methods that the command line names. InputError: something does not fit."""
     names = [named(text, "--results")[0] for text in options.results]
-    check_names(named_checkpoints(options.checkpoint), names, options.method)
+    check_names(named_checkpoints(options.checkpoint), names, list(named_methods(options.method)))
     if not options.image and not options.mask:
         return open_evaluation(options)
     if len(options.image) != len(options.mask):
