@@ -1,8 +1,8 @@
 """Writes a model as a file that runs without this package: `python -m spn_jax.export --checkpoint DIR --output FILE [--format FORMAT]`.
 
 Formats: stablehlo (FILE.zip, which runs with JAX alone, for the sizes of --size), onnx (FILE.onnx, the network, for any size that its
-stride divides) and onnx-photo (FILE.onnx, a photo and a mask of any size in, the completed photo out). `spn_jax.onnx_files.write` and
-`.photo` have their inputs and outputs.
+stride divides), onnx-photo (FILE.onnx, a photo and a mask of any size in, the completed photo out) and web (a folder, the web page
+without a server). `spn_jax.onnx_files.write` and `.photo` have the inputs and outputs.
 
 Inside FILE.zip: a StableHLO program for each size, compiled for CPU, CUDA or TPU by whoever loads it; the weights, which are its
 arguments; and manifest.json, which says what goes in and comes out.
@@ -37,7 +37,7 @@ WEIGHTS, MANIFEST = "weights.npz", "manifest.json"
 Size = tuple[int, int]  # height and width
 
 
-SUFFIXES = {"stablehlo": ".zip", "onnx": ".onnx", "onnx-photo": ".onnx"}  # of the file, by format
+SUFFIXES = {"stablehlo": ".zip", "onnx": ".onnx", "onnx-photo": ".onnx", "web": ""}  # of what is written, by format
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -45,6 +45,11 @@ def main(arguments: Sequence[str]) -> None:
     check_options(options)
     if options.format != "stablehlo":
         require_onnx()
+    if options.format == "web":
+        from spn_jax.onnx_files.web import write_page
+
+        write_page(options.output, options.checkpoint, options.precision, options.onnxruntime_web)
+        return
     loaded = load_model(options.checkpoint)
     sizes = [tuple(size) for size in options.size or [[loaded.config.data.image_size] * 2]]
     check_sizes(sizes, loaded.config.model.stride)
@@ -65,10 +70,13 @@ def contents(loaded: LoadedModel, form: str, precision: Any, sizes: Sequence[Siz
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spn_jax.export", description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="a run's work directory (its newest checkpoint) or one checkpoint")
-    parser.add_argument("--output", required=True, type=Path, help="the file: .zip for stablehlo, .onnx for the other formats")
+    parser.add_argument("--output", required=True, type=Path, help="the file: .zip for stablehlo, .onnx for onnx; the new folder of web")
     parser.add_argument("--format", choices=list(SUFFIXES), default="stablehlo", help="stablehlo if left out")
     parser.add_argument(
         "--precision", choices=("float32", "float16"), help="of an .onnx file's convolutions and weights; float32 if left out"
+    )
+    parser.add_argument(
+        "--onnxruntime-web", type=Path, metavar="DIR", help="the package onnxruntime-web, a folder or .tgz; fetched with npm if left out"
     )
     parser.add_argument(
         "--size",
@@ -84,14 +92,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def check_options(options: argparse.Namespace) -> None:
     """Raises InputError for what can be known to be wrong before the checkpoint is read."""
     suffix = SUFFIXES[options.format]
-    if options.output.is_dir() or options.output.suffix != suffix:
+    if suffix and (options.output.is_dir() or options.output.suffix != suffix):
         raise InputError(
             f"--output {options.output} must be the name of a file that ends in {suffix}, because --format is {options.format}"
         )
     if options.size and options.format != "stablehlo":
-        raise InputError(f"--size is for --format stablehlo; a file of --format {options.format} takes photos of many sizes: leave it out")
+        raise InputError(f"--size is for --format stablehlo; --format {options.format} takes photos of many sizes: leave it out")
     if options.precision and options.format == "stablehlo":
         raise InputError(f"--precision {options.precision} is for .onnx files; a StableHLO program is float32: leave it out")
+    if options.onnxruntime_web and options.format != "web":
+        raise InputError(f"--onnxruntime-web {options.onnxruntime_web} is for --format web; leave it out")
     options.precision = options.precision or "float32"
 
 

@@ -129,6 +129,22 @@ def covered(*discs: tuple[float, float, float]) -> np.ndarray:
     return np.any([np.hypot(x - a, y - b) <= size / 2 for a, b, size in discs], axis=0)
 
 
+def test_the_painted_mask_is_saved_beside_the_photo(page: Page) -> None:
+    load(page, encode_photo(deep_photo(), ".png"), "a.photo.png")
+    brush(page, 12)
+    stroke(page, (12, 12), (20, 12))
+    page.locator("summary", has_text="mask from a file").click()
+    with page.expect_download() as waiting:
+        page.click("#save-mask")
+    assert waiting.value.suggested_filename == "a.photo_mask.png"
+    with Image.open(waiting.value.path()) as mask:
+        white = np.asarray(mask.convert("L")) >= 128
+    assert white.shape == (HEIGHT, WIDTH)
+    assert (
+        white[covered(*((x, 12, 10.5) for x in range(12, 21)))].all() and not white[~covered(*((x, 12, 13.5) for x in range(12, 21)))].any()
+    )
+
+
 def test_a_hole_of_two_brushes_is_filled_and_known_pixels_come_back_bit_for_bit(page: Page) -> None:
     original = deep_photo()
     load(page, encode_photo(original, ".png"), "deep.png")

@@ -70,6 +70,16 @@ def test_models_and_step_import_no_data() -> None:
     check(files("spn_jax/models/*.py", "spn_jax/step.py"), "grain", "array_record", "spn_jax.data", "spn_jax.train")
 
 
+def test_models_data_and_training_know_no_onnx_files() -> None:
+    training = ("step.py", "train.py", "losses.py", "checkpoint.py", "windows.py", "photos.py")
+    paths = files("spn_jax/models/*.py", "spn_jax/data/*.py", *(f"spn_jax/{name}" for name in training))
+    check(paths, "onnx", "onnxruntime", "spn_jax.onnx_files")
+
+
+def test_what_reads_onnx_files_needs_no_package_that_writes_them() -> None:
+    check(files(*(f"spn_jax/onnx_files/{name}.py" for name in ("contract", "foreign", "options"))), "onnx", "spn_jax.onnx_files.write")
+
+
 def test_step_runs_where_grain_is_not_installed() -> None:
     program = "import sys; sys.modules['grain'] = sys.modules['array_record'] = None; import spn_jax.step"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

@@ -410,9 +410,18 @@ async function goOn() {
 // A link would replace the page by the server's sentence if the result is gone.
 async function download(event) {
   event.preventDefault();
+  save(await server.picture($("download").getAttribute("href")), $("download").download);
+}
+
+// Called as programs that take masks beside photos expect it.
+async function saveMask() {
+  save(await paintedMask(), `${state.photo.name.replace(/\.[^.]*$/, "")}_mask.png`);
+}
+
+function save(blob, name) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await server.picture($("download").getAttribute("href")));
-  link.download = $("download").download;
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
@@ -454,6 +463,7 @@ function connectControls() {
   $("cancel").addEventListener("click", doing(async () => state.job && server.cancel(state.job)));
   $("show-prior").addEventListener("click", doing(showPrior));
   $("download").addEventListener("click", doing(download));
+  $("save-mask").addEventListener("click", doing(saveMask));
   $("go-on").addEventListener("click", doing(goOn));
   $("paint-mode").addEventListener("click", () => compare(false));
   $("compare-mode").addEventListener("click", () => compare(true));

@@ -1,0 +1,346 @@
+"""The page without a server, in a real browser: the same pixels as `spn_jax.inpainter`, and nothing leaves the tab.
+
+Needs Chromium on the PATH, and the package onnxruntime-web, which npm fetches once into .cache.
+"""
+
+import base64
+import contextlib
+import functools
+import http.server
+import io
+import re
+import shutil
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+from playwright.sync_api import Page, expect, sync_playwright
+
+from spn_jax import export
+from spn_jax.errors import InputError
+from spn_jax.files import write_atomically
+from spn_jax.inpainter import Inpainter
+from spn_jax.onnx_files import web
+from spn_jax.photos import read_photo
+from spn_jax.windows import assemble, plan, show
+from tests.tiny import photo
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+CACHE = Path(__file__).resolve().parent.parent.parent / ".cache"
+PATIENCE = 120_000  # milliseconds
+HEIGHT, WIDTH = 61, 97
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the PATH")
+
+
+@pytest.fixture(scope="module")
+def folders(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The page of each kind of model."""
+    folder = tmp_path_factory.mktemp("pages")
+    package = CACHE / f"{web.PACKAGE}.tgz"
+    if not package.is_file():
+        try:
+            write_atomically(package, web.fetched(folder).read_bytes())
+        except InputError as error:
+            pytest.skip(str(error))
+    for kind, checkpoint in checkpoints.items():
+        output = str(folder / kind)
+        export.main(["--checkpoint", str(checkpoint), "--format", "web", "--output", output, "--onnxruntime-web", str(package)])
+    return {kind: folder / kind for kind in checkpoints}
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Says nothing on the terminal."""
+
+    def log_message(self, format: str, *values: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def opened(folder: Path, profile: Path) -> Iterator[Page]:
+    """The page, in a browser that reaches nothing but its files; what a script complains about fails the test."""
+    with served(folder) as address, sync_playwright() as driver:
+        options = {"executable_path": CHROMIUM, "headless": True, "args": FLAGS.split(), "viewport": {"width": 1280, "height": 900}}
+        browser = driver.chromium.launch_persistent_context(str(profile), **options)  # type: ignore[arg-type]
+        complaints: list[str] = []
+        page = browser.pages[0]
+
+        def only_files(route: Any) -> None:
+            request = route.request
+            if not request.url.startswith(address) or request.method != "GET":
+                complaints.append(f"{request.method} {request.url}")
+                route.abort()
+            else:
+                route.continue_()
+
+        browser.route(re.compile("^https?:"), only_files)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.goto(address)
+        expect(page.locator("#limits")).not_to_be_empty()  # the script has begun
+        yield page
+        browser.close()
+    assert not complaints
+
+
+@pytest.fixture
+def page(folders: dict[str, Path], tmp_path: Path) -> Iterator[Page]:
+    with opened(folders["spn"], tmp_path / "profile") as page:
+        yield page
+
+
+def encoded(array: np.ndarray, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def hole() -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH, 1), np.uint8)
+    mask[20:34, 8:22] = mask[44:48, 60:90] = 1
+    mask[50:, :5] = 1
+    return mask
+
+
+def load(page: Page, data: bytes, mask: np.ndarray | None = None, name: str = "photo.png") -> None:
+    page.set_input_files("#photo-file", {"name": name, "mimeType": "image/png", "buffer": data})
+    expect(page.locator("#facts")).to_contain_text(name)
+    if mask is not None:
+        page.set_input_files("#mask-file", {"name": "mask.png", "mimeType": "image/png", "buffer": encoded(255 * mask[..., 0])})
+        expect(page.locator("#clear")).to_be_enabled()
+
+
+def fill(page: Page) -> None:
+    page.click("#fill")
+    expect(page.locator("#status")).to_contain_text("Done", timeout=PATIENCE)
+
+
+def saved(page: Page, button: str) -> tuple[str, Path]:
+    with page.expect_download() as waiting:
+        page.click(button)
+    return waiting.value.suggested_filename, Path(waiting.value.path())
+
+
+@pytest.mark.parametrize("strategy", ["auto", "original", "resize"])
+def test_the_page_fills_as_the_inpainter_does(strategy: Any, page: Page, checkpoints: dict[str, Path]) -> None:
+    image, mask = photo(HEIGHT, WIDTH), hole()
+    load(page, encoded(image, icc_profile=PROFILE), mask)
+    page.locator("#strategy").evaluate("(select, value) => { select.value = value; }", strategy)
+    fill(page)
+    name, path = saved(page, "#download")
+    filled = read_photo(path, name)
+    wanted = Inpainter.load(checkpoints["spn"])(image, mask, strategy=strategy)[0]
+    assert (name, filled.icc_profile) == ("photo_filled.png", PROFILE)
+    np.testing.assert_array_equal(np.where(mask, 0, filled.pixels), np.where(mask, 0, image))
+    assert (filled.pixels != image)[mask[..., 0] > 0].mean() > 0.9
+    assert np.abs(filled.pixels.astype(int) - wanted).max() <= 1
+
+
+def test_a_painted_mask_is_saved_and_grows_as_the_command_has_it(page: Page, checkpoints: dict[str, Path]) -> None:
+    image = photo(HEIGHT, WIDTH)
+    load(page, encoded(image), name="two.words.png")
+    box = page.locator("#paint").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.up()
+    page.locator("summary", has_text="mask from a file").click()
+    name, path = saved(page, "#save-mask")
+    assert name == "two.words_mask.png"
+    with Image.open(path) as picture:
+        mask = (np.asarray(picture.convert("L")) >= 128).astype(np.uint8)[..., None]
+    assert 20 < mask.sum() < 200
+    page.locator("#dilate").evaluate("(input) => { input.value = 3; }")
+    fill(page)
+    _, path = saved(page, "#download")
+    distance = cv2.distanceTransform(1 - mask[..., 0], cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    grown = (distance <= 3).astype(np.uint8)[..., None]
+    wanted = Inpainter.load(checkpoints["spn"])(image, grown)[0]
+    assert np.abs(read_photo(path, "filled").pixels.astype(int) - wanted).max() <= 1
+
+
+def test_several_completions_of_the_probabilistic_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    image, mask = photo(40, 40), np.zeros((40, 40, 1), np.uint8)
+    mask[10:30, 10:30] = 1
+    with opened(folders["spn-probabilistic"], tmp_path / "profile") as page:
+        load(page, encoded(image), mask)
+        page.fill("#samples", "2")
+        fill(page)
+        found = [read_photo(saved(page, "#download")[1], "filled").pixels]
+        page.locator("#results button").nth(1).click()
+        expect(page.locator("#download")).to_have_attribute("download", "photo_filled_2.png")
+        found.append(read_photo(saved(page, "#download")[1], "filled").pixels)
+    for filled in found:
+        np.testing.assert_array_equal(np.where(mask, 0, filled), np.where(mask, 0, image))
+    assert (found[0] != found[1]).any()
+
+
+def test_a_jpeg_is_upright_and_keeps_its_profile(page: Page) -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[274] = 6  # to be turned to the right
+    Image.fromarray(photo(40, 64)).save(buffer, "JPEG", exif=exif, icc_profile=PROFILE, quality=95)
+    mask = np.zeros((64, 40, 1), np.uint8)
+    mask[20:34, 8:22] = 1
+    load(page, buffer.getvalue(), mask, name="photo.jpg")
+    expect(page.locator("#facts")).to_contain_text("photo.jpg, 40 × 64 pixels")
+    fill(page)
+    name, path = saved(page, "#download")
+    filled = read_photo(path, name)
+    assert (name, filled.size, filled.icc_profile) == ("photo_filled.png", (64, 40), PROFILE)
+
+
+def test_grey_photos_stay_grey_and_go_on_with_a_result(page: Page) -> None:
+    grey = photo(HEIGHT, WIDTH)[..., 0]
+    load(page, encoded(grey), hole())
+    fill(page)
+    page.click("#go-on")
+    expect(page.locator("#facts")).to_contain_text("photo_filled.png")
+    load(page, encoded(grey), hole())
+    fill(page)
+    filled = read_photo(saved(page, "#download")[1], "filled").rgb()
+    assert (filled == filled[..., :1]).all()
+    np.testing.assert_array_equal(filled[hole()[..., 0] == 0], grey[hole()[..., 0] == 0][:, None].repeat(3, 1))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"no photo", "photo.png is no image that this browser can read"),
+        (cv2.imencode(".png", np.zeros((9, 9, 3), np.uint16))[1].tobytes(), "photo.png has 16 bits a channel, and this page keeps 8"),
+        (encoded(np.full((9, 9, 4), 99, np.uint8)), "photo.png has transparent parts, which this page cannot keep"),
+    ],
+    ids=["no image", "16 bits", "transparent"],
+)
+def test_what_the_page_could_not_give_back_whole_is_one_sentence(data: bytes, message: str, page: Page) -> None:
+    page.set_input_files("#photo-file", {"name": "photo.png", "mimeType": "image/png", "buffer": data})
+    expect(page.locator("#error")).to_contain_text(message)
+
+
+def test_a_mask_of_another_size_and_work_that_is_given_up(page: Page) -> None:
+    load(page, encoded(photo(HEIGHT, WIDTH)), hole())
+    page.set_input_files("#mask-file", {"name": "m.png", "mimeType": "image/png", "buffer": encoded(np.zeros((9, 8), np.uint8))})
+    expect(page.locator("#error")).to_contain_text(f"The mask is 8 x 9 pixels, the photo, upright, is {WIDTH} x {HEIGHT}")
+    page.click("#fill")
+    page.click("#cancel")
+    expect(page.locator("#status")).to_contain_text(re.compile("Cancelled|Done"), timeout=PATIENCE)
+    fill(page)
+
+
+# --- windows.js beside windows.py ---
+
+RUN = """async (cases) => {
+  const { plan, show, assemble } = await import("./windows.js");
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const text = (array) => btoa(Array.from(new Uint8Array(array.buffer), (byte) => String.fromCharCode(byte)).join(""));
+  return cases.map(({ width, height, strategy, trained, ...given }) => {
+    const photo = { width, height, data: bytes(given.image) };
+    const hole = bytes(given.hole);
+    const windows = plan(hole, width, height, strategy, trained);
+    const shown = windows.map((window) => show(photo, hole, window));
+    const predictions = shown.map(({ image }) => image.data.map((value, i) => (value * 7 + i * 31 + (i % 3) * 40) % 256));
+    return {
+      windows: windows.map((one) => [one.top, one.left, one.height, one.width, one.limit, one.shownHeight, one.shownWidth]),
+      parts: windows.map(({ part }) => text(part)),
+      images: shown.map(({ image }) => text(image.data)),
+      holes: shown.map((one) => text(one.hole)),
+      completion: text(assemble(photo, hole, windows, predictions).data),
+    };
+  });
+}"""
+
+
+def drawn_hole(random: np.random.Generator, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    for _ in range(int(random.integers(1, 5))):
+        x, y, u, v = (int(n) for n in random.integers(0, [width, height, width, height]))
+        cv2.circle(mask, (x, y), int(random.integers(1, 30)), 1, -1)
+        cv2.line(mask, (x, y), (u, v), 1, int(random.integers(1, 6)))
+    return mask[..., None]
+
+
+def test_the_windows_of_the_page_are_those_of_the_command(page: Page) -> None:
+    random = np.random.default_rng(0)
+    cases = []
+    for n in range(16):
+        height, width = (int(side) for side in random.integers(20, 300, 2))
+        small = random.integers(0, 256, (height // 4 + 2, width // 4 + 2, 3), np.uint8)
+        image, mask = cv2.resize(small, (width, height)), drawn_hole(random, height, width)
+        if n == 5:
+            mask[:] = 1
+        cases.append((image, mask, ("crop", "crop", "resize", "original")[n % 4], (32, 40, 64)[n % 3]))
+
+    def text(array: np.ndarray) -> str:
+        return base64.b64encode(array.tobytes()).decode()
+
+    given = [
+        {"width": i.shape[1], "height": i.shape[0], "strategy": s, "trained": t, "image": text(i), "hole": text(m)} for i, m, s, t in cases
+    ]
+    for (image, mask, strategy, trained), found in zip(cases, page.evaluate(RUN, given), strict=True):
+        windows = plan(mask, strategy, trained)
+        shown = [show(image, mask, window) for window in windows]
+        assert found["windows"] == [[w.top, w.left, w.height, w.width, w.limit, *w.shown_size] for w in windows]
+        for name, arrays in (
+            ("parts", [w.part for w in windows]),
+            ("images", [s.image for s in shown]),
+            ("holes", [s.mask for s in shown]),
+        ):
+            assert found[name] == [text(array) for array in arrays], name
+        predictions = []
+        for one in shown:
+            i = np.arange(one.image.size)
+            predictions.append(((one.image.ravel().astype(int) * 7 + i * 31 + i % 3 * 40) % 256).astype(np.uint8).reshape(one.image.shape))
+        completion = np.frombuffer(base64.b64decode(found["completion"]), np.uint8).reshape(image.shape)
+        wanted = assemble(image, mask, windows, predictions)
+        np.testing.assert_array_equal(np.where(mask, 0, completion), np.where(mask, 0, image))
+        assert np.abs(completion.astype(int) - wanted).max() <= 1
+        assert (completion != wanted).mean() < 0.01
+
+
+# --- the command ---
+
+
+def test_the_folder_holds_all_that_the_page_needs_and_no_more(folders: dict[str, Path]) -> None:
+    names = {str(path.relative_to(folders["spn"])) for path in folders["spn"].rglob("*") if path.is_file()}
+    scripts = {"page.js", "mask.js", "server.js", "windows.js", "pictures.js", "worker.js"}
+    assert names == {"index.html", "style.css", "icon.svg", "model.onnx", "model.json", *scripts, *(f"ort/{name}" for name in web.RUNTIME)}
+    assert "/static/" not in (folders["spn"] / "index.html").read_text() + (folders["spn"] / "page.js").read_text()
+    assert not [path for path in folders["spn"].parent.iterdir() if path.name.startswith(".")]
+
+
+def test_wrong_input_is_one_sentence(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--checkpoint", str(checkpoints["spn"]), "--format", "web", "--output", str(tmp_path / "page")]
+    with pytest.raises(InputError, match="empty lacks ort.wasm.min.mjs, .*; pass the folder or .tgz of npm's package onnxruntime-web@"):
+        export.main([*arguments, "--onnxruntime-web", str(tmp_path / "empty")])
+    with tarfile.open(tmp_path / "other.tgz", "w:gz"):
+        pass
+    with pytest.raises(InputError, match="other.tgz is no whole archive of npm's package onnxruntime-web@"):
+        export.main([*arguments, "--onnxruntime-web", str(tmp_path / "other.tgz")])
+    monkeypatch.setattr(web.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match="npm, which would fetch it, is not installed: pass --onnxruntime-web DIR"):
+        export.main(arguments)
+    monkeypatch.setattr(web.shutil, "which", lambda name: "false")
+    with pytest.raises(InputError, match=r"npm could not fetch onnxruntime-web@\S+ \(it said nothing\): pass"):
+        export.main(arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["other.tgz"]
+    with pytest.raises(InputError, match="already holds something; choose a new folder"):
+        export.main([*arguments[:-1], str(tmp_path)])
