@@ -18,6 +18,7 @@ from spn_jax.windows import Shown
 
 OWN_METADATA = "spn_jax"  # as spn_jax.onnx_files.write.METADATA
 SILENT = 4  # of ONNX Runtime's logging: what goes wrong is raised, and the sentence is ours
+FAINT = 8  # of 255: a picture with brighter pixels is not black
 ACCELERATORS = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider")
 
 
@@ -71,6 +72,7 @@ class OnnxNetwork:
         height, width = shown.image.shape[:2]
         padded = self._padded(height, width)
         image, hole = (pad(array, padded) for array in shown)
+        bright = bool((image[hole[..., 0] == 0] > FAINT).any())
         image = np.where(hole > 0, np.uint8(self.contract.erased), image)  # whatever the file does, it cannot look there
         given = self._inputs(image, hole)
         for sample in range(samples):
@@ -78,7 +80,7 @@ class OnnxNetwork:
                 numbers = jnp.asarray([number], jnp.uint32), jnp.asarray([sample], jnp.uint32)
                 noise = draw_noise(self, jnp.asarray(seed, jnp.uint32), *numbers, *padded)
                 given["noise"] = np.asarray(noise)[0].transpose(0, 3, 1, 2)
-            yield self._run(given, image.shape, what)[:height, :width]
+            yield self._run(given, image.shape, bright, what)[:height, :width]
 
     def priors(self, shown: Shown, seed: int, what: str) -> dict[int, np.ndarray]:
         """Raises InputError: a file gives completions alone."""
@@ -104,7 +106,8 @@ class OnnxNetwork:
             return {contract.image.name: np.concatenate([picture, mask], contract.image.layout.index("c"))}
         return {contract.image.name: picture, contract.mask.name: mask}
 
-    def _run(self, given: dict[str, np.ndarray], shape: tuple[int, ...], what: str) -> np.ndarray:
+    def _run(self, given: dict[str, np.ndarray], shape: tuple[int, ...], bright: bool, what: str) -> np.ndarray:
+        """`bright`: whether the known pixels are not all black, so that the prediction cannot be."""
         output = self.contract.output
         with in_words(self.path, what):
             (found,) = self._session.run([output.name], given)
@@ -114,6 +117,11 @@ class OnnxNetwork:
             raise InputError(f"{self.path}: its output {output.name} is no picture; {error}") from error
         if picture.shape != shape:
             raise InputError(f"{self.path}: it was given a picture of {shape} and returned one of {picture.shape} (h, w, c)")
+        if output.high == 255 and output.dtype != "uint8" and picture.max() <= 1 and bright:
+            raise InputError(
+                f"{self.path} returns values from 0 to 1 where the published file of its kind has 0 to 255; describe it in "
+                f"{self.path.with_suffix('.json')}"
+            )
         if not np.isfinite(picture).all():
             raise InputError(f"{self.path}: its prediction is not finite; the network is broken, or needs a file of higher precision")
         whole = np.floor if self.contract.quantise == "truncate" else np.rint

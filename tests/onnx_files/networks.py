@@ -8,11 +8,11 @@ import onnx
 from spn_jax.onnx_files.graph import Graph, Name, described
 
 
-def lama(path: Path, size: int = 512) -> Path:
+def lama(path: Path, size: int = 512, white: float = 255) -> Path:
     """As LaMa's published file: `image` in [0, 1], `mask` 1 in the hole, `output` from 0 to 255."""
     graph = Graph("float32")
     filled = mean_fill(graph, "image", "mask")
-    graph.called(graph.multiply(filled, graph.number(255)), "output")
+    graph.called(graph.multiply(filled, graph.number(white)), "output")
     sides = (size, size)
     inputs = [described("image", "float32", (1, 3, *sides)), described("mask", "float32", (1, 1, *sides))]
     return save(path, graph, inputs, [described("output", "float32", (1, 3, *sides))])

@@ -253,6 +253,20 @@ def test_a_description_that_is_no_json(tmp_path: Path) -> None:
         Inpainter.load(path)
 
 
+def test_a_lama_that_returns_another_range_is_one_sentence_and_not_a_black_hole(tmp_path: Path) -> None:
+    path = networks.lama(tmp_path / "network.onnx", white=1)
+    with pytest.raises(InputError, match="returns values from 0 to 1 where the published file of its kind has 0 to 255; describe it in"):
+        Inpainter.load(path)(photo(), corner())
+    text = {"image": {"name": "image"}, "mask": {"name": "mask"}, "output": {"name": "output"}}
+    path.with_suffix(".json").write_text(json.dumps(text))
+    filled = Inpainter.load(path)(photo(), corner())[0]
+    assert filled[corner()[..., 0] > 0].mean() > 100
+
+
+def test_a_black_photo_is_filled(others: dict[str, Path]) -> None:
+    assert not Inpainter.load(others["lama"])(0 * photo(), corner()).any()
+
+
 def test_what_a_network_does_wrong_at_work_is_one_sentence(tmp_path: Path, others: dict[str, Path]) -> None:
     path = described(tmp_path / "network.onnx")
     text = {**networks.CENTRED, "output": {"name": "filled", "layout": "bchw"}}
