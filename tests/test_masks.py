@@ -235,3 +235,32 @@ def test_a_hole_too_thin_for_the_photos_size_leaves_a_mask_of_zeros(tmp_path):
     thin = np.zeros((64, 64))
     thin[0] = 1  # nearest neighbour takes other rows
     assert not load_saved(tmp_path, Image.fromarray(thin.astype(bool))).any()
+
+
+@pytest.mark.parametrize("kind", ["objects", "drawn"])
+def test_every_drawn_kind_fills_its_tenth_and_follows_from_the_seed(kind):
+    drawn, again, other = (open_masks(kind, 32, False, seed, SETTING) for seed in (0, 0, 1))
+    assert drawn.ordered and len(drawn) == TENTHS * MASKS_PER_TENTH
+    for i in range(0, len(drawn), 397):
+        mask = drawn.load(i)
+        assert (mask.dtype, mask.shape) == (np.uint8, (32, 32, 1)) and set(np.unique(mask)) <= {0, 1}
+        assert i // MASKS_PER_TENTH / 10 < mask.mean() <= (i // MASKS_PER_TENTH + 1) / 10
+        np.testing.assert_array_equal(mask, again.load(i))
+    assert any((drawn.load(i) != other.load(i)).any() for i in range(0, len(drawn), 397))
+
+
+def test_objects_are_solid_and_strokes_are_not():
+    def edge_share(mask: np.ndarray) -> float:
+        return float(np.mean(np.diff(mask[..., 0].astype(int), axis=0) != 0))
+
+    middle = range(5 * MASKS_PER_TENTH // 2, 7 * MASKS_PER_TENTH // 2, 100)
+    objects, strokes = (
+        np.mean([edge_share(open_masks(kind, 64, False, 0, SETTING).load(i)) for i in middle]) for kind in ("objects", "strokes")
+    )
+    assert objects < 0.6 * strokes
+
+
+def test_drawn_takes_strokes_and_objects_in_turn():
+    both, strokes, objects = (open_masks(kind, 32, False, 3, SETTING) for kind in ("drawn", "strokes", "objects"))
+    for i in (100, 101, 4000, 4001):
+        np.testing.assert_array_equal(both.load(i), (objects if i % 2 else strokes).load(i))

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from spn_jax.data.crops import write_test_crops
+from spn_jax.data.crops import write_crops
 from spn_jax.data.debian import Deb, Paragraph, about, read_copyright
 from spn_jax.data.images import IMAGE_SUFFIXES, decode_photo, open_photos
 from spn_jax.data.official import Photo, Selection
@@ -171,7 +171,7 @@ def prepare_open_scenes(sources: Sequence[str], licences: Sequence[str], output:
     selection = Selection([p.photo for p in halves["train"]], [p.photo for p in halves["test"]], notes)
     beside = functools.partial(licence_texts, halves, scenes)
     prepare(OPEN_SCENES, selection, sources, output, threads, beside)
-    count = write_test_crops(open_photos(str(output / "test"), "--output"), output / TEST_CROPS)
+    count = write_crops(open_photos(str(output / "test"), "--output"), output / TEST_CROPS)
     print(f"{output / TEST_CROPS} has {count} squares of the held-out photos", flush=True)
 
 
