@@ -50,7 +50,7 @@ from spn_jax.evaluate import evaluate_model, sample_grid, summarise
 from spn_jax.files import lock_folder, write_atomically
 from spn_jax.log import MetricsLog, Progress, has_evaluation, quiet_libraries
 from spn_jax.models.spn import SPN
-from spn_jax.models.tresnet import TResNetTrunk
+from spn_jax.online_teachers import OnlineTeacher, load_online_teacher
 from spn_jax.pairs import draw_pairs
 from spn_jax.parameters import named_arrays, with_named_arrays
 from spn_jax.runtime import set_up
@@ -66,7 +66,7 @@ from spn_jax.step import (
     matmul_precision,
     resolve_schedule,
 )
-from spn_jax.weights import load_tresnet, load_vgg19
+from spn_jax.weights import load_vgg19
 
 Say = Callable[[str], None]
 
@@ -221,7 +221,7 @@ def open_lessons(config: Config, data: Data, frozen: Frozen, origin: str | None)
         return Lessons(data.cache.channels, manifest.weights_origin, data.cache.identity(), line)
     if frozen.teacher is None:
         return Lessons({}, None, None, "teacher: none (loss.prior=0), trained without distillation")
-    assert isinstance(frozen.teacher, TResNetTrunk)
+    assert isinstance(frozen.teacher, OnlineTeacher)
     line = f"teacher: {config.teacher.name}, weights {origin}, run in the step"
     return Lessons(frozen.teacher.channels, origin, f"online {weights_identity(origin)}", line)
 
@@ -241,7 +241,7 @@ def open_frozen(config: Config) -> tuple[Frozen, Origins]:
     """
     frozen, origins = Frozen(), Origins()
     if is_online(config):
-        teacher, origin = load_tresnet(config.teacher.weights, config.model.prior_levels, jnp.float32)
+        teacher, origin = load_online_teacher(config)
         frozen, origins = frozen._replace(teacher=teacher), origins._replace(teacher=origin)
     if config.loss.perceptual or config.loss.diversity:
         vgg, origin = load_vgg19(config.loss.vgg, config.train.seed, jnp.float32)

