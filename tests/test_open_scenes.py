@@ -156,6 +156,13 @@ def test_the_last_matching_paragraph_holds_and_a_photographers_own_paragraph_is_
     assert debian.about(paragraphs[1:], "sounds/bang.wav") == []
 
 
+def test_of_several_strict_licences_all_must_be_accepted() -> None:
+    paragraphs = debian.read_copyright("Files: land/a*\nLicense: CC-BY-NC-4.0\n\nFiles: land/a1*\nLicense: CC-BY-SA-4.0\n", "copyright")
+    files: Any = None
+    photo = open_scenes.package_photo(files, "sky", "land/a1.jpg", "land/a1.jpg", paragraphs)
+    assert photo.licence == "CC-BY-SA-4.0 and CC-BY-NC-4.0" and not open_scenes.is_accepted(photo.licence, {"cc-by-sa"})
+
+
 def test_other_licences_on_request(tmp_path: Path) -> None:
     source = as_deb(tmp_path / "sky", package())
     run(source, tmp_path / "out", "--licence", "cc-by-sa")
@@ -182,7 +189,7 @@ def test_other_licences_on_request(tmp_path: Path) -> None:
         ("CC-BY-SA-4.0", "cc-by-sa-3.0", False),
         ("GPL-3+", "gpl", True),
         ("public-domain or GPL-3+", "public-domain", False),
-        ("unknown", "cc0", False),
+        ("unknown", "unknown", False),
     ],
 )
 def test_licences_are_accepted_by_name_or_by_family(licence: str, accepted: str, holds: bool) -> None:
@@ -279,7 +286,7 @@ def test_every_line_of_the_list_is_well_formed() -> None:
     [
         (package(None), "has no file doc/PACKAGE/copyright, so no photo's licence is known; pass the .deb, or the whole folder"),
         (package("This is free software."), "is not in the machine-readable format (DEP-5), so no photo's licence is known"),
-        (package("Files: *\nCopyright: x\n"), "has a paragraph `Files: *` without a licence"),
+        (package("Files: *\nCopyright: x\nLicence: CC0\n"), "is in the public domain or CC0; pass --licence to accept others"),
         (package("Files: *\nLicense: GPL-3+\n"), "is in the public domain or CC0; pass --licence to accept others"),
         (package("Files: images/ship/*\nLicense: CC0\n"), "is in the public domain or CC0; pass --licence to accept others"),
         ({COPYRIGHT: TEXT.encode()}, "has no photo in images/land/; pass Debian's endless-sky-high-dpi"),
