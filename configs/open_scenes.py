@@ -1,6 +1,16 @@
 """draft"""
 
-from spn_jax.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TeacherConfig, TrainConfig
+from spn_jax.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TeacherConfig,
+    TrainConfig,
+)
 
 
 def get_config() -> Config:
@@ -25,7 +35,8 @@ def get_config() -> Config:
             flip="together",
             keep_decoded=2000,
         ),
-        loss=LossConfig(prior=0.0, adversarial_weight=0.1),
+        teacher=TeacherConfig(name="efficientnet_lite0", mode="online", weights="data/efficientnet_lite0.npz"),
+        loss=LossConfig(prior=0.1, adversarial_weight=0.1),
         optimizer=OptimizerConfig(learning_rate=1e-3, beta1=0.9, beta2=0.99),
         schedule=ScheduleConfig(unit="steps", length=100_000, learning_rate_drops=(80_000, 90_000), drop_factor=0.3),
         train=TrainConfig(batch_size=8, ema_decay=0.999, log_every=100, image_every=2000, eval_every=1000, checkpoint_every=500),
