@@ -22,20 +22,22 @@ from typing import Any
 
 import jax
 
-from spn_jax import evaluate, paper, sweep_tables, tables, train
-from spn_jax.checkpoint import FOLDER, find_checkpoint, newest_checkpoint, read_info, stored_metadata
+from spn_jax import evaluate, train
+from spn_jax.ablations import tables as sweep_tables
+from spn_jax.ablations.plans import EVALUATED, SWEEPS, TRAINED, Choices, Run, Sweep, plan, teacher_choice
+from spn_jax.checkpoints.store import FOLDER, find_checkpoint, newest_checkpoint, read_info, stored_metadata
 from spn_jax.config import Config, changed_settings, from_dict, load_config
 from spn_jax.data.images import open_photos
 from spn_jax.data.manifest import MANIFEST
 from spn_jax.data.masks import open_test_masks
 from spn_jax.data.pipeline import steps_per_epoch
 from spn_jax.errors import InputError, run_command
-from spn_jax.files import check_writable, lock_folder, write_atomically
-from spn_jax.log import has_evaluation, quiet_libraries
-from spn_jax.pairs import PROTOCOLS, PairList, draw_pairs, make_pair_list, match, open_pair_list, write_pair_list
-from spn_jax.runtime import set_up
-from spn_jax.step import resolve_schedule
-from spn_jax.sweeps import EVALUATED, SWEEPS, TRAINED, Choices, Run, Sweep, plan, teacher_choice
+from spn_jax.evaluation import paper, tables
+from spn_jax.evaluation.pairs import PROTOCOLS, PairList, draw_pairs, make_pair_list, match, open_pair_list, write_pair_list
+from spn_jax.runtime.device import set_up
+from spn_jax.runtime.files import check_writable, lock_folder, write_atomically
+from spn_jax.runtime.log import has_evaluation, quiet_libraries
+from spn_jax.training.step import resolve_schedule
 
 PAIRS = "pairs.tsv"
 POLL_SECONDS = 20.0  # between looks at runs that other machines are at

@@ -19,18 +19,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from spn_jax import __version__, figures, gallery, paper, tables, weights
-from spn_jax.baselines import BASELINES, find_baseline
-from spn_jax.checkpoint import load_model
+from spn_jax import __version__
+from spn_jax.checkpoints import weights
+from spn_jax.checkpoints.store import load_model
 from spn_jax.config import Config, apply_overrides, to_dict
 from spn_jax.data.images import PhotoSource, SelectedPhotos, existing_path, find_images, open_photos, read_list
 from spn_jax.data.mask_kinds import mask_note
 from spn_jax.data.masks import MaskSource, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
+from spn_jax.drawing import figures
 from spn_jax.errors import InputError, run_command
-from spn_jax.files import check_writable, write_atomically
-from spn_jax.gallery import sample_grid
-from spn_jax.methods import (
+from spn_jax.evaluation import gallery, paper, tables
+from spn_jax.evaluation.baselines import BASELINES, find_baseline
+from spn_jax.evaluation.gallery import sample_grid
+from spn_jax.evaluation.methods import (
     HostMethod,
     ModelMethod,
     check_names,
@@ -42,13 +44,20 @@ from spn_jax.methods import (
     named_checkpoints,
     shared_config,
 )
-from spn_jax.models.lpips import TRUNKS
-from spn_jax.pairs import PROTOCOLS, PairList, draw_pairs, draw_pairs_per_bin, make_pair_list, match, open_pair_list, write_pair_list
-from spn_jax.partial import FOLDER as PARTIAL_FOLDER
-from spn_jax.partial import Partial, data_state
-from spn_jax.results import composite_stems
-from spn_jax.runtime import set_up
-from spn_jax.scoring import (
+from spn_jax.evaluation.pairs import (
+    PROTOCOLS,
+    PairList,
+    draw_pairs,
+    draw_pairs_per_bin,
+    make_pair_list,
+    match,
+    open_pair_list,
+    write_pair_list,
+)
+from spn_jax.evaluation.results import composite_stems
+from spn_jax.evaluation.resume import FOLDER as PARTIAL_FOLDER
+from spn_jax.evaluation.resume import Partial, data_state
+from spn_jax.evaluation.scoring import (
     Arrays,
     Detail,
     Networks,
@@ -61,8 +70,11 @@ from spn_jax.scoring import (
     score_batch,
     summarise,
 )
-from spn_jax.set_scores import score_sets
-from spn_jax.sharding import make_mesh, replicate, shard_batch
+from spn_jax.evaluation.set_scores import score_sets
+from spn_jax.models.lpips import TRUNKS
+from spn_jax.runtime.device import set_up
+from spn_jax.runtime.files import check_writable, write_atomically
+from spn_jax.runtime.sharding import make_mesh, replicate, shard_batch
 
 __all__ = ["evaluate_model", "main", "sample_grid", "summarise"]  # the middle of these are what the trainer uses
 
@@ -161,7 +173,7 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
 
 def profile(options: argparse.Namespace) -> None:
     """What a model costs (the paper's Table 6): parameters, operations, seconds a photo, compilation apart."""
-    from spn_jax import profile as profiling  # of this command alone
+    from spn_jax.evaluation import cost as profiling  # of this command alone
 
     if options.output is not None:
         check_writable(options.output.parent)

@@ -19,14 +19,14 @@ from jax import Array
 from jax import export as jax_export
 
 from spn_jax import __version__
-from spn_jax.checkpoint import LoadedModel, load_model
-from spn_jax.completion import PRECISION
+from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
+from spn_jax.checkpoints.store import LoadedModel, load_model
 from spn_jax.errors import InputError, run_command
-from spn_jax.files import check_writable, write_atomically
-from spn_jax.metrics import composite
+from spn_jax.filling.completion import PRECISION
+from spn_jax.metrics.image import composite
 from spn_jax.models.spn import SMALLEST, SPN
-from spn_jax.parameters import named_arrays, with_named_arrays
-from spn_jax.runtime import set_up
+from spn_jax.runtime.device import set_up
+from spn_jax.runtime.files import check_writable, write_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 WEIGHTS, MANIFEST = "weights.npz", "manifest.json"

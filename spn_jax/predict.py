@@ -15,14 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from spn_jax.completion import SEEDS, check_samples
 from spn_jax.data.images import IMAGE_SUFFIXES
-from spn_jax.data.progress import Progress
+from spn_jax.drawing.figures import masked_input
 from spn_jax.errors import InputError, run_command
-from spn_jax.figures import masked_input
-from spn_jax.files import check_writable, write_atomically
-from spn_jax.inpainter import STRATEGIES, Inpainter
-from spn_jax.photos import (
+from spn_jax.filling.completion import SEEDS, check_samples
+from spn_jax.filling.inpainter import STRATEGIES, Inpainter
+from spn_jax.filling.photos import (
     FORMATS,
     Photo,
     check_holds,
@@ -34,7 +32,9 @@ from spn_jax.photos import (
     read_photo,
     usual_suffix,
 )
-from spn_jax.runtime import choose_device, keep_compiled_programs
+from spn_jax.runtime.device import choose_device, keep_compiled_programs
+from spn_jax.runtime.files import check_writable, write_atomically
+from spn_jax.runtime.progress import Progress
 
 MASK_NAME = re.compile(r"(?P<photo>.+)_mask\d*")  # a mask beside its photo, as LaMa's programs take them
 

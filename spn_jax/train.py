@@ -28,7 +28,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import spn_jax
-from spn_jax.checkpoint import (
+from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
+from spn_jax.checkpoints.store import (
     BEST_METRIC,
     FOLDER,
     Checkpoints,
@@ -40,6 +41,7 @@ from spn_jax.checkpoint import (
     restore,
     stored_metadata,
 )
+from spn_jax.checkpoints.weights import load_tresnet, load_vgg19
 from spn_jax.config import Config, TrainConfig, changed_settings, describe, from_dict, load_config, to_dict
 from spn_jax.data.images import PhotoSource, open_photos
 from spn_jax.data.masks import MaskSource, open_test_masks, open_train_masks
@@ -47,15 +49,14 @@ from spn_jax.data.pipeline import evaluation_batches, steps_per_epoch, training_
 from spn_jax.data.teacher import TeacherCache
 from spn_jax.errors import InputError, find_input_error, run_command
 from spn_jax.evaluate import evaluate_model, sample_grid, summarise
-from spn_jax.files import lock_folder, write_atomically
-from spn_jax.log import MetricsLog, Progress, has_evaluation, quiet_libraries
+from spn_jax.evaluation.pairs import draw_pairs
 from spn_jax.models.spn import SPN
 from spn_jax.models.tresnet import TResNetTrunk
-from spn_jax.pairs import draw_pairs
-from spn_jax.parameters import named_arrays, with_named_arrays
-from spn_jax.runtime import set_up
-from spn_jax.sharding import check_divisible, gather, make_mesh, replicate, shard_batch, state_sharding
-from spn_jax.step import (
+from spn_jax.runtime.device import set_up
+from spn_jax.runtime.files import lock_folder, write_atomically
+from spn_jax.runtime.log import MetricsLog, Progress, has_evaluation, quiet_libraries
+from spn_jax.runtime.sharding import check_divisible, gather, make_mesh, replicate, shard_batch, state_sharding
+from spn_jax.training.step import (
     Frozen,
     Metrics,
     StepGraph,
@@ -66,7 +67,6 @@ from spn_jax.step import (
     matmul_precision,
     resolve_schedule,
 )
-from spn_jax.weights import load_tresnet, load_vgg19
 
 Say = Callable[[str], None]
 

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spn_jax import ablate, evaluate, sweeps, tables, train
+from spn_jax import ablate, evaluate, train
+from spn_jax.ablations import plans as sweeps
+from spn_jax.ablations.plans import Run
 from spn_jax.config import load_config
 from spn_jax.errors import InputError
-from spn_jax.sweeps import Run
+from spn_jax.evaluation import tables
 from tests import trainer
 from tests.test_models import abstract_spn, parameter_count
 from tests.trainer import Inputs

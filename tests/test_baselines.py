@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from spn_jax.baselines import BASELINES, find_baseline
 from spn_jax.errors import InputError
+from spn_jax.evaluation.baselines import BASELINES, find_baseline
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from scripts import benchmark_step
 from spn_jax.config import load_config
 from spn_jax.errors import InputError
-from spn_jax.sharding import make_mesh
+from spn_jax.runtime.sharding import make_mesh
 from tests.trainer import CONFIG_FILE, Inputs
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"

@@ -14,11 +14,11 @@ import pytest
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
-from spn_jax.checkpoint import FOLDER, METADATA, Checkpoints, find_checkpoint, load_model, newest_checkpoint, read_info, restore
+from spn_jax.checkpoints.parameters import named_arrays
+from spn_jax.checkpoints.store import FOLDER, METADATA, Checkpoints, find_checkpoint, load_model, newest_checkpoint, read_info, restore
 from spn_jax.config import to_dict
 from spn_jax.errors import InputError
-from spn_jax.parameters import named_arrays
-from spn_jax.sharding import make_mesh, replicate
+from spn_jax.runtime.sharding import make_mesh, replicate
 from tests.trainer import saved_arrays
 
 INFO = {"config": {}, "teacher": {"channels": {"1": 5, "3": 7}}, "note": "kept as it is"}

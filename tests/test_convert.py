@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from spn_jax.config import ModelConfig
-from spn_jax.convert import (
+from spn_jax.checkpoints.released import (
     FULL_SIZE,
     TEACHER_CHANNELS,
     Converted,
@@ -28,6 +27,7 @@ from spn_jax.convert import (
     split_released,
     to_released,
 )
+from spn_jax.config import ModelConfig
 from spn_jax.errors import InputError
 from tests import parity_fill
 from tests.golden_model import GOLDEN

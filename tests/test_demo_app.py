@@ -23,8 +23,8 @@ from spn_jax.demo.app import STATIC, Settings, create_app
 from spn_jax.demo.limits import Limits
 from spn_jax.demo.pictures import clean_name
 from spn_jax.errors import InputError
-from spn_jax.photos import Photo, encode_photo, read_photo
-from spn_jax.windows import Strategy
+from spn_jax.filling.photos import Photo, encode_photo, read_photo
+from spn_jax.filling.windows import Strategy
 
 ADDRESS = "http://127.0.0.1:7860"
 HEIGHT, WIDTH = 30, 40

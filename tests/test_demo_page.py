@@ -18,10 +18,10 @@ import pytest
 from PIL import Image, ImageCms
 from playwright.sync_api import Download, Page, expect, sync_playwright
 
-from spn_jax.checkpoint import Checkpoints
+from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
+from spn_jax.checkpoints.store import Checkpoints
 from spn_jax.config import to_dict
-from spn_jax.parameters import named_arrays, with_named_arrays
-from spn_jax.photos import Photo, encode_photo, read_photo
+from spn_jax.filling.photos import Photo, encode_photo, read_photo
 from tests.tiny import CHANNELS, new_state, tiny
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
 
-from spn_jax.distances import IDS_LEAST, frechet_distance, ids, kernel_distance
 from spn_jax.errors import InputError
+from spn_jax.metrics.sets import IDS_LEAST, frechet_distance, ids, kernel_distance
 from teacher_export import frameworks  # noqa: F401  torchvision, which pytorch-fid imports, beside a CPU build of torch
 
 from pytorch_fid.fid_score import calculate_frechet_distance  # isort: skip
@@ -148,7 +148,7 @@ def test_what_are_no_features_is_refused(distance) -> None:
 def test_features_are_taken_part_by_part_from_files(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = features(1, 100), features(2, 70)
     whole = frechet_distance(a, b), kernel_distance(a, b, size=20)
-    monkeypatch.setattr("spn_jax.distances.ROWS", 7)
+    monkeypatch.setattr("spn_jax.metrics.sets.ROWS", 7)
     files = []
     for name, of in {"a": a, "b": b}.items():
         of.tofile(tmp_path / name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spn_jax.checkpoint import FOLDER, newest_checkpoint
+from spn_jax.checkpoints.store import FOLDER, newest_checkpoint
 from tests import trainer
 from tests.trainer import Inputs, finish_both, last_arrays, metrics, start_two, wait_for
 

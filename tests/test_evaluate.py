@@ -11,10 +11,14 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from spn_jax import checkpoint, evaluate, methods, partial, weights
-from spn_jax.baselines import find_baseline
+from spn_jax import evaluate
+from spn_jax.checkpoints import store as checkpoint
+from spn_jax.checkpoints import weights
 from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from spn_jax.errors import InputError
+from spn_jax.evaluation import methods
+from spn_jax.evaluation import resume as partial
+from spn_jax.evaluation.baselines import find_baseline
 from tests.fakes import SAMPLER, SIZE, FakeDistance, FakeFeatures, FakeModel, pictures
 
 
@@ -402,7 +406,7 @@ def test_the_papers_figures_stand_apart_from_other_images(run_folder: Path) -> N
 
 
 def test_profile(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from spn_jax import profile
+    from spn_jax.evaluation import cost as profile
 
     seen: dict[str, Any] = {}
     monkeypatch.setattr(evaluate, "load_model", lambda path: path)

@@ -15,9 +15,9 @@ from jax import export as jax_export
 from PIL import Image
 
 from spn_jax import export
-from spn_jax.checkpoint import LoadedModel, load_model
-from spn_jax.completion import PRECISION
+from spn_jax.checkpoints.store import LoadedModel, load_model
 from spn_jax.errors import InputError
+from spn_jax.filling.completion import PRECISION
 from tests.tiny import KINDS, corner, photo
 
 ROOT = Path(__file__).resolve().parent.parent

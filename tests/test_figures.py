@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spn_jax import figures
+from spn_jax.drawing import figures
 from spn_jax.errors import InputError
 
 

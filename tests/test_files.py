@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spn_jax.errors import InputError
-from spn_jax.files import check_writable, write_atomically
+from spn_jax.runtime.files import check_writable, write_atomically
 
 
 def names(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from spn_jax import Inpainter
 from spn_jax.checkpoint import load_model
 from spn_jax.data.teacher import TeacherCache
-from spn_jax.pairs import open_pair_list
+from spn_jax.evaluation.pairs import open_pair_list
 from tests import trainer
 from tests.golden_model import GOLDEN
 

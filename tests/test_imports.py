@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LEAVES = ("config", "errors", "files", "losses", "metrics", "distances", "sharding", "log", "figures")
+LEAVES = (
+    *("config", "errors", "runtime/files", "training/losses", "metrics/image", "metrics/sets", "runtime/sharding", "runtime/log"),
+    "drawing/figures",
+)
 KEY_FILES = (
-    *(f"spn_jax/{name}.py" for name in (*LEAVES, "checkpoint", "evaluate", "step", "train", "models/spn", "data/pipeline", "data/teacher")),
+    *(
+        f"spn_jax/{name}.py"
+        for name in (*LEAVES, "checkpoints/store", "evaluate", "training/step", "train", "models/spn", "data/pipeline", "data/teacher")
+    ),
     "teacher_export/__main__.py",
 )
 
@@ -54,24 +60,24 @@ def test_library_knows_neither_torch_nor_tensorflow_nor_the_export() -> None:
 
 def test_leaves_import_nothing_of_ours_but_config_errors_and_files() -> None:
     for path in files(*(f"spn_jax/{name}.py" for name in LEAVES)):
-        ours = {".".join(name.split(".")[:2]) for name in imported(path, "spn_jax")}
-        assert ours <= {"spn_jax.config", "spn_jax.errors", "spn_jax.files"}, path
+        ours = {name.rpartition(".")[0] for name in imported(path, "spn_jax")}
+        assert ours <= {"spn_jax.config", "spn_jax.errors", "spn_jax.runtime.files"}, path
 
 
 def test_photos_and_windows_need_no_jax() -> None:
-    check(files("spn_jax/photos.py", "spn_jax/windows.py"), "jax", "flax", "spn_jax.models", "spn_jax.inpainter")
+    check(files("spn_jax/filling/photos.py", "spn_jax/filling/windows.py"), "jax", "flax", "spn_jax.models", "spn_jax.filling.inpainter")
 
 
 def test_data_imports_no_jax_and_no_models() -> None:
-    check(files("spn_jax/data/*.py"), "jax", "flax", "spn_jax.models", "spn_jax.step", "spn_jax.train")
+    check(files("spn_jax/data/*.py"), "jax", "flax", "spn_jax.models", "spn_jax.training.step", "spn_jax.train")
 
 
 def test_models_and_step_import_no_data() -> None:
-    check(files("spn_jax/models/*.py", "spn_jax/step.py"), "grain", "array_record", "spn_jax.data", "spn_jax.train")
+    check(files("spn_jax/models/*.py", "spn_jax/training/step.py"), "grain", "array_record", "spn_jax.data", "spn_jax.train")
 
 
 def test_step_runs_where_grain_is_not_installed() -> None:
-    program = "import sys; sys.modules['grain'] = sys.modules['array_record'] = None; import spn_jax.step"
+    program = "import sys; sys.modules['grain'] = sys.modules['array_record'] = None; import spn_jax.training.step"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 

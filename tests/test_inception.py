@@ -8,10 +8,10 @@ import pytest
 from flax import nnx
 from skimage import data
 
-from spn_jax.distances import frechet_distance
+from spn_jax.checkpoints.weights import inception_shapes, load_inception
+from spn_jax.metrics.sets import frechet_distance
 from spn_jax.models import inception
 from spn_jax.models.inception import FEATURES, SIZE, InceptionV3
-from spn_jax.weights import inception_shapes, load_inception
 from teacher_export.frameworks import torch
 from teacher_export.weights import main
 from tests.golden_model import nchw, nhwc, relative_error

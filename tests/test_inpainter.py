@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spn_jax import completion, inpainter, memory
 from spn_jax.errors import InputError
-from spn_jax.inpainter import Inpainter
-from spn_jax.photos import Photo
+from spn_jax.filling import completion, inpainter
+from spn_jax.filling.inpainter import Inpainter
+from spn_jax.filling.photos import Photo
+from spn_jax.runtime import memory
 from tests.tiny import KINDS, corner, photo
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spn_jax import log
 from spn_jax.errors import InputError
-from spn_jax.log import MetricsLog, Progress, cut_back, duration, has_evaluation, tensorboard_modules
+from spn_jax.runtime import log
+from spn_jax.runtime.log import MetricsLog, Progress, cut_back, duration, has_evaluation, tensorboard_modules
 
 
 def lines(workdir: Path) -> list[dict[str, float]]:
@@ -142,5 +142,5 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 def test_tensorboard_does_not_bring_torch() -> None:
-    program = "import sys; from spn_jax.log import tensorboard_modules; tensorboard_modules(); assert 'torch' not in sys.modules"
+    program = "import sys; from spn_jax.runtime.log import tensorboard_modules; tensorboard_modules(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent.parent, check=True)

@@ -9,7 +9,7 @@ import pytest
 
 from spn_jax import train
 from spn_jax.config import load_config
-from spn_jax.step import TrainState
+from spn_jax.training.step import TrainState
 from tests.trainer import CONFIG_FILE, Inputs
 
 Event = tuple[str, int]

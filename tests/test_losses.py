@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spn_jax.losses import (
+from spn_jax.training.losses import (
     adversarial_loss,
     discriminator_loss,
     diversity_loss,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from skimage import data
 
+from spn_jax.checkpoints.weights import load_lpips, lpips_shapes
 from spn_jax.errors import InputError
 from spn_jax.models.lpips import LPIPS, TRUNKS, Net
-from spn_jax.weights import load_lpips, lpips_shapes
 from teacher_export.frameworks import torch
 from teacher_export.weights import main
 from tests.golden_model import nchw

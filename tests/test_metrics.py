@@ -8,7 +8,7 @@ from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from spn_jax import metrics
+from spn_jax.metrics import image as metrics
 
 # One compilation a function and shape instead of one an operation.
 psnr, ssim, mae = jax.jit(metrics.psnr), jax.jit(metrics.ssim), jax.jit(metrics.mae)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.config import ModelConfig
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.spn import SPN, SPNOutput
-from spn_jax.parameters import named_arrays
 from tests.tiny import CHANNELS, tiny
 
 FULL_CHANNELS = {1: 76, 2: 76, 3: 152}

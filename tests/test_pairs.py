@@ -4,9 +4,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spn_jax import pairs
 from spn_jax.errors import InputError
-from spn_jax.pairs import PairList, draw_pairs, draw_pairs_per_bin, make_pair_list, match, open_pair_list, short_names, write_pair_list
+from spn_jax.evaluation import pairs
+from spn_jax.evaluation.pairs import (
+    PairList,
+    draw_pairs,
+    draw_pairs_per_bin,
+    make_pair_list,
+    match,
+    open_pair_list,
+    short_names,
+    write_pair_list,
+)
 
 PHOTOS = [f"photos/{i}.jpg" for i in range(5)]
 MASKS = [f"irregular_masks/{i:05d}.png" for i in range(8)]

@@ -1,7 +1,7 @@
 import pytest
 
-from spn_jax import paper
 from spn_jax.errors import InputError
+from spn_jax.evaluation import paper
 
 # Sums of the columns, added up by a program from the text of the paper and not from the figures in paper.py: a slip changes one.
 COLUMN_SUMS: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from spn_jax.parameters import compare_names, named_arrays, with_named_arrays
+from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
 
 
 class Pair(NamedTuple):

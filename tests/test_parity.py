@@ -14,7 +14,7 @@ import torch
 from flax import nnx
 from jax import Array
 
-from spn_jax.checkpoint import find_checkpoint, load_discriminator, load_model
+from spn_jax.checkpoints.store import find_checkpoint, load_discriminator, load_model
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.spn import SPN
 from teacher_export.convert import main as convert

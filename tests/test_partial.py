@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spn_jax import partial
 from spn_jax.errors import InputError
-from spn_jax.partial import Partial, data_state
+from spn_jax.evaluation import resume as partial
+from spn_jax.evaluation.resume import Partial, data_state
 
 IDENTITY = {"pair list": "a", "choice of settings": {"eval.seed": 0}}
 

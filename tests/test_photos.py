@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from spn_jax import photos
 from spn_jax.errors import InputError
-from spn_jax.photos import Photo, check_holds, encode_photo, grown, read_mask, read_photo, usual_suffix
+from spn_jax.filling import photos
+from spn_jax.filling.photos import Photo, check_holds, encode_photo, grown, read_mask, read_photo, usual_suffix
 
 HEIGHT, WIDTH = 20, 30
 PROFILE = bytes(range(200)) * 3

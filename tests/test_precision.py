@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spn_jax.config import Config
-from spn_jax.step import Frozen, build_networks, create_state, resolve_schedule
+from spn_jax.training.step import Frozen, build_networks, create_state, resolve_schedule
 from tests.tiny import CHANNELS, compiled_step, tiny
 
 STEPS, WINDOW, SEEDS = 120, 10, (0, 1, 2)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from spn_jax import predict
 from spn_jax.errors import InputError, run_command
-from spn_jax.inpainter import Inpainter
-from spn_jax.photos import Photo, encode_photo, read_photo
+from spn_jax.filling.inpainter import Inpainter
+from spn_jax.filling.photos import Photo, encode_photo, read_photo
 from tests.tiny import corner, photo
 
 HEIGHT, WIDTH = photo().shape[:2]

@@ -28,7 +28,7 @@ from spn_jax.data.masks import open_masks
 from spn_jax.data.shards import TEMPORARY
 from spn_jax.data.sources import open_source
 from spn_jax.errors import InputError
-from spn_jax.pairs import make_pair_list, match
+from spn_jax.evaluation.pairs import make_pair_list, match
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -154,7 +154,7 @@ def test_each_data_set_is_prepared_from_its_published_layout(name: str, pack: Ca
     ],
 )
 def test_full_size_lists_are_those_of_the_pair_lists(protocol: str, names: list[str]) -> None:
-    text = gzip.decompress((ROOT / "spn_jax" / "protocols" / f"{protocol}.tsv.gz").read_bytes()).decode()
+    text = gzip.decompress((ROOT / "spn_jax" / "evaluation" / "protocols" / f"{protocol}.tsv.gz").read_bytes()).decode()
     assert [line.split("\t")[0] for line in text.splitlines() if not line.startswith(("#", "photo\t"))] == names
 
     class Listed(official.Source):

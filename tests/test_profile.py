@@ -8,12 +8,13 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from spn_jax import paper, profile
-from spn_jax.checkpoint import LoadedModel
+from spn_jax.checkpoints.parameters import named_arrays
+from spn_jax.checkpoints.store import LoadedModel
 from spn_jax.config import ModelConfig
 from spn_jax.errors import InputError
+from spn_jax.evaluation import cost as profile
+from spn_jax.evaluation import paper
 from spn_jax.models.spn import SPN
-from spn_jax.parameters import named_arrays
 from tests.tiny import CHANNELS, tiny
 
 CONFIG = tiny()

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from spn_jax.errors import InputError
-from spn_jax.results import ResultsFolder, assign, composite_stems
+from spn_jax.evaluation.results import ResultsFolder, assign, composite_stems
 
 PHOTOS = ["data/a/1.jpg", "data/b/2.jpg", "data/b/3.jpg"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from spn_jax import runtime
+from spn_jax.runtime import device as runtime
 
 
 def run(code: str, **environment: str) -> str:
@@ -19,7 +19,8 @@ def run(code: str, **environment: str) -> str:
 
 
 COMPILE = (
-    "from spn_jax.runtime import set_up; set_up(); import jax; jax.jit(lambda x: x + 1)(1); print(jax.config.jax_compilation_cache_dir)"
+    "from spn_jax.runtime.device import set_up; set_up(); import jax; "
+    "jax.jit(lambda x: x + 1)(1); print(jax.config.jax_compilation_cache_dir)"
 )
 
 
@@ -38,7 +39,7 @@ def test_freed_memory_is_not_handed_back() -> None:
     """A thread's block of 256 MB, which is freed and taken again, costs page faults once."""
     code = """
 import resource, sys, threading
-from spn_jax.runtime import keep_memory
+from spn_jax.runtime.device import keep_memory
 if sys.argv[1:] == ["keep"]:
     keep_memory()
 faults = []

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from spn_jax import gallery, scoring
 from spn_jax.config import EvalConfig
 from spn_jax.errors import InputError
+from spn_jax.evaluation import gallery, scoring
 from spn_jax.models.spn import SPN
-from spn_jax.sharding import make_mesh
+from spn_jax.runtime.sharding import make_mesh
 from tests.fakes import CONFIG, SAMPLER, SIZE, FakeDistance, FakeFeatures, FakeModel, batched, pictures, sampling
 from tests.tiny import tiny
 
@@ -176,7 +176,7 @@ FOUR_DEVICES = """
 import json
 from tests.fakes import SAMPLER, batched, pictures, sampling
 from spn_jax import scoring
-from spn_jax.sharding import make_mesh, replicate
+from spn_jax.runtime.sharding import make_mesh, replicate
 mesh = make_mesh()
 assert mesh.size == 4
 model = replicate(SAMPLER, mesh)

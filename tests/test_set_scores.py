@@ -3,9 +3,9 @@ import warnings
 import numpy as np
 import pytest
 
-from spn_jax import distances
 from spn_jax.errors import InputError
-from spn_jax.set_scores import score_sets
+from spn_jax.evaluation.set_scores import score_sets
+from spn_jax.metrics import sets as distances
 
 COUNT = 1200
 BINS = np.array(["20-40%"] * 1100 + ["40-60%"] * 99 + ["60-100%"])

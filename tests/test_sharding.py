@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from spn_jax.errors import InputError
-from spn_jax.sharding import array_sharding, check_divisible, make_mesh, replicate, shard_batch
+from spn_jax.runtime.sharding import array_sharding, check_divisible, make_mesh, replicate, shard_batch
 from tests import trainer
 from tests.trainer import Inputs
 

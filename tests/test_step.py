@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.config import Config
 from spn_jax.models.discriminator import Judgement
 from spn_jax.models.spn import SPNOutput, merge_samples, split_samples
-from spn_jax.parameters import named_arrays
-from spn_jax.step import (
+from spn_jax.training.step import (
     Frozen,
     References,
     Schedule,

@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from spn_jax import paper, sweep_tables, tables
+from spn_jax.ablations import tables as sweep_tables
+from spn_jax.ablations.tables import Entry
 from spn_jax.errors import InputError
-from spn_jax.sweep_tables import Entry
-from spn_jax.tables import Results
+from spn_jax.evaluation import paper, tables
+from spn_jax.evaluation.tables import Results
 
 HOLES = np.array([0.1, 0.3, 0.5, 0.55])
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from spn_jax import paper, sweeps
+from spn_jax.ablations import plans as sweeps
+from spn_jax.ablations.plans import Choices, Run, Sweep, plan, teacher_choice
 from spn_jax.config import Config, load_config
 from spn_jax.errors import InputError
-from spn_jax.sweeps import Choices, Run, Sweep, plan, teacher_choice
+from spn_jax.evaluation import paper
 from tests.test_models import abstract_spn, parameter_count
 
 CONFIGS = Path(__file__).parent.parent / "configs"

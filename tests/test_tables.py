@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from spn_jax import paper, tables
 from spn_jax.errors import InputError
+from spn_jax.evaluation import paper, tables
 
 
 def records(holes: list[float], psnr: list[float]) -> dict[str, np.ndarray]:

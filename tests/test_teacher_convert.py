@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from spn_jax.checkpoint import FOLDER, METADATA, load_discriminator, load_model, read_info
+from spn_jax.checkpoints.parameters import named_arrays
+from spn_jax.checkpoints.released import FULL_SIZE, discriminator_to_released, model_to_released
+from spn_jax.checkpoints.store import FOLDER, METADATA, load_discriminator, load_model, read_info
 from spn_jax.config import Config, ModelConfig
-from spn_jax.convert import FULL_SIZE, discriminator_to_released, model_to_released
 from spn_jax.errors import InputError
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.spn import SPN
-from spn_jax.parameters import named_arrays
 from teacher_export.convert import describe_left_out, main
 from teacher_export.frameworks import torch
 from tests.tiny import CHANNELS, CONFIG_FILE, tiny
@@ -375,7 +375,7 @@ def test_nothing_is_left_of_a_checkpoint_that_cannot_be_written(spn: Source, tmp
     def fail(source: str, target: str) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("spn_jax.checkpoint.os.rename", fail)
+    monkeypatch.setattr("spn_jax.checkpoints.store.os.rename", fail)
     said = refused([save(tmp_path / "released.pt", spn.generator), str(tmp_path / "run"), *spn.settings], tmp_path)
     assert said.endswith("run cannot be written (No space left on device); choose another folder or free space")
 

@@ -19,10 +19,10 @@ from spn_jax.data.images import open_photos, teacher_photo
 from spn_jax.data.manifest import DTYPES, MANIFEST, dequantise
 from spn_jax.data.masks import open_train_masks
 from spn_jax.data.pipeline import training_batches
-from spn_jax.data.progress import Progress
 from spn_jax.data.shards import TEMPORARY
 from spn_jax.data.teacher import TeacherCache
 from spn_jax.errors import InputError
+from spn_jax.runtime.progress import Progress
 from teacher_export import export as export_module
 from teacher_export.__main__ import main
 from teacher_export.export import export

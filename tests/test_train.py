@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from spn_jax import train
-from spn_jax.checkpoint import FOLDER, newest_checkpoint
+from spn_jax.checkpoints.store import FOLDER, newest_checkpoint
 from spn_jax.config import TrainConfig, load_config
 from spn_jax.errors import InputError, run_command
 from tests import trainer

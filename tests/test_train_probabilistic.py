@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from spn_jax import train
-from spn_jax.checkpoint import FOLDER
+from spn_jax.checkpoints.store import FOLDER
 from spn_jax.config import load_config
 from spn_jax.errors import InputError
 from spn_jax.evaluate import main as evaluate

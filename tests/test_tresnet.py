@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from spn_jax.checkpoints.weights import load_tresnet
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
 from spn_jax.models.tresnet import blur_pool
-from spn_jax.sharding import make_mesh
-from spn_jax.step import build_networks, compile_train_step, create_state, resolve_schedule, targets
+from spn_jax.runtime.sharding import make_mesh
 from spn_jax.train import open_data, open_frozen, open_lessons, read_batches, train
-from spn_jax.weights import load_tresnet
+from spn_jax.training.step import build_networks, compile_train_step, create_state, resolve_schedule, targets
 from teacher_export.export import export
 from teacher_export.frameworks import torch
 from teacher_export.teachers import load_teacher

@@ -11,8 +11,8 @@ import pytest
 import torch
 from flax import nnx
 
+from spn_jax.checkpoints.weights import load_vgg19, vgg19_names, vgg19_shapes
 from spn_jax.models.vgg import VGG19, WIDTHS, max_pool
-from spn_jax.weights import load_vgg19, vgg19_names, vgg19_shapes
 from teacher_export.weights import main
 from tests import parity_fill
 from tests.golden_model import GOLDEN, nhwc, relative_error

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spn_jax import figures, visualize
+from spn_jax import visualize
+from spn_jax.drawing import colours, figures, sheet
 from spn_jax.errors import InputError
-from spn_jax.views import colours, compare, curves, detect, diversity, failures, masks, priors, sheet, tsne
+from spn_jax.views import compare, curves, detect, diversity, failures, masks, priors, tsne
 from spn_jax.views.inside import look_inside
 from spn_jax.views.subjects import Subject, chosen, only_model, open_subjects
 from tests.tiny import photo

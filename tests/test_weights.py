@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from spn_jax import weights
+from spn_jax.checkpoints import weights
+from spn_jax.checkpoints.weights import INFO, Network, load_vgg19, read_weights, write_weights
 from spn_jax.errors import InputError
-from spn_jax.weights import INFO, Network, load_vgg19, read_weights, write_weights
 from teacher_export.frameworks import timm
 from teacher_export.weights import main
 

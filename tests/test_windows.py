@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spn_jax.windows import LARGEST, STRATEGIES, Window, assemble, choose_strategy, plan, show, with_feathered_seam
+from spn_jax.filling.windows import LARGEST, STRATEGIES, Window, assemble, choose_strategy, plan, show, with_feathered_seam
 
 TRAINED = 32
 SIZE = (150, 220)

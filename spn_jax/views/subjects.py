@@ -8,17 +8,26 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from spn_jax import gallery
-from spn_jax.baselines import BASELINES
-from spn_jax.checkpoint import LoadedModel
+from spn_jax.checkpoints.store import LoadedModel
 from spn_jax.data.images import PhotoFiles, SelectedPhotos, prepare_photo
 from spn_jax.data.masks import MaskFiles
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.errors import InputError
 from spn_jax.evaluate import Evaluation, batch_size_of, fetched, open_evaluation, overrides_of, scored
-from spn_jax.methods import ModelMethod, check_names, host_methods, load_checkpoints, model_methods, named, named_checkpoints, shared_config
-from spn_jax.pairs import PairList, names_sha256
-from spn_jax.scoring import Arrays, Detail, Networks, not_finite
+from spn_jax.evaluation import gallery
+from spn_jax.evaluation.baselines import BASELINES
+from spn_jax.evaluation.methods import (
+    ModelMethod,
+    check_names,
+    host_methods,
+    load_checkpoints,
+    model_methods,
+    named,
+    named_checkpoints,
+    shared_config,
+)
+from spn_jax.evaluation.pairs import PairList, names_sha256
+from spn_jax.evaluation.scoring import Arrays, Detail, Networks, not_finite
 
 DIGITS = {"psnr": 2}  # of scores under pictures
 UNITS = {"psnr": " dB"}

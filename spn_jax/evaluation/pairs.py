@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from spn_jax.errors import InputError
-from spn_jax.files import write_atomically
+from spn_jax.runtime.files import write_atomically
 
 FORMAT = 1
 PROTOCOLS = {
@@ -188,7 +188,7 @@ def open_pair_list(spec: str, photos: Sequence[str], masks: Sequence[str]) -> Pa
         InputError: there is none of that name, it is damaged, or a .npy does not fit the photos and masks.
     """
     if spec in PROTOCOLS:
-        data = (importlib.resources.files("spn_jax") / "protocols" / f"{spec}.tsv.gz").read_bytes()
+        data = (importlib.resources.files("spn_jax.evaluation") / "protocols" / f"{spec}.tsv.gz").read_bytes()
         return from_text(gzip.decompress(data).decode("utf-8", "surrogateescape"), f"--pairs {spec}")
     path = Path(spec)
     if not path.is_file():

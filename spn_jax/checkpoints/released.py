@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from spn_jax.checkpoints.parameters import compare_names, named_arrays
 from spn_jax.config import ModelConfig
 from spn_jax.errors import InputError
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.spn import SPN
-from spn_jax.parameters import compare_names, named_arrays
 
 Arrays = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]

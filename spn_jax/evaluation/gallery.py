@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from spn_jax import figures
 from spn_jax.config import Config
-from spn_jax.scoring import Arrays, Detail, scored_batches
+from spn_jax.drawing import figures
+from spn_jax.evaluation.scoring import Arrays, Detail, scored_batches
 
 GRID_CELL = 128  # height at least of a picture in a comparison, in pixels: small photos are enlarged to be seen
 Rows = dict[str, list[np.ndarray]]

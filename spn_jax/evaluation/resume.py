@@ -20,8 +20,8 @@ import numpy as np
 
 from spn_jax.data.images import find_images, read_list
 from spn_jax.errors import InputError
-from spn_jax.files import lock_folder, write_atomically
-from spn_jax.pairs import names_sha256
+from spn_jax.evaluation.pairs import names_sha256
+from spn_jax.runtime.files import lock_folder, write_atomically
 
 FOLDER = ".spn_jax-partial"  # in the output folder
 FORMAT = 1

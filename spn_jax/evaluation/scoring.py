@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from spn_jax import metrics, tables
-from spn_jax.completion import complete, draw_noise
 from spn_jax.config import Config, EvalConfig
 from spn_jax.errors import InputError
-from spn_jax.sharding import shard_batch
+from spn_jax.evaluation import tables
+from spn_jax.filling.completion import complete, draw_noise
+from spn_jax.metrics import image as metrics
+from spn_jax.runtime.sharding import shard_batch
 
 Arrays = dict[str, np.ndarray]
 DeviceArrays = dict[str, jax.Array]

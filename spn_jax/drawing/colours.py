@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.cluster.vq import kmeans2, vq
 from scipy.optimize import linear_sum_assignment
 
-from spn_jax.figures import PALETTE
+from spn_jax.drawing.figures import PALETTE
 
 POINTS = 20_000  # of a scale, drawn by the seed, from which its clusters are found; all are then assigned to them
 CLIPPED = (1, 99)  # percentiles of a component that become the darkest and the brightest

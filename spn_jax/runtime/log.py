@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from spn_jax.errors import InputError
-from spn_jax.files import write_atomically
+from spn_jax.runtime.files import write_atomically
 
 
 class MetricsLog:

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from spn_jax.baselines import find_baseline
-from spn_jax.checkpoint import METADATA, LoadedModel, find_checkpoint, load_model
-from spn_jax.completion import check_samples
+from spn_jax.checkpoints.store import METADATA, LoadedModel, find_checkpoint, load_model
 from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig, check_config, load_config, replace_settings, to_dict
 from spn_jax.data.images import PhotoSource
 from spn_jax.data.pipeline import Completer
 from spn_jax.errors import InputError
-from spn_jax.metrics import WINDOW
+from spn_jax.evaluation.baselines import find_baseline
+from spn_jax.evaluation.results import ResultsFolder
+from spn_jax.filling.completion import check_samples
+from spn_jax.metrics.image import WINDOW
 from spn_jax.models.spn import SMALLEST
-from spn_jax.results import ResultsFolder
 
 ONE_MODEL = "spn"  # what a lone checkpoint is called
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")

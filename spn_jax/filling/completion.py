@@ -10,7 +10,7 @@ from jax import Array
 
 from spn_jax.config import Config
 from spn_jax.errors import InputError
-from spn_jax.metrics import composite, quantise
+from spn_jax.metrics.image import composite, quantise
 
 SEEDS = 2**32
 PRECISION = functools.partial(jax.default_matmul_precision, "highest")  # at which completions are made and scored

@@ -18,7 +18,11 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from spn_jax.config import Config, LossConfig, OptimizerConfig
-from spn_jax.losses import (
+from spn_jax.models.discriminator import Discriminator, Judgement
+from spn_jax.models.layers import SpectralVector
+from spn_jax.models.prior import Pyramid
+from spn_jax.models.spn import SPN, SPNOutput, merge_samples, split_samples
+from spn_jax.training.losses import (
     adversarial_loss,
     discriminator_loss,
     diversity_loss,
@@ -30,10 +34,6 @@ from spn_jax.losses import (
     reconstruction_loss,
     sample_distances,
 )
-from spn_jax.models.discriminator import Discriminator, Judgement
-from spn_jax.models.layers import SpectralVector
-from spn_jax.models.prior import Pyramid
-from spn_jax.models.spn import SPN, SPNOutput, merge_samples, split_samples
 
 Metrics = dict[str, Array]
 Batch = Mapping[str, Any]

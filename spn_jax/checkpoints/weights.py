@@ -22,15 +22,15 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from spn_jax.convert import from_released, shape_to_released
+from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
+from spn_jax.checkpoints.released import from_released, shape_to_released
 from spn_jax.errors import InputError
-from spn_jax.files import write_atomically
 from spn_jax.models import inception, tresnet
 from spn_jax.models.inception import InceptionV3
 from spn_jax.models.lpips import LPIPS, TRUNKS, Net
 from spn_jax.models.tresnet import TResNetTrunk
 from spn_jax.models.vgg import TORCHVISION, VGG19
-from spn_jax.parameters import compare_names, named_arrays, with_named_arrays
+from spn_jax.runtime.files import write_atomically
 
 FORMAT = 1
 INFO = "spn_jax"  # name of the JSON entry

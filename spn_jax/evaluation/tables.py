@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from spn_jax.distances import FID_RELIABLE
 from spn_jax.errors import InputError
-from spn_jax.paper import PRINTED_MAE, Quotation
+from spn_jax.evaluation.paper import PRINTED_MAE, Quotation
+from spn_jax.metrics.sets import FID_RELIABLE
 
 Records = Mapping[str, np.ndarray]
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from spn_jax.data.images import decode_photo, find_images
 from spn_jax.errors import InputError
-from spn_jax.pairs import short_names
-from spn_jax.partial import files_state
+from spn_jax.evaluation.pairs import short_names
+from spn_jax.evaluation.resume import files_state
 
 
 class ResultsFolder:

@@ -11,16 +11,16 @@ import numpy as np
 from jax import Array
 from PIL import Image
 
-from spn_jax.checkpoint import load_model
-from spn_jax.completion import PRECISION, SEEDS, check_samples, draw_noise
+from spn_jax.checkpoints.store import load_model
 from spn_jax.config import Config
 from spn_jax.data.masks import hole_of
 from spn_jax.errors import InputError
-from spn_jax.memory import free_memory, out_of_memory_in_words
-from spn_jax.metrics import quantise
+from spn_jax.filling.completion import PRECISION, SEEDS, check_samples, draw_noise
+from spn_jax.filling.photos import Photo
+from spn_jax.filling.windows import STRATEGIES, Shown, Strategy, assemble, choose_strategy, plan, show
+from spn_jax.metrics.image import quantise
 from spn_jax.models.spn import SMALLEST, SPN, Encoding
-from spn_jax.photos import Photo
-from spn_jax.windows import STRATEGIES, Shown, Strategy, assemble, choose_strategy, plan, show
+from spn_jax.runtime.memory import free_memory, out_of_memory_in_words
 
 __all__ = ["STRATEGIES", "Inpainter", "Strategy"]
 

@@ -20,18 +20,18 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.extend import core
 from PIL import Image
 
-from spn_jax import paper
-from spn_jax.checkpoint import LoadedModel
-from spn_jax.completion import check_samples, draw_noise
+from spn_jax.checkpoints.parameters import named_arrays
+from spn_jax.checkpoints.store import LoadedModel
 from spn_jax.config import Config
 from spn_jax.data.images import decode_photo, prepare_photo
 from spn_jax.data.masks import draw_strokes, read_hole
 from spn_jax.errors import InputError
-from spn_jax.memory import is_out_of_memory
-from spn_jax.metrics import composite, quantise
+from spn_jax.evaluation import paper
+from spn_jax.filling.completion import check_samples, draw_noise
+from spn_jax.filling.photos import Photo, encode_photo
+from spn_jax.metrics.image import composite, quantise
 from spn_jax.models.spn import SPN
-from spn_jax.parameters import named_arrays
-from spn_jax.photos import Photo, encode_photo
+from spn_jax.runtime.memory import is_out_of_memory
 
 Precision = Literal["highest", "default"]
 

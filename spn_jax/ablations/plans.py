@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spn_jax.config import Config, apply_overrides
 from spn_jax.errors import InputError
-from spn_jax.paper import WEIGHTS
+from spn_jax.evaluation.paper import WEIGHTS
 
 BASE = "spn"  # the run that changes nothing
 SPL = ("model.decoder=region_norm", "model.prior_levels=3", "model.prior_encoder_slope=0.1")

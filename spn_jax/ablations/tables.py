@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from spn_jax import paper, tables
 from spn_jax.errors import InputError
-from spn_jax.tables import NORMAL_95, Results, Row, aligned, rows_of
+from spn_jax.evaluation import paper, tables
+from spn_jax.evaluation.tables import NORMAL_95, Results, Row, aligned, rows_of
 
 SCORES = ("ssim", "psnr", "mae", "fid")  # the paper's columns
 

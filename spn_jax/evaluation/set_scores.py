@@ -4,8 +4,9 @@ import warnings
 
 import numpy as np
 
-from spn_jax import distances, tables
 from spn_jax.errors import InputError
+from spn_jax.evaluation import tables
+from spn_jax.metrics import sets as distances
 
 NOT_COMPUTED = "not computed"
 
