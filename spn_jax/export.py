@@ -22,8 +22,7 @@ from spn_jax import __version__
 from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
 from spn_jax.checkpoints.store import LoadedModel, load_model
 from spn_jax.errors import InputError, run_command
-from spn_jax.filling.completion import PRECISION
-from spn_jax.metrics.image import composite
+from spn_jax.filling.completion import PRECISION, composite
 from spn_jax.models.spn import SMALLEST, SPN
 from spn_jax.runtime.device import set_up
 from spn_jax.runtime.files import check_writable, write_atomically

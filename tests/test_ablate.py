@@ -19,7 +19,7 @@ from spn_jax.ablations import plans as sweeps
 from spn_jax.ablations.plans import Run
 from spn_jax.config import load_config
 from spn_jax.errors import InputError
-from spn_jax.evaluation import tables
+from spn_jax.evaluation import bins, tables
 from tests import trainer
 from tests.test_models import abstract_spn, parameter_count
 from tests.trainer import Inputs
@@ -152,7 +152,7 @@ def test_settings_after_only_are_settings() -> None:
 def write_scores(workdir: Path, run: str, seed: int, pairs: Any) -> None:
     random = np.random.default_rng(seed)
     holes = np.array([0.1, 0.3, 0.5])
-    records = {"hole": holes, "bin": tables.bins_of(holes)} | {name: random.random(3) for name in ("psnr", "ssim", "mae")}
+    records = {"hole": holes, "bin": bins.bins_of(holes)} | {name: random.random(3) for name in ("psnr", "ssim", "mae")}
     about = {
         "methods": {run: {"step": 2, "teacher": {"origin": "random(seed=0)"}}},
         "pair_list": {"sha256": pairs.sha256},

@@ -9,7 +9,7 @@ import pytest
 from spn_jax.ablations import tables as sweep_tables
 from spn_jax.ablations.tables import Entry
 from spn_jax.errors import InputError
-from spn_jax.evaluation import paper, tables
+from spn_jax.evaluation import bins, paper, tables
 from spn_jax.evaluation.tables import Results
 
 HOLES = np.array([0.1, 0.3, 0.5, 0.55])
@@ -18,7 +18,7 @@ HOLES = np.array([0.1, 0.3, 0.5, 0.55])
 def results(psnr: list[float], **of_all: float) -> Results:
     records = {
         "hole": HOLES,
-        "bin": tables.bins_of(HOLES),
+        "bin": bins.bins_of(HOLES),
         "psnr": np.array(psnr),
         "ssim": np.linspace(0.5, 0.8, 4),
         "mae": np.full(4, 0.0154),

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from spn_jax.errors import InputError
-from spn_jax.evaluation import paper, tables
+from spn_jax.evaluation import bins, paper, tables
 
 
 def records(holes: list[float], psnr: list[float]) -> dict[str, np.ndarray]:
     n = len(holes)
     return {
         "hole": np.array(holes),
-        "bin": tables.bins_of(np.array(holes)),
+        "bin": bins.bins_of(np.array(holes)),
         "psnr": np.array(psnr, np.float32),
         "ssim": np.linspace(0.5, 0.9, n),
         "mae": np.full(n, 0.0154),
@@ -21,14 +21,14 @@ def records(holes: list[float], psnr: list[float]) -> dict[str, np.ndarray]:
 
 
 def test_bins_are_open_below_and_closed_above() -> None:
-    rows = tables.rows_of(records([0.2, 0.2001, 0.4, 0.4001, 0.6, 0.6001], [1, 2, 3, 4, 5, 6]))
+    rows = bins.rows_of(records([0.2, 0.2001, 0.4, 0.4001, 0.6, 0.6001], [1, 2, 3, 4, 5, 6]))
     assert [(row.bin, row.images) for row in rows] == [("0-20%", 1), ("20-40%", 2), ("40-60%", 2), ("60-100%", 1), ("All", 6)]
     assert [row.means["psnr"] for row in rows] == [1, 2.5, 4.5, 6, 3.5]
 
 
 def test_every_picture_is_in_one_row_and_in_all() -> None:
     holes = np.concatenate([np.linspace(0, 1, 101), [0.0, 1.0]])
-    rows = tables.rows_of(records(list(holes), list(np.ones(103))))
+    rows = bins.rows_of(records(list(holes), list(np.ones(103))))
     assert rows[-1].bin == "All"
     assert rows[-1].images == sum(row.images for row in rows[:-1]) == 103
     assert rows[0].bin == "0%" and rows[0].images == 2
@@ -36,26 +36,26 @@ def test_every_picture_is_in_one_row_and_in_all() -> None:
 
 def test_tenths_decide_where_they_are_known() -> None:
     measured, tenths = np.array([0.1999, 0.2001, 0.4013, 0.6003, 0.0]), np.array([2, 1, 3, 5, 0])
-    assert tables.bins_of(measured, tenths).tolist() == ["20-40%", "0-20%", "20-40%", "40-60%", "0-20%"]
-    assert tables.bins_of(measured).tolist() == ["0-20%", "20-40%", "40-60%", "60-100%", "0%"]
+    assert bins.bins_of(measured, tenths).tolist() == ["20-40%", "0-20%", "20-40%", "40-60%", "0-20%"]
+    assert bins.bins_of(measured).tolist() == ["0-20%", "20-40%", "40-60%", "60-100%", "0%"]
 
 
 def test_the_papers_rows_are_shown_even_when_empty() -> None:
-    rows = tables.rows_of(records([0.5], [20]))
+    rows = bins.rows_of(records([0.5], [20]))
     assert [(row.bin, row.images) for row in rows] == [("20-40%", 0), ("40-60%", 1), ("All", 1)]
     assert math.isnan(rows[0].means["psnr"])
 
 
 def test_infinite_psnr_is_left_out_of_the_mean_and_said_so() -> None:
     method = records([0.0, 0.3, 0.3], [np.inf, 20, 30])
-    total = tables.rows_of(method)[-1]
+    total = bins.rows_of(method)[-1]
     assert (total.means["psnr"], total.identical, total.images) == (25, 1, 3)
     assert total.means["ssim"] == pytest.approx(0.7)
     assert "spn: 1 of 3 results equal the photo" in tables.text_table({"spn": method})
 
 
 def test_all_identical_is_an_infinite_mean() -> None:
-    assert tables.rows_of(records([0.0], [np.inf]))[0].means["psnr"] == math.inf
+    assert bins.rows_of(records([0.0], [np.inf]))[0].means["psnr"] == math.inf
 
 
 def cells(line: str) -> list[str]:
@@ -81,21 +81,21 @@ def test_text_table_has_a_line_a_method_and_a_column_a_bin() -> None:
 
 def test_interval_is_196_standard_errors_over_finite_values() -> None:
     psnr = [20.0, 23.0, 28.0, np.inf]
-    row = tables.rows_of(records([0.3] * 4, psnr))[0]
+    row = bins.rows_of(records([0.3] * 4, psnr))[0]
     assert row.intervals["psnr"] == pytest.approx(1.96 * np.std(psnr[:3], ddof=1) / np.sqrt(3))
     assert row.intervals["mae"] == pytest.approx(0, abs=1e-12)
-    assert all(math.isnan(interval) for interval in tables.rows_of(records([0.3], [20]))[0].intervals.values())
+    assert all(math.isnan(interval) for interval in bins.rows_of(records([0.3], [20]))[0].intervals.values())
 
 
 def test_layout_of_tenths_is_half_open_and_drops_nothing() -> None:
     holes = np.array([0.0, 0.1, 0.1001, 0.3, 0.6, 0.61])
-    method = records(list(holes), [20.0] * 6) | {"tenth": tables.bins_of(holes, layout="tenths")}
+    method = records(list(holes), [20.0] * 6) | {"tenth": bins.bins_of(holes, layout="tenths")}
     assert method["tenth"].tolist() == ["0%", "0-10%", "10-20%", "20-30%", "50-60%", "60-100%"]
-    rows = tables.rows_of(method, "tenths")
+    rows = bins.rows_of(method, "tenths")
     assert [row.bin for row in rows] == ["0%", "0-10%", "10-20%", "20-30%", "30-40%", "40-50%", "50-60%", "60-100%", "All"]
     assert sum(row.images for row in rows[:-1]) == rows[-1].images == 6
     tenths = np.arange(6)
-    assert tables.bins_of(np.zeros(6), tenths, "tenths").tolist() == [f"{10 * t}-{10 * t + 10}%" for t in tenths]
+    assert bins.bins_of(np.zeros(6), tenths, "tenths").tolist() == [f"{10 * t}-{10 * t + 10}%" for t in tenths]
 
 
 def test_a_score_that_all_methods_lack_for_one_reason_has_one_line() -> None:
@@ -109,7 +109,7 @@ def test_a_score_that_all_methods_lack_for_one_reason_has_one_line() -> None:
 
 
 def test_probabilistic_layout_shows_0_to_20_always() -> None:
-    assert [row.bin for row in tables.rows_of(records([0.5], [20]), "probabilistic")] == ["0-20%", "20-40%", "40-60%", "All"]
+    assert [row.bin for row in bins.rows_of(records([0.5], [20]), "probabilistic")] == ["0-20%", "20-40%", "40-60%", "All"]
 
 
 def test_scores_of_sets_stand_in_their_bins_and_a_missing_score_says_why() -> None:
@@ -142,7 +142,7 @@ def test_no_warning_of_fid_from_2048_images_on() -> None:
 
 def test_what_is_measured_inside_the_hole_needs_one() -> None:
     of_holes = records([0.0, 0.3, 0.3], [math.inf, 20.0, 20.0]) | {"hole_mae": np.array([0.0, 0.2, 0.3])}
-    by_bin = {row.bin: row.means["hole_mae"] for row in tables.rows_of(of_holes)}
+    by_bin = {row.bin: row.means["hole_mae"] for row in bins.rows_of(of_holes)}
     assert by_bin["All"] == by_bin["20-40%"] == pytest.approx(0.25)
     assert math.isnan(by_bin["0%"])
 
@@ -213,7 +213,7 @@ def test_latex_is_a_plain_tabular_that_escapes_names() -> None:
 
 
 def test_every_printed_score_has_a_label_in_latex() -> None:
-    scores = {score.removesuffix("_mean") for score in tables.SCORES if score not in tables.NOT_PRINTED}
+    scores = {score.removesuffix("_mean") for score in bins.SCORES if score not in tables.NOT_PRINTED}
     assert scores <= tables.LATEX_LABELS.keys()
 
 
@@ -289,7 +289,7 @@ def test_diversity_is_a_column_where_a_method_has_it_and_a_dash_where_one_has_no
 
 def test_pictures_without_a_hole_are_left_out_of_the_mean_of_diversity() -> None:
     method = with_diversity([0.0, 0.3, 0.5], [0.0, 0.02, 0.04])
-    assert tables.rows_of(method)[-1].means["diversity"] == pytest.approx(0.03)
+    assert bins.rows_of(method)[-1].means["diversity"] == pytest.approx(0.03)
     assert tables.diversity_in_words(method, 5) == (
         "mean pairwise distance between samples inside the hole: 0.0300 (of 1; over 2 pictures, 5 samples each)\n"
     )

@@ -14,7 +14,8 @@ import numpy as np
 
 from spn_jax.errors import InputError
 from spn_jax.evaluation import paper, tables
-from spn_jax.evaluation.tables import NORMAL_95, Results, Row, aligned, rows_of
+from spn_jax.evaluation.bins import NORMAL_95, OF_SETS, Row, rows_of
+from spn_jax.evaluation.tables import Results, aligned
 
 SCORES = ("ssim", "psnr", "mae", "fid")  # the paper's columns
 
@@ -155,7 +156,5 @@ def results_from_json(content: Mapping[str, Any], method: str) -> Results:
     for name, values in content["images"][method].items():
         empty = math.inf if name.startswith("psnr") else math.nan
         records[name] = np.array([empty if value is None else value for value in values])
-    of_sets = {
-        row["hole"]: {score: row[score] for score in tables.OF_SETS if row.get(score) is not None} for row in content["rows"][method]
-    }
+    of_sets = {row["hole"]: {score: row[score] for score in OF_SETS if row.get(score) is not None} for row in content["rows"][method]}
     return Results(records, of_sets, content.get("notes", {}).get(method, ()), content.get("missing", {}).get(method, {}))

@@ -27,9 +27,8 @@ from spn_jax.data.images import decode_photo, prepare_photo
 from spn_jax.data.masks import draw_strokes, read_hole
 from spn_jax.errors import InputError
 from spn_jax.evaluation import paper
-from spn_jax.filling.completion import check_samples, draw_noise
+from spn_jax.filling.completion import check_samples, composite, draw_noise, quantise
 from spn_jax.filling.photos import Photo, encode_photo
-from spn_jax.metrics.image import composite, quantise
 from spn_jax.models.spn import SPN
 from spn_jax.runtime.memory import is_out_of_memory
 

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from spn_jax.config import Config, EvalConfig
 from spn_jax.errors import InputError
-from spn_jax.evaluation import tables
+from spn_jax.evaluation import bins
 from spn_jax.filling.completion import complete, draw_noise
 from spn_jax.metrics import image as metrics
 from spn_jax.runtime.sharding import shard_batch
@@ -89,8 +89,8 @@ def score_batch(networks: Networks, batch: DeviceArrays, *, mesh: Mesh, detail: 
             Of the rest, what is in PASSED_ON is kept.
 
     Returns:
-        By name, (b,) each: the scores of `tables.OF_COMPLETIONS` that the networks allow; of several completions also the mean
-        of each over all of them, NAME_mean, and `tables.OF_SAMPLES`; hole_area and pixels. Inception's features of the
+        By name, (b,) each: the scores of `bins.OF_COMPLETIONS` that the networks allow; of several completions also the mean
+        of each over all of them, NAME_mean, and `bins.OF_SAMPLES`; hole_area and pixels. Inception's features of the
         completion, (b, d). What `Detail` says.
     """
     with jax.default_matmul_precision("highest"):
@@ -207,7 +207,7 @@ def evaluate_model(
 
 
 def records_of(parts: Sequence[Mapping[str, np.ndarray]], tenths: np.ndarray | None = None) -> Arrays:
-    """The valid rows of scored batches as records (n,) of `tables`, in the order of the photos.
+    """The valid rows of scored batches as records (n,) of `bins`, in the order of the photos.
 
     Args:
         tenths: for every photo, by its index, the tenth of hole ratio that the number of its mask tells
@@ -227,8 +227,8 @@ def records_of(parts: Sequence[Mapping[str, np.ndarray]], tenths: np.ndarray | N
         raise not_finite(records["index"][~finite], len(finite))
     records["hole"] = records.pop("hole_area") / records.pop("pixels")  # float64: exactly 20 % must not become more
     chosen = None if tenths is None else tenths[records["index"].astype(int)]
-    records["bin"] = tables.bins_of(records["hole"], chosen)
-    records["tenth"] = tables.bins_of(records["hole"], chosen, "tenths")
+    records["bin"] = bins.bins_of(records["hole"], chosen)
+    records["tenth"] = bins.bins_of(records["hole"], chosen, "tenths")
     return records
 
 
@@ -240,13 +240,13 @@ def not_finite(photos: np.ndarray, of: int, name: str = "the model") -> InputErr
     )
 
 
-def summarise(records: tables.Records) -> dict[str, float]:
+def summarise(records: bins.Records) -> dict[str, float]:
     """Means as metrics to log: eval/psnr, ... over all pictures, and eval/20-40/psnr, ... of the bins that have any.
 
     A mean over no picture, as that of diversity where none has a hole, is left out.
     """
     summary: dict[str, float] = {}
-    for row in tables.rows_of(records):
+    for row in bins.rows_of(records):
         prefix = "eval/" if row.bin == "All" else f"eval/{row.bin.removesuffix('%')}/"
         summary |= {f"{prefix}{score}": mean for score, mean in row.means.items() if not math.isnan(mean)}
     return summary

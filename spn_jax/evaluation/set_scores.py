@@ -5,20 +5,20 @@ import warnings
 import numpy as np
 
 from spn_jax.errors import InputError
-from spn_jax.evaluation import tables
+from spn_jax.evaluation.bins import ALL, LAYOUTS, Records
 from spn_jax.metrics import sets as distances
 
 NOT_COMPUTED = "not computed"
 
 
 def score_sets(
-    truth: np.ndarray, completed: np.ndarray, records: tables.Records, layout: str
+    truth: np.ndarray, completed: np.ndarray, records: Records, layout: str
 ) -> tuple[dict[str, dict[str, float]], dict[str, str], list[str]]:
-    """The scores `tables.OF_SETS` of one method.
+    """The scores `OF_SETS` of one method.
 
     Args:
         truth, completed: features (n, d) of photos and completed photos, row by row those of the records.
-        layout: one of `tables.LAYOUTS`.
+        layout: one of `LAYOUTS`.
 
     Returns:
         {bin: {score: value}}, without what cannot be computed; {score: why it was not, in a few words}; sentences for the reader.
@@ -26,11 +26,11 @@ def score_sets(
     of_sets: dict[str, dict[str, float]] = {}
     missing: dict[str, str] = {}
     notes: list[str] = []
-    names = records[tables.LAYOUTS[layout].key]
-    for bin in tables.LAYOUTS[layout].bins:
+    names = records[LAYOUTS[layout].key]
+    for bin in LAYOUTS[layout].bins:
         chosen = np.flatnonzero(names == bin.name)
         # All of them stay in their files.
-        real, fake = (truth, completed) if bin is tables.ALL else (truth[chosen], completed[chosen])
+        real, fake = (truth, completed) if bin is ALL else (truth[chosen], completed[chosen])
         if not len(real):
             continue
         scores = of_sets.setdefault(bin.name, {})

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from spn_jax.config import Config
 from spn_jax.errors import InputError
-from spn_jax.metrics.image import composite, quantise
 
 SEEDS = 2**32
 PRECISION = functools.partial(jax.default_matmul_precision, "highest")  # at which completions are made and scored
@@ -25,6 +25,22 @@ def check_samples(samples: int, config: Config) -> None:
             f"--samples {samples}: the checkpoint's model is deterministic and completes a photo in one way; "
             "leave --samples out, or take a checkpoint of a probabilistic model"
         )
+
+
+def composite(prediction: ArrayLike, image: ArrayLike, mask: ArrayLike) -> Array:
+    """The prediction in the hole, the image elsewhere, bit for bit.
+
+    Args:
+        prediction, image: (..., h, w, 3) in the same units.
+        mask: (..., h, w, 1), 1 = hole.
+    """
+    return jnp.where(jnp.asarray(mask) > 0, prediction, image)
+
+
+def quantise(values: ArrayLike, how: Literal["truncate", "round"]) -> Array:
+    """Values in [0, 1] as whole numbers 0..255 in float32; `truncate` is the released program's floor(255 x). NaN stays NaN."""
+    scaled = 255 * jnp.clip(jnp.asarray(values, jnp.float32), 0, 1)
+    return jnp.floor(scaled) if how == "truncate" else jnp.round(scaled)
 
 
 def complete(

@@ -15,10 +15,9 @@ from spn_jax.checkpoints.store import load_model
 from spn_jax.config import Config
 from spn_jax.data.masks import hole_of
 from spn_jax.errors import InputError
-from spn_jax.filling.completion import PRECISION, SEEDS, check_samples, draw_noise
+from spn_jax.filling.completion import PRECISION, SEEDS, check_samples, draw_noise, quantise
 from spn_jax.filling.photos import Photo
 from spn_jax.filling.windows import STRATEGIES, Shown, Strategy, assemble, choose_strategy, plan, show
-from spn_jax.metrics.image import quantise
 from spn_jax.models.spn import SMALLEST, SPN, Encoding
 from spn_jax.runtime.memory import free_memory, out_of_memory_in_words
 

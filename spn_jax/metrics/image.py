@@ -6,7 +6,6 @@ variance that is the difference of two large rounded sums loses its digits in sm
 """
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +17,6 @@ WINDOW = 11  # side of SSIM's window in pixels
 SIGMA = 1.5  # of SSIM's Gaussian window
 PEAK = 255
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2  # of SSIM
-
-
-def composite(prediction: ArrayLike, image: ArrayLike, mask: ArrayLike) -> Array:
-    """The prediction in the hole, the image elsewhere, bit for bit.
-
-    Args:
-        prediction, image: (..., h, w, 3) in the same units.
-        mask: (..., h, w, 1), 1 = hole.
-    """
-    return jnp.where(jnp.asarray(mask) > 0, prediction, image)
-
-
-def quantise(values: ArrayLike, how: Literal["truncate", "round"]) -> Array:
-    """Values in [0, 1] as whole numbers 0..255 in float32; `truncate` is the released program's floor(255 x). NaN stays NaN."""
-    scaled = PEAK * jnp.clip(jnp.asarray(values, jnp.float32), 0, 1)
-    return jnp.floor(scaled) if how == "truncate" else jnp.round(scaled)
 
 
 def psnr(a: ArrayLike, b: ArrayLike) -> Array:
