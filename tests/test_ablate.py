@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spn_jax import ablate, evaluate, train
+from spn_jax import ablate, evaluate
+from spn_jax.ablations import conduct
 from spn_jax.ablations import plans as sweeps
 from spn_jax.ablations.plans import Run
 from spn_jax.config import load_config
@@ -72,8 +73,8 @@ def test_finished_runs_are_not_trained_or_evaluated_again(
     inputs: Inputs, sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workdir = Path(shutil.copytree(sweep, tmp_path / "runs"))
-    monkeypatch.setattr(train, "train", lambda *given, **named: pytest.fail("a finished run was trained"))
-    monkeypatch.setattr(evaluate, "main", lambda given: pytest.fail("a finished run was evaluated"))
+    monkeypatch.setattr(conduct, "train", lambda *given, **named: pytest.fail("a finished run was trained"))
+    monkeypatch.setattr(conduct, "evaluate", lambda given: pytest.fail("a finished run was evaluated"))
     ablate.main(arguments(inputs, workdir, "fig7", "--only", "scales-1"))  # another table, the same run
     printed = capsys.readouterr().out
     assert "scales-1: trained and evaluated" in printed and (workdir / "fig7.md").read_text() in printed
@@ -87,7 +88,7 @@ def test_an_evaluation_that_was_lost_is_made_without_training(
     results = workdir / "spl" / "evaluation" / "results.json"
     before = json.loads(results.read_text())
     shutil.rmtree(results.parent)
-    monkeypatch.setattr(train, "train", lambda *given, **named: pytest.fail("a finished run was trained"))
+    monkeypatch.setattr(conduct, "train", lambda *given, **named: pytest.fail("a finished run was trained"))
     ablate.main(arguments(inputs, workdir, "3", "--only", "spl"))
     assert json.loads(results.read_text())["images"] == before["images"]
 
@@ -103,7 +104,7 @@ def test_the_list_trains_nothing(inputs: Inputs, sweep: Path, capsys: pytest.Cap
 def test_missing_features_are_said_with_their_commands_before_anything_is_trained(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "train", lambda *given, **named: pytest.fail("a run was trained"))
+    monkeypatch.setattr(conduct, "train", lambda *given, **named: pytest.fail("a run was trained"))
     workdir = tmp_path / "runs"
     with pytest.raises(InputError, match="features of teachers are missing, nothing was trained; add --export, or make them with") as error:
         ablate.main(arguments(inputs, workdir, "fig8", "--teacher", "sobel", "--teacher", "x=timm:resnet18@random"))
@@ -236,10 +237,10 @@ def fakes(folder: Path, done: dict[str, int], **options: bool) -> Any:
 
 
 def test_two_processes_share_the_runs_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ablate, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(conduct, "POLL_SECONDS", 0.01)
     done: dict[str, int] = {}
     ended: list[bool] = []
-    threads = [threading.Thread(target=lambda: ended.append(ablate.conduct(fakes(tmp_path, done)))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: ended.append(conduct.conduct(fakes(tmp_path, done)))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -251,11 +252,11 @@ def test_two_processes_share_the_runs_of_a_sweep(tmp_path: Path, monkeypatch: py
 def test_a_run_whose_process_is_gone_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ablate, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(conduct, "POLL_SECONDS", 0.05)
     done: dict[str, int] = {}
-    with ablate.claimed(tmp_path / "run3") as mine:
+    with conduct.claimed(tmp_path / "run3") as mine:
         assert mine
-        waiting = threading.Thread(target=lambda: ablate.conduct(fakes(tmp_path, done)))
+        waiting = threading.Thread(target=lambda: conduct.conduct(fakes(tmp_path, done)))
         waiting.start()
         time.sleep(1)
         assert len(done) == 7 and waiting.is_alive()
@@ -264,7 +265,7 @@ def test_a_run_whose_process_is_gone_is_taken_over(
 
 
 def test_a_stopped_run_stops_the_sweep(tmp_path: Path) -> None:
-    assert not ablate.conduct(fakes(tmp_path, {}, finishes=False))
+    assert not conduct.conduct(fakes(tmp_path, {}, finishes=False))
 
 
 # --- as people start it ---
@@ -333,7 +334,7 @@ def test_a_failed_export_is_one_sentence(inputs: Inputs, tmp_path: Path, monkeyp
         seen.append(command)
         return Ended()
 
-    monkeypatch.setattr(ablate.subprocess, "run", run)
+    monkeypatch.setattr(conduct.subprocess, "run", run)
     with pytest.raises(InputError, match="the features of spn could not be exported; what stands above says why"):
         ablate.main(arguments(inputs, tmp_path / "runs", "3", "--export", "--weights", "W", f"teacher.cache={tmp_path / 'none'}"))
     assert seen[0][1:7] == ["-m", "teacher_export", "--config", trainer.CONFIG_FILE, "--weights", "W"]

@@ -15,10 +15,12 @@ from spn_jax import evaluate
 from spn_jax.checkpoints import store as checkpoint
 from spn_jax.checkpoints import weights
 from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig
+from spn_jax.data.masks import open_test_masks
 from spn_jax.errors import InputError
-from spn_jax.evaluation import methods
+from spn_jax.evaluation import methods, run, session
 from spn_jax.evaluation import resume as partial
 from spn_jax.evaluation.baselines import find_baseline
+from spn_jax.evaluation.pairs import open_pair_list
 from tests.fakes import SAMPLER, SIZE, FakeDistance, FakeFeatures, FakeModel, pictures
 
 
@@ -90,9 +92,9 @@ def rows_of(table: str, score: str) -> dict[str, list[str]]:
 
 
 def test_masks_laid_out_as_the_papers_are_sorted_by_number(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    masks = evaluate.open_test_masks(methods.load_model("").config)
+    masks = open_test_masks(methods.load_model("").config)
     masks.ordered = True
-    monkeypatch.setattr(evaluate, "open_test_masks", lambda config: masks)
+    monkeypatch.setattr(session, "open_test_masks", lambda config: masks)
     evaluate.main(["run", "--checkpoint", str(run_folder), "--output", str(run_folder / "out")])
     results = json.loads((run_folder / "out" / "results.json").read_text())
     images, pairs = results["images"]["spn"], np.array([int(Path(mask).stem) for _, mask in results["about"]["pairs"]])
@@ -217,7 +219,7 @@ def test_what_a_model_or_a_score_asks_of_the_size_is_said(run_folder: Path) -> N
 def test_what_cannot_be_reported_is_found_before_the_work(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
 ) -> None:
-    monkeypatch.setattr(evaluate, "score_all", lambda *inputs: pytest.fail("pictures were scored"))
+    monkeypatch.setattr(run, "score_all", lambda *inputs: pytest.fail("pictures were scored"))
     with pytest.raises(InputError, match=message):
         evaluate.main(f"run --photos {run_folder}/photos --masks {run_folder}/masks --image-size 32 --method mean {arguments}".split())
 
@@ -288,12 +290,12 @@ def test_a_pair_list_decides_photos_order_and_masks(run_folder: Path, capsys: py
 def test_pairs_per_bin_measure_the_masks(run_folder: Path) -> None:
     listed = run_folder / "pairs.tsv.gz"
     evaluate.main(f"pairs --photos {run_folder}/photos --masks {run_folder}/masks --per-bin --output {listed}".split())
-    pair_list = evaluate.open_pair_list(str(listed), [], [])
+    pair_list = open_pair_list(str(listed), [], [])
     assert pair_list.drawn == "seed 0, per bin" and pair_list.masks.count("4.png") in (1, 2)  # bins 0-10, 10-20 and 90-100 %
     names = run_folder / "names.flist"
     names.write_text("\n".join(f"nowhere/{i}.jpg" for i in range(7)))
     evaluate.main(f"pairs --photos {names} --masks strokes --per-bin --output {listed}".split())
-    tenths = [int(name.split("-")[2][:5]) // 2000 for name in evaluate.open_pair_list(str(listed), [], []).masks]
+    tenths = [int(name.split("-")[2][:5]) // 2000 for name in open_pair_list(str(listed), [], []).masks]
     assert sorted(set(tenths)) == list(range(6))
     with pytest.raises(InputError, match="must end in .tsv"):
         evaluate.main(f"pairs --photos {names} --masks strokes --output {run_folder}/pairs.txt".split())
@@ -460,7 +462,7 @@ def test_another_version_starts_an_evaluation_anew(
         interrupt(patch, after=2)
         with pytest.raises(KeyboardInterrupt):
             evaluate.main(command)
-    monkeypatch.setattr(evaluate, "__version__", "another")
+    monkeypatch.setattr(session, "__version__", "another")
     evaluate.main(command)
     assert "is of another version of spn_jax: starting anew" in capsys.readouterr().out
 
@@ -509,6 +511,6 @@ def test_a_broken_result_is_known_before_the_model_runs(run_folder: Path, monkey
     for i in range(5):
         Image.fromarray(pictures(1)[0][0]).save(folder / f"{i}.png")
     (folder / "4.png").write_bytes((folder / "4.png").read_bytes()[:-200])
-    monkeypatch.setattr(evaluate, "score_all", lambda *arguments: pytest.fail("the model ran"))
+    monkeypatch.setattr(run, "score_all", lambda *arguments: pytest.fail("the model ran"))
     with pytest.raises(InputError, match="1 that cannot be read as an image, make these again: 4.png"):
         evaluate.main(f"run --checkpoint {run_folder} --results other={folder} --output {run_folder}/out".split())

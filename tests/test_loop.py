@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from spn_jax import train
 from spn_jax.config import load_config
+from spn_jax.training import loop
 from spn_jax.training.step import TrainState
 from tests.trainer import CONFIG_FILE, Inputs
 
@@ -47,11 +47,11 @@ def test_a_step_is_started_before_the_one_before_it_is_waited_for(
         return state, {"generator/loss": Pending(step, events)}
 
     monkeypatch.setattr(jax, "block_until_ready", wait_and_tell)
-    monkeypatch.setattr(train, "compile_train_step", lambda mesh, kept: start_step)
-    monkeypatch.setattr(train.HeldOut, "look", lambda *arguments: None)
+    monkeypatch.setattr(loop, "compile_train_step", lambda mesh, kept: start_step)
+    monkeypatch.setattr(loop.HeldOut, "look", lambda *arguments: None)
     rare = [f"train.{what}_every=4" for what in ("eval", "image", "checkpoint")]
     arguments = inputs.arguments(tmp_path / "run")
-    train.train(load_config(CONFIG_FILE, [*arguments[4:], *rare]), tmp_path / "run")
+    loop.train(load_config(CONFIG_FILE, [*arguments[4:], *rare]), tmp_path / "run")
 
     first = [("started", 1), ("waited for", 1)]  # the clock of steps/s begins where compilation ends
     apart = [*first, *[event for step in (2, 3, 4) for event in (("started", step), ("waited for", step - 1))]]

@@ -12,7 +12,7 @@ import pytest
 from spn_jax.config import TeacherConfig, load_config
 from spn_jax.data.teacher import TeacherCache
 from spn_jax.errors import InputError
-from spn_jax.train import train
+from spn_jax.training.loop import train
 from teacher_export import frameworks
 from teacher_export.export import export
 from teacher_export.frameworks import timm, torch, torchvision

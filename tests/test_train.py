@@ -15,9 +15,14 @@ import pytest
 from PIL import Image
 
 from spn_jax import train
-from spn_jax.checkpoints.store import FOLDER, newest_checkpoint
-from spn_jax.config import TrainConfig, load_config
+from spn_jax.checkpoints.store import FOLDER, newest_checkpoint, read_info
+from spn_jax.config import TrainConfig, from_dict, load_config
 from spn_jax.errors import InputError, run_command
+from spn_jax.training.held_out import Due, due_after
+from spn_jax.training.inputs import open_data, read_batches
+from spn_jax.training.processes import only_run_in
+from spn_jax.training.reports import check_finite
+from spn_jax.training.resume import check_same_run
 from tests import trainer
 from tests.trainer import STEPS, Inputs, assert_same_run, last_arrays, make_cache, make_photos, metrics, saved_arrays
 
@@ -26,11 +31,12 @@ STOPPED_AT = """
 import sys
 from spn_jax import train
 from spn_jax.errors import run_command
+from spn_jax.training import loop
 at = int(sys.argv.pop(1))
-class StopAt(train.Stop):
+class StopAt(loop.Stop):
     def __call__(self, step):
         return step == at
-train.Stop = StopAt
+loop.Stop = StopAt
 run_command(train.main)
 """
 
@@ -175,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(inputs: Inpu
     cache = make_cache(tmp_path / "cache", inputs.train, broken_photo=0)
     paths = [f"data.train_photos={inputs.train}", f"data.test_photos={inputs.test}", f"teacher.cache={cache}"]
     config = load_config(trainer.CONFIG_FILE, paths)
-    batches = train.read_batches(config, train.open_data(config, ""), 0, trainer.PHOTOS // config.train.batch_size)
+    batches = read_batches(config, open_data(config, ""), 0, trainer.PHOTOS // config.train.batch_size)
     bad_step = 1 + next(step for step, batch in enumerate(batches) if np.isnan(batch["targets"][3].astype(np.float32)).any())
     _, errors = trainer.run(inputs.arguments(tmp_path / "run", f"teacher.cache={cache}"), status=2)
     assert errors.startswith(f"error: at step {bad_step} these values are not finite: ") and errors.count("\n") == 1
@@ -191,9 +197,9 @@ def test_parameters_that_are_not_finite_are_not_saved() -> None:
         discriminator = {"kernel": np.array([1, np.inf], np.float32)}
 
     with pytest.raises(InputError, match="at step 7 these values are not finite: parameters of the discriminator;"):
-        train.check_finite(7, State())  # type: ignore[arg-type]
+        check_finite(7, State())  # type: ignore[arg-type]
     State.discriminator = State.model
-    train.check_finite(7, State())  # type: ignore[arg-type]
+    check_finite(7, State())  # type: ignore[arg-type]
 
 
 def test_init_starts_a_new_run_from_the_moving_average(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
@@ -343,8 +349,8 @@ def test_init_from_a_model_of_another_size(refused, reference: Path, tmp_path: P
 )
 def test_what_is_due_after_a_step(step: int, due: tuple[str, ...]) -> None:
     train_config = TrainConfig(eval_every=4, image_every=3, checkpoint_every=2)
-    expected = train.Due(**{name: name in due for name in ("evaluation", "picture", "checkpoint")})
-    assert train.due_after(step, 7, train_config) == expected
+    expected = Due(**{name: name in due for name in ("evaluation", "picture", "checkpoint")})
+    assert due_after(step, 7, train_config) == expected
 
 
 def test_evaluation_needs_the_checkpoint_alone(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
@@ -365,12 +371,13 @@ STOPPED_IN_EVALUATION = """
 import os, signal
 from spn_jax import train
 from spn_jax.errors import run_command
-until_stopped = train.HeldOut.until_stopped
+from spn_jax.training.held_out import HeldOut
+until_stopped = HeldOut.until_stopped
 def interrupted(self, batches):
     for number, batch in enumerate(until_stopped(self, batches)):
         yield batch
         os.kill(os.getpid(), signal.SIGTERM)
-train.HeldOut.until_stopped = interrupted
+HeldOut.until_stopped = interrupted
 run_command(train.main)
 """
 
@@ -386,7 +393,7 @@ def test_sigterm_during_an_evaluation_gives_it_up_and_saves(inputs: Inputs, refe
 
 def test_a_second_run_in_the_same_folder_is_refused(refused, reference: Path, tmp_path: Path) -> None:
     workdir = copy_at(reference, tmp_path / "copy", 5)
-    with train.only_run_in(workdir):
+    with only_run_in(workdir):
         assert f"another run is writing to --workdir {workdir}" in refused(workdir=workdir)
 
 
@@ -395,10 +402,10 @@ def test_resuming_with_other_photos_or_masks_is_refused(refused, inputs: Inputs,
     workdir = copy_at(reference, tmp_path / "copy", 5)
     path = newest_checkpoint(workdir / FOLDER)
     assert path is not None
-    stored = train.read_info(path)
+    stored = read_info(path)
     info = {**stored, "data": {**stored["data"], "masks": "3 (0123456789ab)"}}
     with pytest.raises(InputError, match=r"training masks: 12,000 \([0-9a-f]{12}\) -> 3 \(0123456789ab\)"):
-        train.check_same_run(stored, info, train.from_dict(stored["config"], "test"), workdir)
+        check_same_run(stored, info, from_dict(stored["config"], "test"), workdir)
 
 
 def test_init_keeps_new_heads_where_the_teacher_is_another(inputs: Inputs, reference: Path, tmp_path: Path) -> None:

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spn_jax import train
-from spn_jax.checkpoints.store import FOLDER
-from spn_jax.config import load_config
+from spn_jax.checkpoints.parameters import named_arrays
+from spn_jax.checkpoints.store import FOLDER, read_info
+from spn_jax.config import from_dict, load_config
 from spn_jax.errors import InputError
 from spn_jax.evaluate import main as evaluate
 from spn_jax.predict import main as predict
+from spn_jax.runtime.sharding import make_mesh
+from spn_jax.training.inputs import open_frozen
+from spn_jax.training.resume import check_same_run, initialise_from
+from spn_jax.training.step import build_networks, create_state, resolve_schedule
 from teacher_export.convert import main as convert
 from tests import trainer
 from tests.trainer import ROOT, Inputs, assert_same_run, last_arrays, metrics
@@ -64,19 +68,19 @@ def test_without_vgg_weights_the_trainer_says_what_to_pass(inputs: Inputs, tmp_p
 
 
 def test_continuing_with_another_vgg_is_refused(run: Path) -> None:
-    stored = train.read_info(run / FOLDER / str(STEPS))
-    config = train.from_dict(stored["config"], origin="here")
-    train.check_same_run(stored, stored, config, run)
+    stored = read_info(run / FOLDER / str(STEPS))
+    config = from_dict(stored["config"], origin="here")
+    check_same_run(stored, stored, config, run)
     with pytest.raises(InputError, match=r"weights of VGG19: random\(seed=0\) -> file vgg19"):
-        train.check_same_run(stored, stored | {"vgg": "file vgg19.pth, sha256 0123"}, config, run)
+        check_same_run(stored, stored | {"vgg": "file vgg19.pth, sha256 0123"}, config, run)
     by_file, by_name = (stored | {"vgg": f"{origin}, sha256 0123"} for origin in ("file vgg19.pth", "timm:vgg19.tv_in1k"))
-    train.check_same_run(by_file, by_name, config, run)  # the same weights
+    check_same_run(by_file, by_name, config, run)  # the same weights
 
 
 def test_vgg_computes_in_float32_whatever_the_networks_do(inputs: Inputs) -> None:
     """Rounded to bfloat16, most pixels of two samples are equal, and the diversity loss would measure that."""
     config = load_config(ROOT / trainer.CONFIG_FILE, [*SETTINGS, "train.compute_dtype=bfloat16"])
-    frozen, _ = train.open_frozen(config)
+    frozen, _ = open_frozen(config)
     assert frozen.vgg is not None
     maps = jax.eval_shape(frozen.vgg, np.zeros((1, 32, 32, 3), np.float32))  # type: ignore[arg-type]
     assert {level.dtype for level in maps} == {jnp.dtype("float32")}
@@ -135,14 +139,14 @@ def test_init_takes_generator_and_discriminator_of_a_converted_checkpoint(
 ) -> None:
     said: list[str] = []
     config = load_config(ROOT / trainer.CONFIG_FILE, [*SETTINGS, "train.seed=9"])
-    mesh = train.make_mesh(1)
+    mesh = make_mesh(1)
     channels = {level.level: level.channels for level in trainer.LEVELS}
-    _, state = train.create_state(config, train.resolve_schedule(config, 10), *train.build_networks(config, channels))
-    started = train.initialise_from(state, str(converted), mesh, said.append)
+    _, state = create_state(config, resolve_schedule(config, 10), *build_networks(config, channels))
+    started = initialise_from(state, str(converted), mesh, said.append)
     theirs = last_arrays(run)
     for field in ("model", "discriminator", "spectral"):
         prefix = "model/" if field == "model" else f"training/{field}."
-        ours = train.named_arrays(getattr(started, field))
+        ours = named_arrays(getattr(started, field))
         assert ours
         for name, array in ours.items():
             np.testing.assert_array_equal(array, theirs[f"{prefix}{name}"], err_msg=name)
@@ -153,8 +157,8 @@ def test_init_without_a_fitting_discriminator_says_so(converted: Path) -> None:
     said: list[str] = []
     config = load_config(ROOT / trainer.CONFIG_FILE, [*SETTINGS, "model.discriminator_width=8"])
     channels = {level.level: level.channels for level in trainer.LEVELS}
-    _, state = train.create_state(config, train.resolve_schedule(config, 10), *train.build_networks(config, channels))
-    started = train.initialise_from(state, str(converted), train.make_mesh(1), said.append)
+    _, state = create_state(config, resolve_schedule(config, 10), *build_networks(config, channels))
+    started = initialise_from(state, str(converted), make_mesh(1), said.append)
     assert said[-1] == "the discriminator starts anew: the checkpoint has another kind"
     assert started.discriminator is state.discriminator
 

@@ -14,7 +14,8 @@ from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
 from spn_jax.models.tresnet import blur_pool
 from spn_jax.runtime.sharding import make_mesh
-from spn_jax.train import open_data, open_frozen, open_lessons, read_batches, train
+from spn_jax.training.inputs import open_data, open_frozen, open_lessons, read_batches
+from spn_jax.training.loop import train
 from spn_jax.training.step import build_networks, compile_train_step, create_state, resolve_schedule, targets
 from teacher_export.export import export
 from teacher_export.frameworks import torch

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spn_jax.config import EvalConfig
-from spn_jax.evaluate import Evaluation
 from spn_jax.evaluation.methods import ModelMethod
+from spn_jax.evaluation.session import Evaluation
 from spn_jax.filling.completion import composite, draw_noise, quantise
 from spn_jax.models.spn import SPN
 from spn_jax.views.subjects import load_pictures
