@@ -19,7 +19,7 @@ from spn_jax.filling.photos import Photo
 from spn_jax.runtime import memory
 from tests.tiny import KINDS, corner, photo
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from spn_jax.errors import InputError
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "make_demo_photos.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_demo_photos.py"
 make_demo_photos = runpy.run_path(str(SCRIPT))["make_demo_photos"]
 
 

@@ -18,7 +18,7 @@ from spn_jax.errors import InputError
 from spn_jax.runtime.sharding import make_mesh
 from tests.trainer import CONFIG_FILE, Inputs
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark.py"
 
 
 def test_shares_of_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:

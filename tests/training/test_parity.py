@@ -39,7 +39,7 @@ from tests.golden_model import (
     released_names,
 )
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PREFIXES = {DETERMINISTIC: "", PROBABILISTIC: "module.", SPL: "module."}
 
 

@@ -330,7 +330,7 @@ def test_probabilistic_discriminator_gives_the_features_of_its_normalised_layers
 def test_tree_mode_of_nnx_gives_the_same_numbers(model: SPN) -> None:
     """The mode that Flax is moving to has no shared references; the model must not need them."""
     program = (
-        "from tests.test_models import *\n"
+        "from tests.models.test_models import *\n"
         "model = SPN(tiny().model, CHANNELS, rng=np.random.default_rng(0))\n"
         "print(repr(float(complete(model, *photos()).image.sum())))\n"
     )

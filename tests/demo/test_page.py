@@ -24,7 +24,7 @@ from spn_jax.config import to_dict
 from spn_jax.filling.photos import Photo, encode_photo, read_photo
 from tests.tiny import CHANNELS, new_state, tiny
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 PATIENCE = 120_000  # milliseconds: the first fill compiles

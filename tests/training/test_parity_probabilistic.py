@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_parity import assert_first_step_is_exact, assert_three_steps_are_exact, steps_in_float64
+from tests.training.test_parity import assert_first_step_is_exact, assert_three_steps_are_exact, steps_in_float64
 
 
 def test_first_training_step_in_float64(tmp_path: Path) -> None:

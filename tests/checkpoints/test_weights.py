@@ -21,7 +21,7 @@ from spn_jax.errors import InputError
 from teacher_export.frameworks import timm
 from teacher_export.weights import main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHAPES = {"features.0.weight": (4, 3, 3, 3), "features.0.bias": (4,)}
 ORIGIN = {"origin": "file small-12345678.pth", "weights_sha256": 64 * "0"}
 

@@ -30,7 +30,7 @@ from spn_jax.data.sources import open_source
 from spn_jax.errors import InputError
 from spn_jax.evaluation.pairs import make_pair_list, match
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def picture(seed: int, kind: str = "JPEG") -> bytes:

@@ -31,7 +31,7 @@ from teacher_export.processes import Share, find_share
 from teacher_export.teachers import Teacher
 from tests.torch_teachers import asl_file, export_settings, tresnet, write_photos
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

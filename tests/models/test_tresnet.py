@@ -25,7 +25,7 @@ from tests import parity_fill
 from tests.golden_model import GOLDEN, nhwc, relative_error
 from tests.torch_teachers import asl_file, tresnet, write_photos
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def weights_file(folder: Path, *options: str) -> str:

@@ -20,7 +20,7 @@ from spn_jax.errors import InputError
 from spn_jax.filling.completion import PRECISION
 from tests.tiny import KINDS, corner, photo
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "run_exported.py"
 SIZES = [(32, 32), (32, 64)]
 

@@ -10,9 +10,9 @@ from spn_jax.ablations.plans import Choices, Run, Sweep, plan, teacher_choice
 from spn_jax.config import Config, load_config
 from spn_jax.errors import InputError
 from spn_jax.evaluation import paper
-from tests.test_models import abstract_spn, parameter_count
+from tests.models.test_models import abstract_spn, parameter_count
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PARIS = load_config(CONFIGS / "paris_streetview.py")
 PROBABILISTIC = load_config(CONFIGS / "paris_streetview_probabilistic.py")
 CHOICES = Choices(Path("runs/ablations"))

@@ -22,7 +22,7 @@ from spn_jax.config import load_config
 from spn_jax.errors import InputError
 from spn_jax.evaluation import bins, tables
 from tests import trainer
-from tests.test_models import abstract_spn, parameter_count
+from tests.models.test_models import abstract_spn, parameter_count
 from tests.trainer import Inputs
 
 TWO_STEPS = ("schedule.length=2", "schedule.learning_rate_drops=1", "train.checkpoint_every=1", "train.ema_decay=none")

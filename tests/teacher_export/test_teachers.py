@@ -21,7 +21,7 @@ from teacher_export.teachers.interface import nearest_maps
 from tests import parity_fill
 from tests.torch_teachers import GOLDEN, SIZE, asl_file, asl_trunk, export_settings, teacher, tresnet, write_photos
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LEVEL_OF = {"teacher_0": 1, "teacher_1": 2, "teacher_2": 3}
 
 

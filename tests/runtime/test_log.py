@@ -143,4 +143,4 @@ def test_duration(seconds: float, text: str) -> None:
 
 def test_tensorboard_does_not_bring_torch() -> None:
     program = "import sys; from spn_jax.runtime.log import tensorboard_modules; tensorboard_modules(); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent.parent, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).resolve().parents[2], check=True)

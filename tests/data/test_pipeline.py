@@ -369,9 +369,9 @@ def test_reader_threads_end_with_the_iterator():
 
 
 def test_program_that_stops_in_the_middle_of_reading_exits():
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     program = (
-        "from tests.test_pipeline import *\n"
+        "from tests.data.test_pipeline import *\n"
         "batches = training_batches(settings(), NumberedPhotos(11), masks(), None, start_step=0, steps=10**6)\n"
         "next(batches)\n"
         "raise KeyboardInterrupt\n"
