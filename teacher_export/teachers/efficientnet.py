@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spn_jax.checkpoints.weights import NETWORKS
 from spn_jax.errors import InputError
 from spn_jax.models.efficientnet import MAPS, MEAN, SCALE, STAGES, released_names
-from spn_jax.weights import NETWORKS
 from teacher_export.frameworks import timm, torch
 from teacher_export.teachers.files import fill, hash_tensors, read_tensors
 from teacher_export.teachers.interface import Extractor
