@@ -1,8 +1,9 @@
-"""Fills holes in photos: `python -m spn_jax.predict --checkpoint DIR --image FILE_OR_DIR --mask FILE_OR_DIR --output FILE_OR_DIR`.
+"""Fills holes in photos: `python -m spn_jax.predict --image FILE_OR_DIR --mask FILE_OR_DIR --output FILE_OR_DIR`.
 
-White in the mask is the hole; photos have any size, and what is outside the hole comes back as it was. A folder of photos (not what lies
-in folders below it) goes with one mask for all, or with a folder of masks, which are called as their photos or NAME_mask001.png;
-both may be the same folder. `--samples N` writes N completions by a probabilistic model, as NAME_0 ... NAME_(N-1).
+The model that comes with spn_jax fills them, or with --checkpoint one of your own. White in the mask is the hole; photos have any size,
+and what is outside the hole comes back as it was. A folder of photos (not what lies in folders below it) goes with one mask for all, or
+with a folder of masks, which are called as their photos or NAME_mask001.png; both may be the same folder. `--samples N` writes N
+completions by a probabilistic model, as NAME_0 ... NAME_(N-1).
 """
 
 import argparse
@@ -16,6 +17,7 @@ from spn_jax.filling.folders import Settings, fill, fill_all, find_tasks
 from spn_jax.filling.inpainter import Inpainter
 from spn_jax.filling.photos import FORMATS
 from spn_jax.filling.windows import STRATEGIES
+from spn_jax.pretrained import DEFAULT, announce
 from spn_jax.runtime.device import choose_device, keep_compiled_programs
 
 
@@ -24,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     check_options(options)
     tasks, without_mask = find_tasks(options.image, options.mask, options.output)
     choose_device(options.device)
+    announce(options.checkpoint)
     inpainter = Inpainter.load(options.checkpoint)
     check_samples(options.samples, inpainter.config)
     settings = Settings(options.samples, options.seed, options.invert_mask, options.dilate, options.strategy, options.concat)
@@ -40,7 +43,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spn_jax.predict", description=__doc__)
-    parser.add_argument("--checkpoint", required=True, help="a run's work directory (its newest checkpoint) or one checkpoint")
+    parser.add_argument(
+        "--checkpoint",
+        default=DEFAULT,
+        help=f"a run's work directory (its newest checkpoint), one checkpoint or a model file; default: {DEFAULT}",
+    )
     parser.add_argument("--image", required=True, type=Path, help="the photo, or a folder of photos")
     parser.add_argument("--mask", required=True, type=Path, help="an image of the photo's size, white is the hole; or a folder of them")
     parser.add_argument(

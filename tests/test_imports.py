@@ -9,28 +9,29 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ("config", "errors")
-RUNS_MODELS = (*BASE, "runtime", "models", "checkpoints", "data", "drawing")
+RUNS_MODELS = (*BASE, "runtime", "pretrained", "models", "checkpoints", "data", "drawing")
 # {room: what it may import beside itself and the version}: packages and modules of spn_jax. Everything else is forbidden.
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "config": ("errors",),
     "runtime": ("errors",),
+    "pretrained": ("errors",),
     "metrics": ("errors",),
     "drawing": ("errors",),
     "models": BASE,
     "data": (*BASE, "runtime.files", "runtime.progress"),
-    "checkpoints": (*BASE, "runtime", "models"),
+    "checkpoints": (*BASE, "runtime", "models", "pretrained"),
     "filling": RUNS_MODELS,
     "evaluation": (*RUNS_MODELS, "metrics", "filling"),
     "training": (*RUNS_MODELS, "evaluation"),
     "ablations": (*RUNS_MODELS, "evaluation", "training"),
     "views": (*RUNS_MODELS, "evaluation", "filling", "training.step"),
-    "demo": (*BASE, "runtime", "drawing", "filling"),
+    "demo": (*BASE, "runtime", "pretrained", "drawing", "filling"),
     # Commands: options, then a call. Nobody imports them.
     "train": (*BASE, "runtime", "training"),
     "evaluate": (*BASE, "runtime", "checkpoints", "data.masks", "evaluation"),
-    "predict": (*BASE, "runtime", "filling"),
-    "export": (*BASE, "runtime", "checkpoints", "filling"),
+    "predict": (*BASE, "runtime", "pretrained", "filling"),
+    "export": (*BASE, "runtime", "pretrained", "checkpoints", "filling"),
     "ablate": (*BASE, "runtime", "checkpoints", "evaluation", "ablations"),
     "visualize": (*BASE, "runtime", "drawing", "views"),
     # Doors for programs outside

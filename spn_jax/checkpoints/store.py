@@ -3,17 +3,19 @@
 Inside a step: `model` (parameters of prior learner and generator), `ema` (their moving average, where the run keeps one),
 `training` (step, discriminator, singular vectors, optimisers), and in `_CHECKPOINT_METADATA` the resolved config, the
 kind of model, the code's version and the teacher's channels as JSON. Prediction reads `model` or `ema` alone.
-A converted checkpoint is step 0; its `training` is the discriminator alone, or is not there.
+A model file (`model_file`) reads as a checkpoint that has
+`model` alone. A converted checkpoint is step 0; its `training` is the discriminator alone, or is not there.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import jax
@@ -23,6 +25,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
+from spn_jax import pretrained
+from spn_jax.checkpoints.model_file import SUFFIX, is_model_file, read_model_arrays, read_model_info, read_model_shapes
 from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
 from spn_jax.config import Config, from_dict
 from spn_jax.errors import InputError
@@ -122,6 +126,9 @@ def restore(path: Path, state: Any, mesh: Mesh, split: bool = False) -> Any:
 
 def load_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a checkpoint that `wanted` describes; InputError if a file of them is missing or broken."""
+    if is_model_file(path):
+        arrays = read_model_arrays(path)
+        return jax.tree.map_with_path(lambda at, leaf: jax.device_put(arrays[at[-1].key], leaf.sharding), dict(wanted))
     try:
         return ocp.load_checkpointables(path.absolute(), dict(wanted))
     except (OSError, ValueError, KeyError) as error:
@@ -174,11 +181,13 @@ def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]], ignored: Ca
 
 
 def stored_metadata(path: Path) -> Any:
-    """Orbax's description of a checkpoint: `.metadata` {part: {name: shape and type}}, `.custom_metadata` what we added.
+    """Description of a checkpoint: `.metadata` {part: {name: shape and type}}, `.custom_metadata` what we added; of a model file alike.
 
     Raises:
         InputError: it is damaged.
     """
+    if is_model_file(path):
+        return SimpleNamespace(metadata={"model": read_model_shapes(path)}, custom_metadata=read_model_info(path))
     try:
         return ocp.checkpointables_metadata(path.absolute())
     except (OSError, ValueError, KeyError) as error:
@@ -188,12 +197,21 @@ def stored_metadata(path: Path) -> Any:
 def find_checkpoint(path: str | Path) -> Path:
     """The step folder meant by a step folder, a checkpoints folder or a run's work directory (newest step).
 
+    A model file, and `pretrained:NAME` of a model that comes with the package, are meant by themselves.
+
     Raises:
         InputError: there is no complete checkpoint at `path`.
     """
+    if str(path).startswith(pretrained.PREFIX):
+        return pretrained.pretrained_file(str(path))
     given = Path(path)
+    if is_model_file(given):
+        return given
     if not given.is_dir():
-        raise InputError(f"checkpoint {given} is not a folder; pass a run's work directory or one of its checkpoints")
+        raise InputError(
+            f"checkpoint {given} is neither a folder nor a model file that ends in {SUFFIX}; "
+            "pass a run's work directory or one of its checkpoints"
+        )
     if is_checkpoint(given):
         return given
     newest = newest_checkpoint(given) or newest_checkpoint(given / FOLDER)
@@ -353,7 +371,17 @@ def load_model(path: str | Path) -> LoadedModel:
     shapes = nnx.as_pure(shapes)
     arrays = load_parameters(folder, named_arrays(shapes))
     model = nnx.merge(graph, with_named_arrays(shapes, arrays, what=str(folder)))
-    return LoadedModel(config=config, model=model, step=int(folder.name), info=info)
+    return LoadedModel(config=config, model=model, step=checkpoint_step(folder, info), info=info)
+
+
+def checkpoint_step(path: Path, info: Mapping[str, Any]) -> int:
+    """The training step of a checkpoint, which its folder is called after, or of a model file, which says it."""
+    return int(info["step"]) if is_model_file(path) else int(path.name)
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """SHA-256 of what identifies a checkpoint: of its description, which is written last, or of a model file."""
+    return hashlib.sha256((path if is_model_file(path) else path / METADATA).read_bytes()).hexdigest()
 
 
 def load_parameters(folder: Path, shapes: Mapping[str, Any], optional: str | None = None) -> dict[str, Any]:

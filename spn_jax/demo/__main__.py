@@ -1,4 +1,4 @@
-"""Fills holes in photos on a web page: `python -m spn_jax.demo --checkpoint DIR`, and open the address that it prints.
+"""Fills holes in photos on a web page: `python -m spn_jax.demo [--checkpoint DIR]`, and open the address that it prints.
 
 The server listens at this machine's loopback address unless --host says otherwise; photos stay in its memory, and only there. Ctrl-C
 stops it. The page /docs on the same server describes the requests by which programs use it.
@@ -14,6 +14,7 @@ from typing import Any
 from spn_jax.config import Config
 from spn_jax.demo.limits import Limits
 from spn_jax.errors import InputError, run_command
+from spn_jax.pretrained import DEFAULT, announce
 from spn_jax.runtime.device import choose_device, set_up
 
 GRACE = 3  # seconds that connections have to end by themselves
@@ -33,7 +34,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spn_jax.demo", description=__doc__)
-    parser.add_argument("--checkpoint", required=True, help="a run's work directory (its newest checkpoint) or one checkpoint")
+    parser.add_argument(
+        "--checkpoint",
+        default=DEFAULT,
+        help=f"a run's work directory (its newest checkpoint), one checkpoint or a model file; default: {DEFAULT}",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines in, without any password")
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a further name by which browsers may ask")
@@ -72,6 +77,7 @@ def create(options: argparse.Namespace, limits: Limits) -> Any:
         raise InputError(f"the page needs {error.name}, which is not installed; pip install 'spn_jax[web]'") from error
     from spn_jax.filling.inpainter import Inpainter
 
+    announce(options.checkpoint)
     inpainter = Inpainter.load(options.checkpoint)
     config = inpainter.config
     settings = Settings(describe(config), config.model.variational, options.host, tuple(options.allow_host), limits)

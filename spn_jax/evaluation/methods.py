@@ -1,7 +1,6 @@
 """The methods that an evaluation compares: models of checkpoints, folders of results, and completions that need no training."""
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spn_jax.checkpoints.store import METADATA, LoadedModel, find_checkpoint, load_model
+from spn_jax.checkpoints.store import LoadedModel, checkpoint_sha256, find_checkpoint, load_model
 from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig, check_config, load_config, replace_settings, to_dict
 from spn_jax.data.images import PhotoSource
 from spn_jax.data.pipeline import Completer
@@ -37,8 +36,7 @@ class ModelMethod:
 
     def identity(self) -> dict[str, Any]:
         """What tells it from any other."""
-        committed = hashlib.sha256((self.folder / METADATA).read_bytes()).hexdigest()
-        return {"checkpoint": str(self.folder.absolute()), "metadata": committed, "samples": self.settings.samples}
+        return {"checkpoint": str(self.folder.absolute()), "metadata": checkpoint_sha256(self.folder), "samples": self.settings.samples}
 
     def about(self) -> dict[str, Any]:
         told = {key: self.loaded.info.get(key) for key in ("teacher", "converted_from")}

@@ -19,6 +19,7 @@ from spn_jax.filling.completion import PRECISION, SEEDS, check_samples, draw_noi
 from spn_jax.filling.photos import Photo
 from spn_jax.filling.windows import STRATEGIES, Shown, Strategy, assemble, choose_strategy, plan, show
 from spn_jax.models.spn import SMALLEST, SPN, Encoding
+from spn_jax.pretrained import DEFAULT
 from spn_jax.runtime.memory import free_memory, out_of_memory_in_words
 
 __all__ = ["STRATEGIES", "Inpainter", "Strategy"]
@@ -36,10 +37,10 @@ class Inpainter:
         from PIL import Image
         from spn_jax import Inpainter
 
-        inpainter = Inpainter.load("runs/celebahq_probabilistic")
+        inpainter = Inpainter.load()  # or Inpainter.load("runs/celeba"), a run of one's own
         photo, mask = Image.open("photo.jpg"), Image.open("hole.png")
-        for i, filled in enumerate(inpainter(photo, mask, samples=3, seed=0)):
-            filled.save(f"filled_{i}.png")
+        (filled,) = inpainter(photo, mask)
+        filled.save("filled.png")
 
     Args:
         model: its parameters lie on one device.
@@ -51,8 +52,12 @@ class Inpainter:
         self._programs: dict[tuple[int, ...], tuple[Any, Any]] = {}  # compiled, by shape of the padded photo
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """The newest checkpoint of a run's work directory, or one checkpoint. InputError: there is none, or it is damaged."""
+    def load(cls, path: str | Path = DEFAULT) -> Self:
+        """The model that comes with the package, the newest checkpoint of a run's work directory, one checkpoint or a model file.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
         loaded = load_model(path)
         return cls(loaded.model, loaded.config)
 
