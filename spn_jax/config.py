@@ -2,7 +2,8 @@
 
 A config file is Python and defines `get_config() -> Config`. Overrides have the form `section.key=value`.
 Every setting has one comment line; the defaults are the paper's or, where the two differ, mostly the
-released program's (docs/paper_and_program.md has the table). Settings made with `safe(...)` may change when a run is resumed; any other change stops it.
+released program's (docs/paper_and_program.md has the table). Settings made with `safe(...)` may change when a run is
+resumed; any other change stops it.
 """
 
 import dataclasses
