@@ -2,7 +2,8 @@
 
 A config file is Python and defines `get_config() -> Config`. Overrides have the form `section.key=value`.
 Every setting has one comment line; the defaults are the paper's or, where the two differ, mostly the
-released program's (the README has the table). Settings made with `safe(...)` may change when a run is resumed; any other change stops it.
+released program's (docs/paper_and_program.md has the table). Settings made with `safe(...)` may change when a run is
+resumed; any other change stops it.
 """
 
 import dataclasses
@@ -108,7 +109,7 @@ class TeacherConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights and forms of the losses; see the README's table of paper against released program."""
+    """Weights and forms of the losses; docs/paper_and_program.md compares the paper with the released program."""
 
     reconstruction: float = 10.0  # lambda 1 (Eq. 12)
     prior: float = 1.0  # of the distillation loss, which Eq. 12 adds unweighted; 0 trains without distillation and needs no teacher

@@ -2,7 +2,7 @@
 
 Shapes: b photos, s completions of each; predictions are (b, s, h, w, c), photos and masks (b, h, w, c). Means run over all
 elements, so a mean over (b, s) is the released programs' mean over their tiled batch. Mask weights stand inside the mean.
-Where paper and released program differ, `form` chooses; the README has the table.
+Where paper and released program differ, `form` chooses; docs/paper_and_program.md has the table.
 """
 
 import itertools

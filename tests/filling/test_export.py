@@ -115,10 +115,8 @@ def test_the_example_runs_in_a_process_without_this_package(
         assert np.abs(completed - np.floor(255 * np.asarray(wanted)))[~known].max() <= 1
 
 
-def test_the_readme_shows_the_example_as_it_is() -> None:
-    readme = (ROOT / "README.md").read_text()
-    if "spn_jax.export" in readme:
-        assert SCRIPT.read_text().split('"""\n', 1)[1].strip() in readme
+def test_the_page_on_export_shows_the_example_as_it_is() -> None:
+    assert SCRIPT.read_text().split('"""\n', 1)[1].strip() in (ROOT / "docs" / "export.md").read_text()
 
 
 @pytest.mark.parametrize(

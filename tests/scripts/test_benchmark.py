@@ -57,7 +57,7 @@ def test_numbers_and_devices_are_chosen(capsys: pytest.CaptureFixture[str], tmp_
 
 @pytest.mark.parametrize("option", [["--batch", "2"], ["--numbers", "float32"]])
 def test_settings_may_follow_an_option_of_several_values(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """As they do in the README."""
+    """As they do in docs/training.md."""
     arguments = ["step", "--config", "configs/tiny.py", "--pass", "forward", "--repeats", "1", *option, "data.image_size=64"]
     runpy.run_path(str(SCRIPT))["main"](arguments)
     assert "| forward | 64 |" in capsys.readouterr().out
