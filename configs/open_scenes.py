@@ -13,7 +13,7 @@ Teacher: EfficientNet-Lite0 trained on ImageNet (Apache-2.0), run in the step: 2
 what the paper's teacher has, so loss.prior is a tenth of the paper's.
 Optimiser: Adam with beta1 = 0.9 and beta2 = 0.99 instead of the paper's 0 and 0.9: after 50 steps the reconstruction loss is 0.174 instead
 of 0.277 (one seed, 2026-11-26), because the reconstruction loss outweighs the adversarial one here (weight 0.1 instead of 1).
-Hardware: two CPU cores, 12 photos/s when nothing else runs.
+Hardware: two CPU cores. Cost: 12 photos/s when nothing else runs.
 Expected: see spn_jax/pretrained/open_scenes/MODEL_CARD.md.
 """
 

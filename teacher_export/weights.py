@@ -85,11 +85,13 @@ def dump_teacher(network: str, weights: str | None, seed: int, output: Path) -> 
     from teacher_export.teachers import BY_NAME
 
     module = importlib.import_module(f"teacher_export.teachers.{TEACHERS[network]}")
+    weights = weights if weights is not None else str(module.package_file())
+    file_sha256 = {} if weights == "random" or weights.startswith("timm:") else {"file_sha256": check_file(weights)}
     extractor = BY_NAME[network](weights, seed, torch.device("cpu"))
     trunk = module.trunk_tensors(extractor.model.state_dict())
     if problems := [f"{name} {wrong}" for name, tensor in trunk.items() if (wrong := what_is_wrong(tensor))]:
         raise InputError(f"--weights {weights} does not fit {network}: {'; '.join(problems)}")
-    origin = {"origin": extractor.weights_origin, "weights_sha256": extractor.weights_sha256}
+    origin = {"origin": extractor.weights_origin, "weights_sha256": extractor.weights_sha256} | file_sha256
     write_weights(output, network, {name: tensor.numpy() for name, tensor in trunk.items()}, origin)
     print(f"{output}: {network}, {len(trunk)} tensors of {origin['origin']}, sha256 {origin['weights_sha256'][:12]}", flush=True)
 

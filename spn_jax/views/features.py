@@ -1,14 +1,15 @@
 """The generator's features before and after the prior (the paper's Fig. 12), and the teacher's features beside what the heads predict."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spn_jax.checkpoints import weights
-from spn_jax.config import Config
+from spn_jax.checkpoints.online_teachers import load_online_teacher
+from spn_jax.config import ONLINE_TEACHERS, Config
 from spn_jax.data.images import checksum, teacher_photo
 from spn_jax.data.teacher import TeacherCache
 from spn_jax.drawing import figures
@@ -26,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     add_arguments(parser, count=3)
     add = parser.add_argument
-    add("--teacher", metavar="FILE.npz", help="TResNet-L's weights, for its features of the photos; teacher.weights of an online run")
+    add("--teacher", metavar="FILE.npz", help="the teacher's weights, for its features of the photos; teacher.weights of an online run")
     add("--cached", action="store_true", help="show photos of data.train_photos, whose features are in the run's teacher.cache")
 
 
@@ -101,9 +102,10 @@ def teachers_maps(options: argparse.Namespace, evaluation: Evaluation, method: M
     path = options.teacher or (config.teacher.weights if config.teacher.mode == "online" else "")
     if not path:
         return {}, ""
-    if config.teacher.name != "tresnet_l":
-        raise InputError(f"--teacher takes TResNet-L's weights, and this model's teacher is {config.teacher.name}; use --cached")
-    teacher, origin = weights.load_tresnet(path, wanted, jnp.float32)
+    if config.teacher.name not in ONLINE_TEACHERS:
+        names = " or ".join(ONLINE_TEACHERS)
+        raise InputError(f"--teacher takes weights of {names}, and this model's teacher is {config.teacher.name}; use --cached")
+    teacher, origin = load_online_teacher(dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, weights=path)))
     photos = np.stack([teacher_photo(evaluation.photos.load(i), config) for i in numbers])
     maps = jax.jit(lambda model, x: model(x.astype(jnp.float32) / 255))(teacher, photos)
     return {level: np.asarray(of_level) for level, of_level in maps.items()}, f"computed by {origin}"

@@ -1,6 +1,7 @@
 """EfficientNet-Lite0 trained on ImageNet: a teacher whose weights come in a package under a free licence."""
 
 import importlib.util
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,16 +26,14 @@ def load(weights: str | None, seed: int, device: torch.device) -> Extractor:
     """
     model, origin = _with_weights(weights, seed)
     model = model.to(device).eval().requires_grad_(False)
-    ends = {sum(stage.blocks for stage in STAGES[: i + 1]) - 1: i for i in range(len(STAGES))}  # {last block of a stage: stage}
-    served = [ends[block] for block in MAPS.values()]
 
     def forward(photos: torch.Tensor) -> list[torch.Tensor]:
         x = model.bn1(model.conv_stem((photos * 255 - MEAN) / SCALE))
         maps = []
-        for stage in model.blocks:
-            x = stage(x)
+        for block in itertools.chain(*model.blocks):
+            x = block(x)
             maps.append(x)
-        return [maps[i] for i in served]
+        return [maps[i] for i in MAPS.values()]
 
     return Extractor(
         forward=forward,
@@ -77,7 +76,7 @@ def _with_weights(weights: str | None, seed: int) -> tuple[Any, str]:
         return model, f"random(seed={seed})"
     path = weights if weights is not None else str(package_file())
     tensors, names = read_tensors(path), timm_names()
-    beyond = [name for name in tensors if f"{name.partition('.')[0]}" in NETWORKS[NAME].left_out]
+    beyond = [name for name in tensors if name.partition(".")[0] in NETWORKS[NAME].left_out]
     left_out = fill(model, tensors, beyond, f"--weights {path} does not fit {NAME} (names as released)", names.__getitem__)
     print(f"weights {path}: left out: {left_out}", flush=True)
     return model, f"file {Path(path).name}"

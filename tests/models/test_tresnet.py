@@ -144,7 +144,7 @@ def test_a_run_with_other_weights_is_not_continued(tmp_path: Path, random_weight
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        (["teacher.name=sobel"], "teacher.mode=online runs tresnet_l alone; set teacher.mode=cached and export sobel"),
+        (["teacher.name=sobel"], "teacher.mode=online runs tresnet_l or efficientnet_lite0; set teacher.mode=cached and export sobel"),
         ([], r"teacher.weights is not set, .*run `python -m teacher_export.weights tresnet_l --weights Open_ImagesV6_TRresNet_L_448.pth"),
         (["teacher.weights=nowhere.npz"], "weights nowhere.npz is not a file; make one with `python -m teacher_export.weights tresnet_l"),
     ],
