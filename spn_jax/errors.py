@@ -11,17 +11,22 @@ class InputError(ValueError):
     """
 
 
-def find_input_error(error: BaseException | None) -> InputError | None:
-    """The InputError that `error` is, wraps or was raised from; None if there is none.
+WRAPPERS = ("grain",)  # packages whose exceptions stand for the one that was being handled when they were raised
 
-    Loader threads wrap exceptions of the functions they call, so the cause chain has to be searched.
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """Returns the InputError that `error` is or was raised from, or None if there is none.
+
+    Follows `raise ... from cause`. An exception that merely came up while an InputError was being handled is a fault of the
+    program and keeps its traceback; only those of WRAPPERS, raised by reader threads without a cause, are looked behind.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, InputError):
             return error
         seen.add(id(error))
-        error = error.__cause__ or error.__context__
+        wraps = type(error).__module__.partition(".")[0] in WRAPPERS and not error.__suppress_context__
+        error = error.__cause__ or (error.__context__ if wraps else None)
     return None
 
 
