@@ -163,7 +163,9 @@ def from_text(text: str, what: str) -> PairList:
     Raises:
         InputError: another format, or pairs that are not those the header has the hash of.
     """
-    text = text.replace("\r\n", "\n")  # as some version control and editors leave it; the hashes are of the names alone
+    text = text.removeprefix("\ufeff").replace(
+        "\r\n", "\n"
+    )  # as some version control and editors leave it; the hashes are of the names alone
     header = _HEADER.match(text)
     if header is None or int(header["format"]) != FORMAT:
         raise InputError(f"{what} is no pair list of format {FORMAT}; draw one with `python -m spn_jax.evaluate pairs`")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from spn_jax.errors import InputError, find_input_error, run_command
+from spn_jax.errors import InputError, counted, find_input_error, first_few, run_command
 
 
 def exit_status(main: Callable[[Sequence[str]], int | None]) -> int | str | None:
@@ -117,3 +117,9 @@ def test_a_fault_while_wrong_input_is_handled_keeps_its_traceback() -> None:
 
     with pytest.raises(KeyError, match="typo"):
         run_command(main)
+
+
+def test_numbers_and_lists_in_sentences() -> None:
+    assert [counted(n, "photo") for n in (0, 1, 12_000)] == ["0 photos", "1 photo", "12,000 photos"]
+    assert counted(2, "process", "processes") == "2 processes"
+    assert first_few(["a"]) == "a" and first_few(list("abcd")) == "a, b, c, ..."

@@ -180,6 +180,32 @@ def test_missing_entries_of_a_flist_are_counted_at_opening(tmp_path):
         open_photos(str(tmp_path / "l.flist"), SETTING)
 
 
+def test_flist_from_windows_is_read(tmp_path):
+    for name in ("a.png", "b c.png", "d.png"):
+        save(tmp_path / name, noise())
+    (tmp_path / "l.flist").write_bytes("\ufeffa.png\r\n\"b c.png\"\r\n'd.png'\r\n".encode())
+    assert list(open_photos(str(tmp_path / "l.flist"), SETTING).names) == ["a.png", "b c.png", "d.png"]
+    (tmp_path / "l.flist").write_text("sub\\a.png\n")
+    with pytest.raises(InputError, match=r"1 of the 1 file listed does not exist: .*separated by / here"):
+        open_photos(str(tmp_path / "l.flist"), SETTING)
+
+
+def test_flist_that_names_a_folder_says_so(tmp_path):
+    save(tmp_path / "photos" / "a.png", noise())
+    (tmp_path / "l.flist").write_text("photos\n")
+    with pytest.raises(InputError, match=r"1 of the 1 path listed is a folder: .*/photos; .* set data\.train_photos to the folder itself"):
+        open_photos(str(tmp_path / "l.flist"), SETTING)
+
+
+def test_pictures_beside_records_are_refused(tmp_path):
+    (tmp_path / "set").mkdir()
+    write_records(tmp_path / "set" / "p.array_record", encoded(tmp_path, 2))
+    save(tmp_path / "set" / "previews" / "1.png", noise())
+    with pytest.raises(InputError, match=r"holds 1 ArrayRecord file and 1 picture, such as previews/1\.png, .* move one kind"):
+        open_photos(str(tmp_path / "set"), SETTING)
+    assert len(open_photos(f"{tmp_path}/set/*.array_record*", SETTING)) == 2  # what the message proposes
+
+
 def test_empty_flist_is_an_error(tmp_path):
     (tmp_path / "l.flist").write_text("\n")
     with pytest.raises(InputError, match=r"l\.flist lists no file"):

@@ -79,7 +79,7 @@ def test_the_file_is_text_that_people_can_read(tmp_path: Path) -> None:
 
 def test_line_ends_of_other_systems_change_nothing(tmp_path: Path) -> None:
     write_pair_list(tmp_path / "pairs.tsv", drawn())
-    (tmp_path / "pairs.tsv").write_bytes((tmp_path / "pairs.tsv").read_bytes().replace(b"\n", b"\r\n"))
+    (tmp_path / "pairs.tsv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "pairs.tsv").read_bytes().replace(b"\n", b"\r\n"))
     assert open_pair_list(str(tmp_path / "pairs.tsv"), PHOTOS, MASKS) == drawn()
 
 

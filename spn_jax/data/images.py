@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from spn_jax.config import Config
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted, first_few
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
 _FILTERS = {
@@ -205,7 +205,8 @@ def open_photos(path: str, setting: str) -> PhotoSource:
     (one path a line, absolute or relative to the list), or ArrayRecord: a file, a glob, or a folder of *.array_record*.
 
     Raises:
-        InputError: nothing there, a folder without photos, a list with missing entries, a broken ArrayRecord file.
+        InputError: nothing there, a folder without photos or with both photos and ArrayRecord files, a list with missing
+            entries, a broken ArrayRecord file.
     """
     if "*" in path:
         return PhotoRecords(_matching(path, setting), setting)
@@ -215,9 +216,15 @@ def open_photos(path: str, setting: str) -> PhotoSource:
             return PhotoRecords([location], setting)
         return PhotoFiles(*read_list(location, setting, "*.array_record*"), setting)
     files = find_images(location)
+    records = sorted(f for f in location.iterdir() if f.is_file() and _is_record(f))
+    if files and records:
+        raise InputError(
+            f"{setting}: folder {location} holds {counted(len(records), 'ArrayRecord file')} and {counted(len(files), 'picture')}, such as "
+            f"{files[0].relative_to(location)}, and which of them are the photos is not clear; move one kind to a folder of its own, "
+            f"or set {setting}={location}/*.array_record* to read the ArrayRecord files"
+        )
     if files:
         return PhotoFiles([f.relative_to(location).as_posix() for f in files], files, setting)
-    records = sorted(f for f in location.iterdir() if f.is_file() and _is_record(f))
     if records:
         return PhotoRecords(records, setting)
     raise InputError(
@@ -270,6 +277,8 @@ def files_below(folder: Path, hidden: bool = False) -> Iterator[Path]:
 def read_list(path: Path, setting: str, else_known: str) -> tuple[list[str], list[Path]]:
     """Names and files of a .flist. A file below the list's folder is named by its path from there, so a moved data set keeps its names.
 
+    Lists written by Windows programs are understood: a byte-order mark and quotes around a path are no part of a path.
+
     Raises:
         InputError: `path` is no list (the text says what else would have been known), or nothing is in it.
     """
@@ -278,7 +287,7 @@ def read_list(path: Path, setting: str, else_known: str) -> tuple[list[str], lis
             f"{setting}: {path} is none of these: a folder, a .flist (text, one path a line), {else_known}; set {setting} to one"
         )
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [_unquoted(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise InputError(f"{setting}: {path} is not text in UTF-8; write one path a line") from error
     files = [path.parent / line for line in lines if line]
@@ -288,14 +297,28 @@ def read_list(path: Path, setting: str, else_known: str) -> tuple[list[str], lis
     return [(f.relative_to(base) if f.is_relative_to(base) else f).as_posix() for f in files], files
 
 
+def _unquoted(line: str) -> str:
+    """The path in a line of a list, without the quotes that stand around all of it."""
+    return line[1:-1] if len(line) > 2 and line[0] == line[-1] and line[0] in "\"'" else line
+
+
 def byte_sizes(files: Sequence[Path], setting: str) -> list[int]:
-    """Size of every file, InputError with the first few that do not exist and their number."""
+    """Size in bytes of every file. InputError, with the first few and their number, if some do not exist or are folders."""
     sizes = [_byte_size(f) for f in files]
-    missing = [str(f) for f, size in zip(files, sizes, strict=True) if size is None]
-    if missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    absent = [f for f, size in zip(files, sizes, strict=True) if size is None]
+    folders = [f for f in absent if f.is_dir()]
+    if folders:
+        are = "is a folder" if len(folders) == 1 else "are folders"
         raise InputError(
-            f"{setting}: {len(missing)} of the {len(files)} files listed do not exist: {shown}; correct or remove these entries"
+            f"{setting}: {len(folders)} of the {counted(len(files), 'path')} listed {are}: {first_few(folders)}; "
+            f"list the files in it, or set {setting} to the folder itself"
+        )
+    if absent:
+        do, these = ("does", "this entry") if len(absent) == 1 else ("do", "these entries")
+        hint = " (folders are separated by / here, not by \\)" if any("\\" in str(f) for f in absent) else ""
+        raise InputError(
+            f"{setting}: {len(absent)} of the {counted(len(files), 'file')} listed {do} not exist: {first_few(absent)}{hint}; "
+            f"correct or remove {these}"
         )
     return [size for size in sizes if size is not None]
 
