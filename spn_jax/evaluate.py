@@ -24,6 +24,7 @@ from spn_jax.baselines import BASELINES, find_baseline
 from spn_jax.checkpoint import load_model
 from spn_jax.config import Config, apply_overrides, to_dict
 from spn_jax.data.images import PhotoSource, SelectedPhotos, existing_path, find_images, open_photos, read_list
+from spn_jax.data.mask_check import check_masks
 from spn_jax.data.mask_kinds import mask_note
 from spn_jax.data.masks import DRAWN, MaskSource, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
@@ -238,7 +239,7 @@ class Evaluation:
 def run(options: argparse.Namespace) -> None:
     """Scores checkpoints, folders of results and classical methods on the same pairs of photo and mask."""
     check_options(options)
-    evaluation = open_evaluation(options)
+    evaluation = with_checked_masks(open_evaluation(options))
     quotation = quote(options, evaluation)
     if options.save_composites:
         check_composites(options.output / "composites", evaluation)
@@ -368,6 +369,14 @@ def open_evaluation(options: argparse.Namespace) -> Evaluation:
     results = dict(named(text, "--results") for text in options.results)
     hosts = host_methods(results, options.raw_results, options.method, photos, config.data.image_size)
     return Evaluation(config, photos, masks, mask_of, pair_list, model_methods(loaded, config), hosts, networks, origins, notes)
+
+
+def with_checked_masks(evaluation: Evaluation) -> Evaluation:
+    """Reads every mask that will be used once, and notes where they look inverted. InputError: some are broken."""
+    data = evaluation.config.data
+    check = check_masks(evaluation.masks, data.threads, evaluation.mask_of)
+    question = None if check is None else check.question(data)
+    return evaluation if question is None else dataclasses.replace(evaluation, notes=[*evaluation.notes, f"{data.test_masks}: {question}"])
 
 
 def load_networks(options: argparse.Namespace) -> tuple[Networks, dict[str, str]]:

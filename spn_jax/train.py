@@ -42,10 +42,11 @@ from spn_jax.checkpoint import (
 )
 from spn_jax.config import Config, TrainConfig, changed_settings, describe, from_dict, load_config, to_dict
 from spn_jax.data.images import KeptPhotos, PhotoSource, open_photos
+from spn_jax.data.mask_check import check_masks
 from spn_jax.data.masks import MaskSource, open_test_masks, open_train_masks
 from spn_jax.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
 from spn_jax.data.teacher import TeacherCache
-from spn_jax.errors import InputError, find_input_error, run_command
+from spn_jax.errors import InputError, counted, find_input_error, run_command
 from spn_jax.evaluate import evaluate_model, sample_grid, summarise
 from spn_jax.files import lock_folder, write_atomically
 from spn_jax.log import MetricsLog, Progress, has_evaluation, quiet_libraries
@@ -92,6 +93,8 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
 
     # Data, and the times of the schedule in steps
     data = open_data(config, config_file)
+    for line in checked_masks(config, data) if is_main else ():
+        say(line)
     schedule = resolve_schedule(config, steps_per_epoch(config, data.photos))
 
     # Networks and state
@@ -194,6 +197,19 @@ def open_data(config: Config, config_file: str) -> Data:
     )
 
 
+def checked_masks(config: Config, data: Data) -> Iterator[str]:
+    """Reads every mask of training and of evaluation once; yields what people should know about them. InputError: some are broken."""
+    of = {"data.train_masks": data.masks, "data.test_masks": data.test_masks}
+    if data.masks.state() == data.test_masks.state():
+        del of["data.test_masks"]
+    for setting, masks in of.items():
+        check = check_masks(masks, config.data.threads)
+        if check is not None:
+            yield f"{setting}: {counted(check.masks, 'mask')} checked, {check.mean_share:.0%} of the photo is hole on average"
+            if question := check.question(config.data):
+                yield f"{setting}: {question}"
+
+
 def open_cache(config: Config, photos: PhotoSource, config_file: str) -> TeacherCache | None:
     """The teacher's cached features, checked against config and photos; None without a prior loss, or where the teacher itself runs."""
     if config.loss.prior == 0 or is_online(config):
@@ -266,7 +282,12 @@ def checkpoint_info(config: Config, data: Data, lessons: Lessons, vgg_origin: st
             "identity": lessons.identity,
         },
         "vgg": vgg_origin,
-        "data": {"photos": digest(data.photos.names), "masks": digest(data.masks.names)},
+        "data": {
+            "photos": digest(data.photos.names),
+            "masks": digest(data.masks.names),
+            "photo files": data.photos.fingerprint()[:12],
+            "mask files": data.masks.fingerprint()[:12],
+        },
     }
 
 
@@ -287,7 +308,8 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
     if weights_identity(stored.get("vgg")) != weights_identity(info["vgg"]):
         lines.append(f"weights of VGG19: {stored.get('vgg')} -> {info['vgg']}")
     before, now = stored.get("data", info["data"]), info["data"]
-    lines += [f"training {kind}: {before[kind]} -> {now[kind]}" for kind in now if before[kind] != now[kind]]
+    changed = [kind for kind in now if before.get(kind, now[kind]) != now[kind]]  # older checkpoints know the names alone
+    lines += [f"training {kind}: {before[kind]} -> {now[kind]}" for kind in changed]
     if lines:
         raise InputError(
             f"{workdir} holds a run with other settings ({'; '.join(lines)}); "

@@ -81,7 +81,7 @@ class PhotoFiles(PhotoSource):
         return f"{self._setting}: photo {self._files[i]}"
 
     def fingerprint(self) -> str:
-        return _digest(f"{name}\0{size}" for name, size in zip(self.names, self._sizes, strict=True))
+        return digest(f"{name}\0{size}" for name, size in zip(self.names, self._sizes, strict=True))
 
 
 OPEN_FILES = 256  # a data set can have more shards than a process may have open files
@@ -129,7 +129,7 @@ class PhotoRecords(PhotoSource):
         return shard, i - (self._ends[shard] - self._counts[shard])
 
     def fingerprint(self) -> str:
-        return _digest(f"{f.name}\0{size}\0{n}" for f, size, n in zip(self._files, self._sizes, self._counts, strict=True))
+        return digest(f"{f.name}\0{size}\0{n}" for f, size, n in zip(self._files, self._sizes, self._counts, strict=True))
 
 
 NAMES = "names.txt"  # beside ArrayRecord files: what their photos are called, one name a line, in the order of the records
@@ -190,7 +190,7 @@ class SelectedPhotos(PhotoSource):
         return self._photos.describe(self._indices[i])
 
     def fingerprint(self) -> str:
-        return _digest([self._photos.fingerprint(), *map(str, self._indices)])
+        return digest([self._photos.fingerprint(), *map(str, self._indices)])
 
 
 def checksum(data: bytes) -> int:
@@ -342,11 +342,12 @@ def _open_records(kind: Callable[[list[str]], Any], file: Path, setting: str) ->
         raise InputError(f"{setting}: {file} cannot be read as ArrayRecord ({reason}); copy or write it again") from error
 
 
-def _digest(entries: Iterable[str]) -> str:
-    digest = hashlib.sha256()
+def digest(entries: Iterable[str]) -> str:
+    """SHA-256, in hex, over the entries in order, each ended by a line break."""
+    sha256 = hashlib.sha256()
     for entry in entries:
-        digest.update(entry.encode("utf-8", "surrogateescape") + b"\n")
-    return digest.hexdigest()
+        sha256.update(entry.encode("utf-8", "surrogateescape") + b"\n")
+    return sha256.hexdigest()
 
 
 def decode_photo(file: Path | io.BytesIO, what: str) -> np.ndarray:
@@ -391,13 +392,14 @@ def prepare_photo(photo: np.ndarray, size: int, crop: str, resize_filter: str) -
     which cuts them by itself (`random_square`).
     """
     if crop != "none":
-        photo = _center_square(photo)
+        photo = center_square(photo)
     if photo.shape[:2] == (size, size):
         return np.array(photo)
     return np.array(Image.fromarray(photo).resize((size, size), _FILTERS[resize_filter]))
 
 
-def _center_square(photo: np.ndarray) -> np.ndarray:
+def center_square(photo: np.ndarray) -> np.ndarray:
+    """The largest centred square of a picture (H, W, ...)."""
     height, width = photo.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
