@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from spn_jax import metrics, tables
 from spn_jax.completion import complete, draw_noise
 from spn_jax.config import Config, EvalConfig
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted
 from spn_jax.sharding import shard_batch
 
 Arrays = dict[str, np.ndarray]
@@ -150,6 +150,8 @@ def _scores(networks: Networks, completions: jax.Array, image: jax.Array, mask: 
         "mae": metrics.mae(completions, photo),
         "mae_rgb": metrics.mae_rgb(completions, photo),
         "hole_mae": metrics.hole_mae(completions, photo, hole),
+        "border_psnr": metrics.border_psnr(completions, photo, hole),
+        "border_mae": metrics.border_mae(completions, photo, hole),
     }
     for name, network in {"lpips_alex": networks.lpips_alex, "lpips_vgg": networks.lpips_vgg}.items():
         if network is not None:
@@ -234,7 +236,7 @@ def records_of(parts: Sequence[Mapping[str, np.ndarray]], tenths: np.ndarray | N
 def not_finite(photos: np.ndarray, of: int, name: str = "the model") -> InputError:
     """The error for predictions that are not finite: of these photos, among so many."""
     return InputError(
-        f"the prediction of {name} is not finite for {len(photos)} of {of} photos, first for photo {int(photos[0])}; "
+        f"{name} predicted NaN or infinity for {len(photos)} of {counted(of, 'photo')}, first for photo {int(photos[0])}; "
         "its training diverged: evaluate an earlier checkpoint"
     )
 

@@ -18,19 +18,21 @@ import numpy as np
 
 from spn_jax.distances import FID_RELIABLE
 from spn_jax.errors import InputError
+from spn_jax.metrics import BORDER
 from spn_jax.paper import PRINTED_MAE, Quotation
 
 Records = Mapping[str, np.ndarray]
 
 # Of a picture, and the mean over the samples of a picture where there are several; of a set of pictures.
-OF_COMPLETIONS = ("psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae", "lpips_alex", "lpips_vgg")
+OF_COMPLETIONS = ("psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae", "border_psnr", "border_mae", "lpips_alex", "lpips_vgg")
 OF_SAMPLES = ("diversity", "diversity_lpips")
 OF_PICTURES = (*OF_COMPLETIONS, *(f"{score}_mean" for score in OF_COMPLETIONS), *OF_SAMPLES)
 OF_SETS = ("fid", "kid", "kid_std", "p_ids", "u_ids")
 SCORES = (*OF_COMPLETIONS, *OF_SETS, *OF_PICTURES[len(OF_COMPLETIONS) :])
 
 NOT_PRINTED = ("kid_std",)  # the text and LaTeX tables print all other scores; files have all scores and digits
-DIGITS = {"psnr": 2, "psnr_mean": 2, "fid": 2, "kid": 5}
+IN_THE_HOLE = (*OF_SAMPLES, "hole_mae", "border_psnr", "border_mae", "hole_mae_mean", "border_psnr_mean", "border_mae_mean")
+DIGITS = {"psnr": 2, "psnr_mean": 2, "border_psnr": 2, "border_psnr_mean": 2, "fid": 2, "kid": 5}
 FEWER_DIGITS = 4
 
 LATEX_LABELS = {
@@ -41,6 +43,8 @@ LATEX_LABELS = {
     "mae_x10": r"MAE, grey, $\times 10$ $\downarrow$",
     "mae_rgb": r"MAE $\downarrow$",
     "hole_mae": r"MAE in the hole $\downarrow$",
+    "border_psnr": r"PSNR at the hole's border $\uparrow$",
+    "border_mae": r"MAE at the hole's border $\downarrow$",
     "lpips_alex": r"LPIPS, AlexNet $\downarrow$",
     "lpips_vgg": r"LPIPS, VGG $\downarrow$",
     "fid": r"FID $\downarrow$",
@@ -52,7 +56,7 @@ LATEX_LABELS = {
 }
 
 NORMAL_95 = 1.96  # standard errors on either side that hold 95 % of a normal distribution
-NOT_COMPARABLE = "paper, other images and masks: not comparable"
+NOT_COMPARABLE = "From the paper (different images and masks; not comparable)"
 
 
 @dataclass(frozen=True)
@@ -173,8 +177,11 @@ def rows_of(records: Records, layout: str = "deterministic", of_sets: Mapping[st
 
 
 def _counts(score: str, records: Records) -> np.ndarray:
-    """Which pictures a mean is over, (n,): what is measured inside the hole needs one."""
-    return records["hole"] > 0 if score in (*OF_SAMPLES, "hole_mae", "hole_mae_mean") else np.ones(len(records["bin"]), bool)
+    """Which pictures a mean is over, (n,): what is measured inside the hole or at its border needs one."""
+    if score not in IN_THE_HOLE:
+        return np.ones(len(records["bin"]), bool)
+    of_border = score.startswith("border")
+    return (records["hole"] > 0) & ((records["hole"] < 1) | (not of_border))
 
 
 def _mean(values: np.ndarray) -> float:
@@ -367,6 +374,11 @@ def _notes(methods: Methods, rows: Mapping[str, Sequence[Row]], beside: Quotatio
         )
     if any("psnr_mean" in row.means for row in every_row):
         notes.append("Of several samples of a picture the one of best PSNR is scored; scores that end in _mean are means over all samples.")
+    if any("border_psnr" in row.means for row in every_row):
+        notes.append(
+            f"border_psnr and border_mae are over a ring of {BORDER} pixels on either side of the hole's border; where the known pixels "
+            "are the photo's own, all differences lie on the inner side."
+        )
     few = {f"{row.bin} ({row.images})": None for row in every_row if "fid" in row.means and row.images < FID_RELIABLE}
     if few:
         notes.append(f"Warning: FID over fewer than {FID_RELIABLE:,} images depends on their number: {', '.join(few)}.")

@@ -374,7 +374,7 @@ def test_a_changed_evaluation_starts_anew(
 def test_a_prediction_that_is_not_finite_ends_it(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = dataclasses.replace(methods.load_model(""), model=FakeModel(jnp.full((1, 3), jnp.nan)))
     monkeypatch.setattr(methods, "load_model", lambda path: loaded)
-    with pytest.raises(InputError, match="prediction of spn is not finite for 2 of 2 photos, first for photo 0"):
+    with pytest.raises(InputError, match="spn predicted NaN or infinity for 2 of 2 photos, first for photo 0"):
         evaluate.main(["run", "--checkpoint", str(run_folder)])
 
 
