@@ -50,6 +50,7 @@ from spn_jax.partial import Partial, data_state
 from spn_jax.results import composite_stems
 from spn_jax.runtime import set_up
 from spn_jax.scoring import (
+    FEATURES,
     Arrays,
     Detail,
     Networks,
@@ -71,7 +72,7 @@ TRUTH = "_truth"  # beside the methods in partial results; no method can have th
 COMPARED = 6  # photos in the comparison picture of several methods, where --grid does not say
 # {network of `weights`: (option, scores that need it)}
 NEEDS = {
-    "inception": ("inception", ("fid", "kid", "p_ids", "u_ids")),
+    "inception": ("inception", ("fid", "fid_clean", "kid", "p_ids", "u_ids")),
     "lpips-alex": ("lpips_alex", ("lpips_alex", "diversity_lpips")),
     "lpips-vgg": ("lpips_vgg", ("lpips_vgg",)),
 }
@@ -123,7 +124,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, help="photos a call over all devices: eval.batch_size")
     add("--bins", choices=("paper", "tenths"), default="paper", help="columns: the paper's, or six of ten percent")
     add("--paper", choices=(*paper.DATA_SETS, "none"), help="quote the paper's figures for a data set; that of --pairs if not given")
-    add("--inception", metavar="FILE.npz", help="weights for FID, KID, P-IDS and U-IDS")
+    add("--inception", metavar="FILE.npz", help="weights for FID (with pytorch-fid's resizing and clean-fid's), KID, P-IDS and U-IDS")
     add("--lpips-alex", metavar="FILE.npz", help="weights for LPIPS (AlexNet)")
     add("--lpips-vgg", metavar="FILE.npz", help="weights for LPIPS (VGG16)")
     add("--raw-results", action="store_true", help="score --results as they are, also where the photo was known")
@@ -494,7 +495,7 @@ def scored(evaluation: Evaluation, batches: Iterable[Mapping[str, Any]], mesh: M
             completions = shard_batch({"completions": padded["completed"][host.name][:, None]}, mesh)
             parts[host.name] = score_batch(networks, pictures | completions, mesh=mesh, detail=detail)
         if networks.inception is not None:
-            parts[TRUTH] = {"inception": features_of(networks.inception, pictures["image"], mesh=mesh)}
+            parts[TRUTH] = dict(features_of(networks.inception, pictures["image"], mesh=mesh))
         yield {key: padded[key] for key in ("valid", "index")}, parts
 
 
@@ -535,7 +536,7 @@ def results_of(evaluation: Evaluation, partial: Partial, layout: str) -> dict[st
             missing.pop("diversity_lpips", None)
         notes: list[str] = []
         if evaluation.networks.inception is not None:
-            truth, completed = (partial.rows(name, "inception") for name in (TRUTH, method.name))
+            truth, completed = ({kind: partial.rows(name, kind) for kind in FEATURES} for name in (TRUTH, method.name))
             of_sets, unavailable, notes = score_sets(truth, completed, records, layout)
             missing |= unavailable
         results[method.name] = tables.Results(records, of_sets, notes, missing)

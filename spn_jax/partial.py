@@ -24,7 +24,7 @@ from spn_jax.files import lock_folder, write_atomically
 from spn_jax.pairs import names_sha256
 
 FOLDER = ".spn_jax-partial"  # in the output folder
-FORMAT = 1
+FORMAT = 2  # of the columns, too: rows of an earlier version are not continued
 PROGRESS = "progress.json"
 COMMIT_SECONDS = 1.0  # so much work at most is lost with the power
 _SCORES = "scores"  # the file of all columns that are one number a photo, float64

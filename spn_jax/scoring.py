@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,16 @@ class Detail(enum.IntEnum):
 
 
 PASSED_ON: tuple[str, ...] = ("index", "valid", "finite")  # what a scored batch keeps of the batch
+FEATURES = ("inception", "inception_clean")  # after pytorch-fid's resizing and after clean-fid's
 SAMPLES_SHOWN = 5  # completions of a photo in a grid, at most
+
+
+class Inception(Protocol):
+    """Images (b, h, w, 3) in [0, 1] -> features (b, d), after pytorch-fid's resizing or, `clean`, clean-fid's."""
+
+    def __call__(self, image: jax.Array, /) -> jax.Array: ...
+
+    def clean(self, image: jax.Array, /) -> jax.Array: ...
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("inception", "lpips_alex", "lpips_vgg"), meta_fields=())
@@ -43,7 +52,7 @@ SAMPLES_SHOWN = 5  # completions of a photo in a grid, at most
 class Networks:
     """Trained networks that scores need. Without one its scores are left out."""
 
-    inception: Callable[[jax.Array], jax.Array] | None = None  # images (b, h, w, 3) in [0, 1] -> features (b, d)
+    inception: Inception | None = None
     lpips_alex: Callable[[jax.Array, jax.Array], jax.Array] | None = None  # two such images -> distances (b,)
     lpips_vgg: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
@@ -90,7 +99,7 @@ def score_batch(networks: Networks, batch: DeviceArrays, *, mesh: Mesh, detail: 
     Returns:
         By name, (b,) each: the scores of `tables.OF_COMPLETIONS` that the networks allow; of several completions also the mean
         of each over all of them, NAME_mean, and `tables.OF_SAMPLES`; hole_area and pixels. Inception's features of the
-        completion, (b, d). What `Detail` says.
+        completion, (b, d), by the names of FEATURES. What `Detail` says.
     """
     with jax.default_matmul_precision("highest"):
         return _everywhere(_score_batch(networks, batch, detail), mesh)
@@ -112,7 +121,7 @@ def _score_batch(networks: Networks, batch: DeviceArrays, detail: Detail) -> Dev
     result["hole_area"] = metrics.hole_area(mask)
     result["pixels"] = jnp.full_like(result["hole_area"], image.shape[1] * image.shape[2])
     if networks.inception is not None:
-        result["inception"] = networks.inception(_unit(completed))
+        result |= _features(networks.inception, completed)
     if detail >= Detail.PICTURES:
         result["completed"] = completed
     if detail >= Detail.GRID:
@@ -125,10 +134,14 @@ def _score_batch(networks: Networks, batch: DeviceArrays, detail: Detail) -> Dev
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def features_of(inception: Any, image: jax.Array, *, mesh: Mesh) -> jax.Array:
-    """Inception's features (b, d) of photos uint8 (b, h, w, 3)."""
+def features_of(inception: Inception, image: jax.Array, *, mesh: Mesh) -> DeviceArrays:
+    """Inception's features (b, d) of photos uint8 (b, h, w, 3), by the names of FEATURES."""
     with jax.default_matmul_precision("highest"):
-        return _everywhere(inception(_unit(image)), mesh)
+        return _everywhere(_features(inception, image), mesh)
+
+
+def _features(inception: Inception, image: jax.Array) -> DeviceArrays:
+    return {"inception": inception(_unit(image)), "inception_clean": inception.clean(_unit(image))}
 
 
 def _everywhere(tree: Any, mesh: Mesh) -> Any:

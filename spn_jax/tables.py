@@ -27,12 +27,12 @@ Records = Mapping[str, np.ndarray]
 OF_COMPLETIONS = ("psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae", "border_psnr", "border_mae", "lpips_alex", "lpips_vgg")
 OF_SAMPLES = ("diversity", "diversity_lpips")
 OF_PICTURES = (*OF_COMPLETIONS, *(f"{score}_mean" for score in OF_COMPLETIONS), *OF_SAMPLES)
-OF_SETS = ("fid", "kid", "kid_std", "p_ids", "u_ids")
+OF_SETS = ("fid", "fid_clean", "kid", "kid_std", "p_ids", "u_ids")
 SCORES = (*OF_COMPLETIONS, *OF_SETS, *OF_PICTURES[len(OF_COMPLETIONS) :])
 
 NOT_PRINTED = ("kid_std",)  # the text and LaTeX tables print all other scores; files have all scores and digits
 IN_THE_HOLE = (*OF_SAMPLES, "hole_mae", "border_psnr", "border_mae", "hole_mae_mean", "border_psnr_mean", "border_mae_mean")
-DIGITS = {"psnr": 2, "psnr_mean": 2, "border_psnr": 2, "border_psnr_mean": 2, "fid": 2, "kid": 5}
+DIGITS = {"psnr": 2, "psnr_mean": 2, "border_psnr": 2, "border_psnr_mean": 2, "fid": 2, "fid_clean": 2, "kid": 5}
 FEWER_DIGITS = 4
 
 LATEX_LABELS = {
@@ -48,6 +48,7 @@ LATEX_LABELS = {
     "lpips_alex": r"LPIPS, AlexNet $\downarrow$",
     "lpips_vgg": r"LPIPS, VGG $\downarrow$",
     "fid": r"FID $\downarrow$",
+    "fid_clean": r"FID, clean $\downarrow$",
     "kid": r"KID $\downarrow$",
     "p_ids": r"P-IDS $\uparrow$",
     "u_ids": r"U-IDS $\uparrow$",
@@ -378,6 +379,11 @@ def _notes(methods: Methods, rows: Mapping[str, Sequence[Row]], beside: Quotatio
         notes.append(
             f"border_psnr and border_mae are over a ring of {BORDER} pixels on either side of the hole's border; where the known pixels "
             "are the photo's own, all differences lie on the inner side."
+        )
+    if any("fid_clean" in row.means for row in every_row):
+        notes.append(
+            "fid has pytorch-fid's resizing (bilinear, without antialiasing), as most papers; fid_clean has clean-fid's (Pillow's bicubic, "
+            "antialiased). They are two scores: compare neither with the other."
         )
     few = {f"{row.bin} ({row.images})": None for row in every_row if "fid" in row.means and row.images < FID_RELIABLE}
     if few:

@@ -311,6 +311,8 @@ def test_scores_of_networks(run_folder: Path, networks: str) -> None:
     assert "no weights" not in table and "Warning: FID over fewer than 2,048 images" in table
     rows = {name: rows[-1] for name, rows in results["rows"].items()}
     assert rows["same"]["fid"] == pytest.approx(0, abs=1e-6) and rows["spn"]["fid"] > 1e-4
+    assert rows["spn"]["fid_clean"] == pytest.approx(9 * rows["spn"]["fid"], rel=1e-3)
+    assert "fid_clean has clean-fid's (Pillow's bicubic" in table
     assert rows["same"]["lpips_vgg"] == 0 and rows["spn"]["lpips_alex"] == pytest.approx(rows["spn"]["mae_rgb"], rel=1e-5)
     few = "under 1,000 images"
     assert rows_of(table, "p_ids") == {"": [few, "-", "-", few, few]}

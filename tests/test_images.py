@@ -2,9 +2,11 @@
 
 import dataclasses
 import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -86,6 +88,29 @@ def test_grey_photo_has_three_equal_channels(tmp_path):
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     save(tmp_path / "a.png", np.array([[0, 257, 257 * 100, 65535]], np.uint16))
     np.testing.assert_array_equal(load_only(tmp_path)[0, :, 0], [0, 1, 100, 255])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_are_rounded_to_eight_in_grey_and_colour_alike(tmp_path, channels, suffix):
+    deep = np.random.default_rng(0).integers(0, 65536, (9, 7, channels)).astype(np.uint16)
+    if channels == 4:
+        deep[..., 3] = 65535
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), deep[..., [2, 1, 0, 3][:channels]] if channels > 1 else deep)
+    expected = np.rint(deep[..., :3] / 257).astype(np.uint8)
+    np.testing.assert_array_equal(load_only(tmp_path), np.broadcast_to(expected, (9, 7, 3)))
+
+
+def test_sixteen_bit_colours_are_upright(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 65536, (4, 6, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), deep[..., ::-1])
+    data = (tmp_path / "deep.png").read_bytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    (tmp_path / "deep.png").write_bytes(data[:33] + chunk + data[33:])  # behind the header
+    np.testing.assert_array_equal(load_only(tmp_path), np.rot90(np.rint(deep / 257).astype(np.uint8), -1))
 
 
 def test_transparent_parts_become_white(tmp_path):

@@ -126,6 +126,7 @@ def test_networks_score_the_best_sample_and_all_of_them(mesh) -> None:
     np.testing.assert_allclose(scores["diversity_lpips"], np.mean(pairs, axis=0), rtol=1e-5)
     quarters = scores["completed"].reshape(3, 2, SIZE // 2, 2, SIZE // 2, 3).mean((2, 4)).reshape(3, 12) / 255
     np.testing.assert_allclose(scores["inception"], 2 * quarters, rtol=1e-5)
+    np.testing.assert_allclose(scores["inception_clean"], 6 * quarters, rtol=1e-5)
     for name in ("psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae", "border_psnr", "border_mae"):
         assert scores[f"{name}_mean"].shape == (3,) and (scores[f"{name}_mean"] != scores[name]).any()
 

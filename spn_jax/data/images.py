@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -21,6 +22,7 @@ from spn_jax.config import Config
 from spn_jax.errors import InputError, counted, first_few
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
+ORIENTATION = 0x0112  # EXIF's tag
 _FILTERS = {
     "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
@@ -351,7 +353,7 @@ def digest(entries: Iterable[str]) -> str:
 
 
 def decode_photo(file: Path | io.BytesIO, what: str) -> np.ndarray:
-    """Decodes an image to uint8 (H, W, 3) RGB: upright by its EXIF tag, transparency laid on white, 16 bits cut to 8.
+    """Decodes an image to uint8 (H, W, 3) RGB: upright by its EXIF tag, transparency laid on white, 16 bits rounded to 8.
 
     Raises:
         InputError: it is not an image, or a broken one; `what` names it.
@@ -370,13 +372,29 @@ def decode_image(file: Path | io.BytesIO, what: str) -> Image.Image:
     """Reads the whole of an image file, upright by its EXIF tag, in the file's own mode; InputError, naming `what`, if that fails."""
     try:
         with Image.open(file) as image:
+            deep = image.mode in ("RGB", "RGBA") and any(";16" in str(tile) for tile in image.tile)
             image.load()
-            return ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(_rounded(image, file) if deep else image)
     except MemoryError:
         raise
     except Exception as error:  # broken files raise OSError, SyntaxError, ValueError, struct.error, ... according to the format
         reason = "the file is empty or of no known image format" if "cannot identify" in str(error) else error
         raise InputError(f"{what} cannot be read as an image ({reason}); replace it or take it out of the data set") from error
+
+
+def _rounded(image: Image.Image, file: Path | io.BytesIO) -> Image.Image:
+    """A colour image of 16 bits a channel at 8, each value the nearest; Pillow cuts the lower bits off, and not those of grey ones."""
+    data = file.read_bytes() if isinstance(file, Path) else file.getvalue()
+    deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    shallow = np.asarray(image)
+    if deep is None or deep.dtype != np.uint16 or deep.shape != shallow.shape:
+        return image
+    deep = deep[..., [2, 1, 0, 3][: deep.shape[2]]]
+    if not np.array_equal(deep >> 8, shallow):  # another reading of the file than Pillow's, which knows more kinds
+        return image
+    rounded = Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    rounded.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+    return rounded
 
 
 def lay_on(image: Image.Image, background: int) -> Image.Image:
