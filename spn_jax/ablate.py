@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ from spn_jax.data.images import open_photos
 from spn_jax.data.manifest import MANIFEST
 from spn_jax.data.masks import open_test_masks
 from spn_jax.data.pipeline import steps_per_epoch
-from spn_jax.errors import InputError, run_command
+from spn_jax.errors import InputError, counted, run_command
 from spn_jax.files import check_writable, lock_folder, write_atomically
 from spn_jax.log import has_evaluation, quiet_libraries
 from spn_jax.pairs import PROTOCOLS, PairList, draw_pairs, make_pair_list, match, open_pair_list, write_pair_list
@@ -42,8 +43,11 @@ POLL_SECONDS = 20.0  # between looks at runs that other machines are at
 LAYOUT = "deterministic"  # of bins, unless a run draws several samples
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command line."""
+STOPPED = 128 + signal.SIGTERM  # status of a sweep that SIGTERM stopped, so that `make` and `&&` do not go on without it
+
+
+def main(arguments: Sequence[str]) -> int | None:
+    """The command line; the exit status where that is not 0."""
     quiet_libraries()
     options = parse(arguments)
     base = load_config(options.config, options.overrides)
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     chosen = chosen_runs(sweep, options.only)
     if options.list:
         print("\n".join(listed(sweep, chosen, base, workdir)))
-        return
+        return None
 
     # Everything that can be known to be wrong is known before the first step of the first run
     check_writable(workdir)
@@ -66,9 +70,10 @@ def main(arguments: Sequence[str]) -> None:
     check_order(work, workdir)
     provide_caches(work, workdir)
     if not conduct(work):
-        print("stopped; the same command continues the sweep", flush=True)
-        return
+        print("stopped by SIGTERM; the same command continues the sweep", flush=True)
+        return STOPPED
     report(sweep, base, workdir, pairs)
+    return None
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -79,7 +84,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--table", required=True, choices=tuple(SWEEPS), help="the paper's table or figure, or the weights of its losses")
     add("--workdir", type=Path, help="folder of the runs and tables; default runs/<name of the config>_ablations")
     add("--only", nargs="+", default=[], metavar="NAME", help="train these runs alone; the table shows the others as far as they are there")
-    add("--list", action="store_true", help="print the runs and what each changes, and end")
+    add("--list", action="store_true", help="list the runs and their settings, then exit")
     add("--export", action="store_true", help="export missing features of teachers by python -m teacher_export, which needs its extra")
     add("--weights", metavar="W", help="of the config's teacher, for --export: FILE, timm:NAME or random")
     add("--teacher", action="append", metavar="[LABEL=]NAME[@W]", help="of fig8, repeatable: teacher.name and --weights of its export; "
@@ -99,13 +104,13 @@ def chosen_runs(sweep: Sweep, only: Sequence[str]) -> list[Run]:
     """The runs named with --only, all of them if none is. InputError: an unknown name."""
     names = [run.name for run in sweep.runs]
     if unknown := [name for name in only if name not in names]:
-        raise InputError(f"--only {unknown[0]} is no run of this sweep; it has {', '.join(names)}")
+        raise InputError(f"--only {unknown[0]}: unknown run; available: {', '.join(names)}")
     return [run for run in sweep.runs if not only or run.name in only]
 
 
 def listed(sweep: Sweep, chosen: Sequence[Run], base: Config, workdir: Path) -> Iterator[str]:
     """The runs of a sweep, for people: folder, how far it is, what it changes."""
-    yield f"{sweep.title}: {len(chosen)} run(s) in {workdir}"
+    yield f"{sweep.title}: {counted(len(chosen), 'run')} in {workdir}"
     for run in chosen:
         newest = newest_checkpoint(workdir / run.name / TRAINED / FOLDER)
         state = "not begun" if newest is None else f"at step {int(newest.name):,}"
@@ -226,7 +231,9 @@ def check_order(work: Sequence[Work], workdir: Path) -> None:
             and one.run.after not in names
             and newest_checkpoint(workdir / one.run.after / TRAINED / FOLDER) is None
         ):
-            raise InputError(f"{one.run.name} learns from the run {one.run.after}, which is not trained; add it to --only")
+            raise InputError(
+                f"{one.run.name} learns from the run {one.run.after}, which has not been trained; add {one.run.after} to --only"
+            )
 
 
 def has_cache(config: Config) -> bool:
@@ -246,8 +253,8 @@ def provide_caches(work: Sequence[Work], workdir: Path) -> None:
         commands = "; ".join(f"`python {shlex.join(one.export_command())}`" for one in missing.values())
         late = [one for one in missing.values() if one.run.after is not None]
         when = "".join(f" ({one.run.name}'s after the run {one.run.after} is trained: --only {one.run.after})" for one in late)
-        raise InputError(f"features of teachers are missing, nothing was trained; add --export, or make them with {commands}{when}")
-    with waiting_for(workdir, "another process exports features"):
+        raise InputError(f"teacher features are missing (nothing was trained); add --export, or run {commands}{when}")
+    with waiting_for(workdir, "another process is exporting features"):
         for one in missing.values():
             if one.run.after is None and not has_cache(one.config):
                 export(one)
@@ -318,7 +325,8 @@ def conduct(work: Sequence[Work]) -> bool:
             left.remove(one)
         if left and len(left) == before:
             if not said:
-                print(f"other processes are at {', '.join(one.run.name for one in left)}; waiting for them", flush=True)
+                are = "is" if len(left) == 1 else "are"
+                print(f"{', '.join(one.run.name for one in left)} {are} being trained by another process; waiting", flush=True)
             said = True
             time.sleep(POLL_SECONDS)
     return True

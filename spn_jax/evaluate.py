@@ -28,7 +28,7 @@ from spn_jax.data.mask_check import check_masks
 from spn_jax.data.mask_kinds import mask_note
 from spn_jax.data.masks import DRAWN, MaskSource, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
-from spn_jax.errors import InputError, run_command
+from spn_jax.errors import InputError, counted, first_few, run_command
 from spn_jax.files import check_writable, write_atomically
 from spn_jax.gallery import sample_grid
 from spn_jax.methods import (
@@ -186,15 +186,18 @@ def pairs(options: argparse.Namespace) -> None:
         raise InputError(f"--output {options.output} must end in .tsv or .tsv.gz")
     if options.seed < 0:
         raise InputError(f"--seed {options.seed} must not be negative")
-    masks = open_test_masks(apply_overrides(Config(), [*options.overrides, f"data.test_masks={options.masks}"]))
+    config = apply_overrides(Config(), [*options.overrides, f"data.test_masks={options.masks}"])
+    masks = open_test_masks(config)
     names = photo_names(options.photos)
     if options.per_bin:
         bins = masks.tenths(np.arange(len(masks)))
         chosen = draw_pairs_per_bin(len(names), measured_tenths(masks) if bins is None else bins, options.seed)
     else:
         chosen = draw_pairs(len(names), len(masks), options.seed)
-    for mask in np.unique(chosen):
-        masks.load(int(mask))  # one without a hole, which no evaluation takes, must not get into a list that is published
+    # One without a hole, which no evaluation takes, must not get into a list that is published.
+    check = check_masks(masks, config.data.threads, chosen)
+    if check is not None and (question := check.question(config.data)):
+        print(f"{options.masks}: {question}", flush=True)
     drawn = make_pair_list(names, masks.names, chosen, f"seed {options.seed}, {'per bin' if options.per_bin else 'from the whole set'}")
     write_pair_list(options.output, drawn)
     print(f"written: {options.output}: {drawn.title}")
@@ -291,8 +294,8 @@ def check_composites(folder: Path, evaluation: Evaluation) -> None:
         others = sorted(name for path in find_images(inside) if (name := path.relative_to(inside).as_posix()) not in own)
         if others:
             raise InputError(
-                f"{inside} holds {len(others)} pictures of other photos than those of this evaluation: {', '.join(others[:3])}"
-                f"{', ...' if len(others) > 3 else ''}; remove the folder or choose another --output"
+                f"{inside} contains {counted(len(others), 'image')} that {'does' if len(others) == 1 else 'do'} not belong to this "
+                f"evaluation: {first_few(others)}; remove the folder or choose another --output"
             )
 
 
@@ -402,8 +405,8 @@ def announcement(evaluation: Evaluation, mesh: Mesh) -> str:
         lines.append(f"{model.name}: checkpoint {origin}; its teacher's weights: {teacher}{several}")
     data = evaluation.config.data
     lines.append(
-        f"{len(evaluation.photos)} photos of {data.test_photos} at {data.image_size} pixels, "
-        f"{len(evaluation.masks)} masks of {data.test_masks}, {mesh.size} device(s)"
+        f"{counted(len(evaluation.photos), 'photo')} of {data.test_photos} at {data.image_size} pixels, "
+        f"{counted(len(evaluation.masks), 'mask')} of {data.test_masks}, {counted(mesh.size, 'device')}"
     )
     return "\n".join([*lines, f"pair list: {evaluation.pairs.title}"])
 
@@ -418,9 +421,10 @@ def partial_results(options: argparse.Namespace, evaluation: Evaluation) -> Iter
             folder = options.output / PARTIAL_FOLDER
         partial = stack.enter_context(Partial(folder, identity_of(evaluation, options.save_composites)))
         if partial.restarted:
-            print(f"the unfinished evaluation in {options.output} is of {partial.restarted}: starting anew", flush=True)
+            print(f"the unfinished evaluation in {options.output} {partial.restarted}; starting over", flush=True)
         if partial.done:
-            print(f"continuing the unfinished evaluation in {options.output}: {partial.done} photos are done", flush=True)
+            done = f"{partial.done:,} of {counted(len(evaluation.photos), 'photo')}"
+            print(f"continuing the unfinished evaluation in {options.output}: {done} already scored", flush=True)
         yield partial
 
 
@@ -430,14 +434,14 @@ def identity_of(evaluation: Evaluation, save_composites: bool) -> dict[str, Any]
     left_out = ("batch_size", "photos", "threads", "prefetch", "train_photos", "train_masks", "flip")  # change no score
     settings = {f"{section}.{key}": v for section in ("data", "eval") for key, v in values[section].items() if key not in left_out}
     return {
-        "pair list": evaluation.pairs.sha256,
-        "set of photos": evaluation.photos.fingerprint(),
-        "choice of settings": settings,
-        "choice of methods": {method.name: method.identity() for method in evaluation.methods},
-        "choice of weights": dict(evaluation.origins),
-        "choice of what is saved": save_composites,
-        "state of the photo files": data_state(data.test_photos),
-        "state of the mask files": "" if data.test_masks in DRAWN else data_state(data.test_masks),
+        "pairs": evaluation.pairs.sha256,
+        "photos": evaluation.photos.fingerprint(),
+        "settings": settings,
+        "methods": {method.name: method.identity() for method in evaluation.methods},
+        "weights of Inception or LPIPS": dict(evaluation.origins),
+        "--save-composites": save_composites,
+        "photo files": data_state(data.test_photos),
+        "mask files": "" if data.test_masks in DRAWN else data_state(data.test_masks),
         "version of spn_jax": __version__,
     }
 
@@ -554,7 +558,8 @@ def lines_below(evaluation: Evaluation, results: Mapping[str, tables.Results]) -
         if option not in evaluation.origins:
             command = weights.dump_command(network)
             wanted = [score for score in scores if score != "diversity_lpips" or evaluation.layout == "probabilistic"]
-            lines.append(f"no weights: {', '.join(wanted)} need `{command}` and --{option.replace('_', '-')} {command.split()[-1]}")
+            need = "needs" if len(wanted) == 1 else "need"
+            lines.append(f"no weights: {', '.join(wanted)} {need} `{command}` and --{option.replace('_', '-')} {command.split()[-1]}")
     return lines
 
 
@@ -562,7 +567,8 @@ def quote(options: argparse.Namespace, evaluation: Evaluation) -> paper.Quotatio
     """The paper's figures that stand with ours, if any."""
     protocols = [name for name in PROTOCOLS if options.pairs == name]
     data_set = options.paper or (protocols[0] if protocols else "none")
-    kind = evaluation.layout
+    # By the models and not by the samples: one completion of a probabilistic model is none of Table 1's methods.
+    kind = "probabilistic" if any(model.loaded.config.model.variational for model in evaluation.models) else "deterministic"
     if data_set == "none" or (options.paper is None and not paper.figures(data_set, kind)):
         return None
     data, settings = evaluation.config.data, evaluation.config.eval

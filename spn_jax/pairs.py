@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted
 from spn_jax.files import write_atomically
 
 FORMAT = 1
@@ -83,7 +83,7 @@ class PairList:
     @property
     def title(self) -> str:
         """One line for reports."""
-        return f"{len(self.photos)} pairs, sha256 {self.sha256[:16]} ({self.drawn})"
+        return f"{counted(len(self.photos), 'pair')}, sha256 {self.sha256[:16]} ({self.drawn})"
 
 
 def make_pair_list(photos: Sequence[str], masks: Sequence[str], pairs: np.ndarray, drawn: str) -> PairList:

@@ -42,7 +42,8 @@ class Partial:
 
     Attributes:
         done: photos whose rows are there.
-        restarted: why rows that were there could not be used; "" where there were none or they could.
+        restarted: why rows that were there could not be used, as the end of a sentence about that evaluation; "" where there
+            were none, or they could.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]):
@@ -74,7 +75,7 @@ class Partial:
                 self.done, self._columns = stored["done"], stored["columns"]
                 return
             if stored["done"]:
-                self.restarted = f"another {', '.join(differing)}" if differing else "its files are damaged"
+                self.restarted = f"differs in {', '.join(differing)}" if differing else "has damaged files"
             self._delete(stored["columns"])
         self._write_progress()
 

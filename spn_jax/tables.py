@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from spn_jax.distances import FID_RELIABLE
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted
 from spn_jax.metrics import BORDER
 from spn_jax.paper import PRINTED_MAE, Quotation
 
@@ -363,7 +363,7 @@ def _comments(notes: Sequence[str]) -> str:
 
 def _notes(methods: Methods, rows: Mapping[str, Sequence[Row]], beside: Quotation | None) -> list[str]:
     notes = [
-        f"{name}: {of_method[-1].identical} of {of_method[-1].images} results equal the photo; "
+        f"{name}: {of_method[-1].identical} of {counted(of_method[-1].images, 'result')} equal the photo; "
         "their infinite PSNR is left out of the means."
         for name, of_method in rows.items()
         if of_method[-1].identical
@@ -410,7 +410,7 @@ def diversity_in_words(records: Records, samples: int) -> str:
     mean = rows_of(records)[-1].means["diversity"]
     return (
         f"mean pairwise distance between samples inside the hole: {mean:.4f} "
-        f"(of 1; over {pictures} picture{'' if pictures == 1 else 's'}, {samples} samples each)\n"
+        f"(of 1; over {counted(pictures, 'picture')}, {counted(samples, 'sample')} each)\n"
     )
 
 

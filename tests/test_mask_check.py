@@ -139,7 +139,11 @@ def test_replaced_files_are_another_data_set(tmp_path: Path) -> None:
     old = photos_changed | {"data": {kind: photos_changed["data"][kind] for kind in ("photos", "masks")}}
     train.check_same_run(old, info(), config, tmp_path)
     (photos / "7.png").rename(photos / "9.png")
-    with pytest.raises(InputError, match=r"training photos: 8 \(\w+\) -> 8 \(\w+\)"):
+    with pytest.raises(InputError, match=r"\(training photos: 8 \(\w+\) -> 8 \(\w+\)\)"):
+        train.check_same_run(old, info(), config, tmp_path)
+    (photos / "9.png").rename(photos / "7.png")
+    (masks / "4.png").unlink()
+    with pytest.raises(InputError, match=r"\(training masks: 5 \(\w+\) -> 4 \(\w+\)\)"):
         train.check_same_run(old, info(), config, tmp_path)
 
 

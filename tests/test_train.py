@@ -390,17 +390,6 @@ def test_a_second_run_in_the_same_folder_is_refused(refused, reference: Path, tm
         assert f"another run is writing to --workdir {workdir}" in refused(workdir=workdir)
 
 
-def test_resuming_with_other_photos_or_masks_is_refused(refused, inputs: Inputs, reference: Path, tmp_path: Path) -> None:
-    """The settings are equal, what lies at the paths is not."""
-    workdir = copy_at(reference, tmp_path / "copy", 5)
-    path = newest_checkpoint(workdir / FOLDER)
-    assert path is not None
-    stored = train.read_info(path)
-    info = {**stored, "data": {**stored["data"], "masks": "3 (0123456789ab)"}}
-    with pytest.raises(InputError, match=r"training masks: 12,000 \([0-9a-f]{12}\) -> 3 \(0123456789ab\)"):
-        train.check_same_run(stored, info, train.from_dict(stored["config"], "test"), workdir)
-
-
 def test_init_keeps_new_heads_where_the_teacher_is_another(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     output, _ = trainer.run(inputs.arguments(tmp_path / "run", "loss.prior=0", "schedule.length=1", "--init", str(reference)))
     assert "starts from the parameters of" in output and "teacher: none" in output
@@ -415,7 +404,7 @@ def test_summary_names_the_teacher_and_the_end_names_the_best_checkpoint(inputs:
     assert re.search(r"best checkpoint by eval/psnr: .*checkpoints/[46]\n", output)
 
 
-def test_overrides_may_stand_anywhere(inputs: Inputs, tmp_path: Path) -> None:
+def test_overrides_may_stand_anywhere() -> None:
     options = train.parse_arguments(["a.b=1", "--config", "C", "c.d=2", "--workdir", "W", "e.f=3"])
     assert (options.config, options.workdir, options.overrides) == ("C", Path("W"), ["a.b=1", "c.d=2", "e.f=3"])
 

@@ -385,11 +385,10 @@ def decode_image(file: Path | io.BytesIO, what: str) -> Image.Image:
 def _rounded(image: Image.Image, file: Path | io.BytesIO) -> Image.Image:
     """A colour image of 16 bits a channel at 8, each value the nearest; Pillow cuts the lower bits off, and not those of grey ones."""
     data = file.read_bytes() if isinstance(file, Path) else file.getvalue()
-    deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    shallow = np.asarray(image)
-    if deep is None or deep.dtype != np.uint16 or deep.shape != shallow.shape:
+    decoded, shallow = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), np.asarray(image)
+    if decoded is None or decoded.dtype != np.uint16 or decoded.shape != shallow.shape:
         return image
-    deep = deep[..., [2, 1, 0, 3][: deep.shape[2]]]
+    deep = np.asarray(decoded[..., [2, 1, 0, 3][: shallow.shape[2]]], np.uint16)
     if not np.array_equal(deep >> 8, shallow):  # another reading of the file than Pillow's, which knows more kinds
         return image
     rounded = Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
