@@ -74,6 +74,17 @@ def test_a_checked_set_is_not_read_again_until_a_file_changes(tmp_path: Path, ca
     assert check_masks(opened(folder), 2) == changed
 
 
+def test_reading_many_masks_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    masks = opened(save_masks(tmp_path / "masks"))
+    check_masks(masks, 2, [0, 1])
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(mask_check, "MANY", 5)
+    for _ in range(2):
+        check_masks(masks, 2)
+    printed = capsys.readouterr().out
+    assert printed.startswith("checking 5 masks, which is done once for these files\n5/5 masks, ") and printed.count("\n") == 2
+
+
 def test_few_sets_are_remembered_and_none_where_nothing_can_be_written(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

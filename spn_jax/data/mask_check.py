@@ -17,11 +17,13 @@ import numpy as np
 from spn_jax.config import DataConfig
 from spn_jax.data.images import digest
 from spn_jax.data.masks import MaskSource
-from spn_jax.errors import InputError, counted
+from spn_jax.data.progress import Progress
+from spn_jax.errors import InputError, counted, first_few
 from spn_jax.files import write_atomically
 
 FORMAT = 1
 REMEMBERED = 200  # sets, the newest; a file of some hundred bytes each
+MANY = 1000  # masks from which on reading them is said to take a while
 LARGE_SHARE = 0.6  # of the photo that is hole on average, beyond which the masks look inverted
 
 
@@ -67,27 +69,33 @@ def check_masks(masks: MaskSource, threads: int, indices: Sequence[int] | np.nda
     if (remembered := _recall(memory)) is not None:
         return remembered
 
+    progress = Progress(0, len(numbers), unit="masks") if len(numbers) >= MANY else None
+    if progress is not None:
+        print(f"checking {len(numbers):,} masks, which is done once for these files", flush=True)
+
     def share_of(number: int) -> float | InputError:
         try:
             return float(masks.load(number).mean(dtype=np.float64))
         except InputError as error:
             return error
+        finally:
+            if progress is not None:
+                progress.add(1)
 
     with ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(share_of, numbers.tolist()))
     broken = {int(number): wrong for number, wrong in zip(numbers, found, strict=True) if isinstance(wrong, InputError)}
     if broken:
         first, *others = broken
-        more = f" ({counted(len(others), 'more mask')} cannot be used: {_names(masks, others)})" if others else ""
+        more = (
+            f" ({counted(len(others), 'more mask')} cannot be used: {first_few([masks.names[number] for number in others])})"
+            if others
+            else ""
+        )
         raise InputError(f"{broken[first]}{more}") from broken[first].__cause__
     check = MaskCheck(len(found), float(np.mean([share for share in found if not isinstance(share, InputError)])))
     _remember(memory, check)
     return check
-
-
-def _names(masks: MaskSource, numbers: Sequence[int]) -> str:
-    shown = ", ".join(masks.names[number] for number in numbers[:3])
-    return f"{shown}, ..." if len(numbers) > 3 else shown
 
 
 def cache_folder() -> Path:
