@@ -246,7 +246,8 @@ def match(pairs: PairList, photos: Sequence[str], masks: Sequence[str]) -> Match
     indices, how = _match_photos(pairs.photos, short_names(photos))
     notes = [f"{how} of the photos differ from the pair list's"] if how else []
     if left_out := len(photos) - len(indices):
-        notes.append(f"{left_out} of {len(photos)} photos are not in the pair list and were left out")
+        are, were = ("is", "was") if left_out == 1 else ("are", "were")
+        notes.append(f"{left_out} of {counted(len(photos), 'photo')} {are} not in the pair list and {were} left out")
     return Match(indices, mask_indices, tuple(notes))
 
 
@@ -282,7 +283,8 @@ def _match_photos(listed: Sequence[str], names: Sequence[str]) -> tuple[np.ndarr
     missing = [name for name in listed if name not in there and PurePosixPath(name).stem not in there]
     if missing:
         raise InputError(
-            f"{len(missing)} of the {len(listed)} photos of the pair list are not among the {len(names)} at hand: {_some(missing)}; "
+            f"{len(missing)} of the {counted(len(listed), 'photo')} of the pair list {'is' if len(missing) == 1 else 'are'} not among "
+            f"the {len(names)} at hand: {_some(missing)}; "
             "pass the list's photos with --photos"
         )
     stems = [PurePosixPath(name).stem for name in names]

@@ -275,10 +275,10 @@ def test_a_pair_list_decides_photos_order_and_masks(run_folder: Path, capsys: py
     about = json.loads((out / "results.json").read_text())["about"]
     assert [line.split("\t") for line in listed.read_text().splitlines()[6:]] == about["pairs"]
     assert about["pair_list"]["sha256"] in listed.read_text()
-    assert "1 of 6 photos are not in the pair list" in (out / "results.md").read_text()
+    assert "1 of 6 photos is not in the pair list and was left out" in (out / "results.md").read_text()
 
     (run_folder / "photos" / "2.png").unlink()
-    with pytest.raises(InputError, match="1 of the 5 photos of the pair list are not among the 5 at hand: 2.png"):
+    with pytest.raises(InputError, match="1 of the 5 photos of the pair list is not among the 5 at hand: 2.png"):
         evaluate.main(f"run --checkpoint {run_folder} --pairs {listed}".split())
 
 

@@ -138,7 +138,7 @@ def test_photos_are_found_in_any_order_and_others_are_left_out_with_a_note() -> 
     found = match(drawn(), at_hand, MASKS)
     assert found.photos.tolist() == [4, 2, 5, 1, 3]
     assert found.masks.tolist() == draw_pairs(5, 8, 0).tolist()
-    assert "the folders of the photos differ" in found.notes[0] and "1 of 6 photos are not in the pair list" in found.notes[1]
+    assert "the folders of the photos differ" in found.notes[0] and "1 of 6 photos is not in the pair list" in found.notes[1]
 
 
 def test_another_suffix_is_noted() -> None:
