@@ -378,7 +378,7 @@ def _notes(methods: Methods, rows: Mapping[str, Sequence[Row]], beside: Quotatio
     if any("border_psnr" in row.means for row in every_row):
         notes.append(
             f"border_psnr and border_mae are over a ring of {BORDER} pixels on either side of the hole's border; where the known pixels "
-            "are the photo's own, all differences lie on the inner side."
+            "are the photo's own, all differences lie on the inner side. Infinite values are left out of the mean of border_psnr."
         )
     if any("fid_clean" in row.means for row in every_row):
         notes.append(

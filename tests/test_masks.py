@@ -87,12 +87,28 @@ def test_resize_is_nearest_neighbour(tmp_path):
 
 
 def test_black_mask_is_an_error_with_its_name(tmp_path):
-    with pytest.raises(InputError, match=r"data\.train_masks: mask .*m\.png has no hole: no pixel is white; .*data\.invert_masks=true"):
+    with pytest.raises(
+        InputError,
+        match=r"data\.train_masks: mask .*m\.png has no hole: no pixel is white, the brightest has 0 of 255; .*data\.invert_masks=true",
+    ):
         load_saved(tmp_path, Image.new("L", (8, 8)))
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.uint8(1), "the brightest has 1 of 255; if 1 marks the hole, save the masks with 255 in its place"),
+        (np.uint8(100), "the brightest has 100 of 255; take it out of the set"),
+        (np.uint16(255), "the brightest has 255 of 65535; if 255 marks the hole, save the masks with 65535 in its place"),
+    ],
+)
+def test_masks_of_other_values_are_told_what_their_values_are(tmp_path, values, said):
+    with pytest.raises(InputError, match=rf"m\.png has no hole: no pixel is white, {said}"):
+        load_saved(tmp_path, Image.fromarray(HOLE * values))
+
+
 def test_white_mask_is_an_error_when_inverted(tmp_path):
-    with pytest.raises(InputError, match=r"no pixel is black; .*data\.invert_masks=false"):
+    with pytest.raises(InputError, match=r"no pixel is black, the darkest has 255 of 255; .*data\.invert_masks=false"):
         load_saved(tmp_path, Image.new("L", (8, 8), 255), invert=True)
 
 

@@ -216,13 +216,11 @@ def hole_of(image: Image.Image, invert: bool) -> np.ndarray:
 
 
 def _read_mask(file: Path | io.BytesIO, size: int, invert: bool, what: str, fit: Fit) -> np.ndarray:
-    hole = read_hole(file, invert, what)
+    image = decode_image(file, what)
+    hole = hole_of(image, invert)
     height, width = hole.shape
     if not hole.any():
-        colour, advice = ("black", "data.invert_masks=false") if invert else ("white", "data.invert_masks=true")
-        raise InputError(
-            f"{what} has no hole: no pixel is {colour}; take it out of the set, or set {advice} if holes have the other colour"
-        )
+        raise InputError(f"{what} has no hole: {_why_no_hole(image, invert)}")
     if height != width and fit == "refuse":
         raise InputError(
             f"{what} is {width} x {height} pixels, the photos are {size} x {size}; make masks that are square, "
@@ -238,6 +236,21 @@ def _read_mask(file: Path | io.BytesIO, size: int, invert: bool, what: str, fit:
     if hole.shape != (size, size):
         hole = np.array(Image.fromarray(hole.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST))
     return hole.astype(np.uint8)[..., None]
+
+
+def _why_no_hole(image: Image.Image, invert: bool) -> str:
+    """What the pixels of a mask without a hole are instead, and what to do."""
+    deep = image.mode.startswith("I")
+    if not deep and image.mode != "F":
+        image = (lay_on(image, 255 if invert else 0) if image.has_transparency_data else image).convert("L")
+    values, full = np.asarray(image), 65535 if deep else 1 if image.mode == "F" else 255
+    colour, extreme, other = (
+        ("black", f"darkest has {values.min()}", "false") if invert else ("white", f"brightest has {values.max()}", "true")
+    )
+    text = f"no pixel is {colour}, the {extreme} of {full}; "
+    if not invert and full > 1 and 0 < values.max() <= full // 255:  # 0 and 1 as numbers of classes, or 8 bits in a file of 16
+        return text + f"if {values.max()} marks the hole, save the masks with {full} in its place"
+    return text + f"take it out of the set, or set data.invert_masks={other} if holes have the other colour"
 
 
 def _is_white(image: Image.Image, background: int) -> np.ndarray:
