@@ -431,7 +431,8 @@ def partial_results(options: argparse.Namespace, evaluation: Evaluation) -> Iter
 def identity_of(evaluation: Evaluation, save_composites: bool) -> dict[str, Any]:
     """What an unfinished evaluation must have in common with this one for its rows to be used."""
     values, data = to_dict(evaluation.config), evaluation.config.data
-    left_out = ("batch_size", "photos", "threads", "prefetch", "train_photos", "train_masks", "flip")  # change no score
+    # These change no score.
+    left_out = ("batch_size", "photos", "threads", "prefetch", "train_photos", "train_masks", "flip", "keep_decoded", "shuffle_window")
     settings = {f"{section}.{key}": v for section in ("data", "eval") for key, v in values[section].items() if key not in left_out}
     return {
         "pairs": evaluation.pairs.sha256,

@@ -296,7 +296,8 @@ def test_undecodable_training_photo(inputs: Inputs, tmp_path: Path, monkeypatch,
 def test_masks_that_do_not_fit(inputs: Inputs, tmp_path: Path, monkeypatch, capsys, shape: tuple[int, int], text: str) -> None:
     (tmp_path / "masks").mkdir()
     Image.fromarray(np.full(shape, 0 if shape[0] == shape[1] else 255, np.uint8)).save(tmp_path / "masks" / "m.png")
-    error = error_of(inputs.arguments(tmp_path / "run", f"data.train_masks={tmp_path / 'masks'}"), monkeypatch, capsys)
+    settings = f"data.train_masks={tmp_path / 'masks'}", "data.mask_fit=refuse"
+    error = error_of(inputs.arguments(tmp_path / "run", *settings), monkeypatch, capsys)
     assert str(tmp_path / "masks" / "m.png") in error and text in error
 
 
