@@ -354,8 +354,11 @@ def teacher_channels(info: Mapping[str, Any]) -> dict[int, int]:
     return {int(level): count for level, count in channels.items()}
 
 
-def load_model(path: str | Path) -> LoadedModel:
+def load_model(path: str | Path, dtype: Any = None) -> LoadedModel:
     """The model of a checkpoint, alone from its folder; the moving average where the run kept one.
+
+    Args:
+        dtype: compute type of the model; the run's own where it is not given. Parameters are float32.
 
     Raises:
         InputError: no complete checkpoint at `path`, a damaged one, or one of another version.
@@ -363,10 +366,9 @@ def load_model(path: str | Path) -> LoadedModel:
     folder = find_checkpoint(path)
     info = read_info(folder)
     config = from_dict(info["config"], origin=str(folder))
+    computed_in = jnp.dtype(config.train.compute_dtype if dtype is None else dtype)
     graph, shapes = nnx.split(
-        nnx.eval_shape(
-            lambda: SPN(config.model, teacher_channels(info), rng=np.random.default_rng(0), dtype=jnp.dtype(config.train.compute_dtype))
-        )
+        nnx.eval_shape(lambda: SPN(config.model, teacher_channels(info), rng=np.random.default_rng(0), dtype=computed_in))
     )
     shapes = nnx.as_pure(shapes)
     arrays = load_parameters(folder, named_arrays(shapes))
