@@ -17,7 +17,7 @@ from spn_jax.filling.folders import Settings, fill, fill_all, find_tasks
 from spn_jax.filling.inpainter import Inpainter
 from spn_jax.filling.photos import FORMATS
 from spn_jax.filling.windows import STRATEGIES
-from spn_jax.pretrained import DEFAULT, announce
+from spn_jax.pretrained.catalogue import DEFAULT, announce
 from spn_jax.runtime.device import choose_device, keep_compiled_programs
 
 

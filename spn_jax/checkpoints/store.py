@@ -25,12 +25,12 @@ from flax import nnx
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
-from spn_jax import pretrained
 from spn_jax.checkpoints.model_file import SUFFIX, is_model_file, read_model_arrays, read_model_info, read_model_shapes
 from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
 from spn_jax.config import Config, from_dict
 from spn_jax.errors import InputError
 from spn_jax.models.spn import SPN
+from spn_jax.pretrained import catalogue as pretrained
 from spn_jax.runtime.sharding import array_sharding
 
 FOLDER = "checkpoints"

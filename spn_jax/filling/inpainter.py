@@ -19,7 +19,7 @@ from spn_jax.filling.completion import PRECISION, SEEDS, check_samples, draw_noi
 from spn_jax.filling.photos import Photo
 from spn_jax.filling.windows import STRATEGIES, Shown, Strategy, assemble, choose_strategy, plan, show
 from spn_jax.models.spn import SMALLEST, SPN, Encoding
-from spn_jax.pretrained import DEFAULT
+from spn_jax.pretrained.catalogue import DEFAULT
 from spn_jax.runtime.memory import free_memory, out_of_memory_in_words
 
 __all__ = ["STRATEGIES", "Inpainter", "Strategy"]

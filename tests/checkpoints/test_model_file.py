@@ -8,11 +8,11 @@ import pytest
 from flax import nnx
 
 from scripts import make_pretrained
-from spn_jax import pretrained
 from spn_jax.checkpoints.model_file import INFO, read_model_arrays, write_model_file
 from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.checkpoints.store import find_checkpoint, load_discriminator, load_model
 from spn_jax.errors import InputError
+from spn_jax.pretrained import catalogue as pretrained
 from tests.tiny import save_checkpoints
 
 
