@@ -19,7 +19,7 @@ from spn_jax.errors import InputError
 from spn_jax.memory import free_memory, out_of_memory_in_words
 from spn_jax.metrics import quantise
 from spn_jax.models.spn import SMALLEST, SPN, Encoding
-from spn_jax.photos import Photo
+from spn_jax.photos import Photo, photo_of_array
 from spn_jax.windows import STRATEGIES, Shown, Strategy, assemble, choose_strategy, plan, show
 
 __all__ = ["STRATEGIES", "Inpainter", "Strategy"]
@@ -233,15 +233,6 @@ def pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     that counted as known would show what is under it."""
     (height, width), (wanted_height, wanted_width) = array.shape[:2], size
     return np.pad(array, ((0, wanted_height - height), (0, wanted_width - width), (0, 0)), mode="symmetric")
-
-
-def photo_of_array(image: np.ndarray) -> Photo:
-    """Raises ValueError unless it is a picture."""
-    channels = image[..., None] if image.ndim == 2 else image
-    if channels.dtype not in (np.uint8, np.uint16) or channels.ndim != 3 or channels.shape[2] not in (1, 2, 3, 4) or not channels.size:
-        raise ValueError(f"the photo must be uint8 or uint16, (h, w) or (h, w, 1 to 4), not {image.dtype} {image.shape}")
-    colours = 1 if channels.shape[2] < 3 else 3
-    return Photo(channels[..., :colours], channels[..., colours:] if channels.shape[2] in (2, 4) else None)
 
 
 def array_of_photo(photo: Photo) -> np.ndarray:
