@@ -95,17 +95,17 @@ def written(case: Case, pixels: np.ndarray) -> bytes:
         tifffile.imwrite(file, flat, byteorder=case.order, photometric=photometric, metadata=None, extratags=tag, **options, **extra)
         return file.getvalue()
     if case.format == "PNG":
-        plain = imagecodecs.png_encode(flat)
+        plain = bytes(imagecodecs.png_encode(flat))
         chunk = exif.removeprefix(b"Exif\0\0")
         header = 8 + 12 + 13
         return plain[:header] + png_chunk(b"eXIf", chunk) + plain[header:]
     if case.format == "BMP":
-        return imagecodecs.bmp_encode(flat)
+        return bytes(imagecodecs.bmp_encode(flat))
     if case.format == "WEBP":
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "WEBP", lossless=True, exact=True, exif=exif)
         return file.getvalue()
-    plain = imagecodecs.jpeg8_encode(flat, level=95)
+    plain = bytes(imagecodecs.jpeg8_encode(flat, level=95))
     segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
     return plain[:2] + segment + plain[2:]
 
