@@ -9,6 +9,7 @@ import jax
 from spn_jax.errors import InputError
 
 MEMINFO = Path("/proc/meminfo")  # of Linux
+SMALLER = "use a smaller photo or --strategy crop"  # what to do about too little
 CGROUP = Path("/sys/fs/cgroup")  # of a container, with the limit that it has
 
 
@@ -20,7 +21,7 @@ def out_of_memory_in_words(what: str) -> Iterator[None]:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise InputError(f"{what} did not fit into the memory; make it smaller") from error
+        raise InputError(f"not enough memory for {what}; {SMALLER}") from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from spn_jax.data.masks import hole_of
 from spn_jax.errors import InputError
 from spn_jax.files import write_atomically
+from spn_jax.holes import LUMA, Hole, MaskFrom, grown, hole_of_array, hole_of_picture, notes_on_size
 from spn_jax.metadata import (
     ORIENTATION,
     PNG_SIGNATURE,
@@ -52,7 +52,6 @@ RESOLUTION = ("JPEG", "TIFF", "BMP")  # in pixels an inch; a PNG has it a metre
 # Pillow's modes that are read, and the modes that they become; beside these "I;16" in any order of its bytes.
 MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
 OTHER_MODES = {"F": "of floating-point numbers", "I": "of 32-bit numbers"}  # other modes of Pillow's are called as people call them
-LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow turns colours to grey
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's own limit, 89 million
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of a TIFF, and a value of the second
 STRIP = 256  # rows of a 16-bit photo that are worked on at a time, where whole copies would take a multiple of its memory
@@ -220,35 +219,64 @@ def read_photo(source: Path | BinaryIO, name: str) -> Photo:
         return Photo._of(image, name, file)
 
 
-def read_mask(source: Path | BinaryIO, name: str, shape: tuple[int, int], invert: bool = False, dilate: int = 0) -> np.ndarray:
-    """Reads a mask: white is the hole. Transparent parts are none.
+def read_mask(
+    source: Path | BinaryIO, name: str, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white"
+) -> np.ndarray:
+    """Reads a mask's file, as `examine_mask` does: uint8 (h, w, 1), 1 = hole; there may be none. InputError as there."""
+    return examine_mask(source, name, shape, invert, dilate, mask_from).mask
+
+
+def as_mask(
+    source: Source, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white", name: str = "the mask"
+) -> np.ndarray:
+    """The one door for masks, whatever they are given as: uint8 (h, w, 1), 1 = hole. Arguments and errors as `examine_mask`."""
+    return examine_mask(source, str(source) if isinstance(source, str | Path) else name, shape, invert, dilate, mask_from).mask
+
+
+def examine_mask(
+    source: Source, name: str, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white"
+) -> Hole:
+    """A mask, and what looks mistaken about it. At or above half of the range is white; soft borders become hard ones.
 
     Args:
-        source, name: as in `read_photo`.
+        source: as `as_photo` takes it, and arrays of booleans, of 0 and 1, or of floating-point numbers from 0 to 1 as well. All but
+            arrays come upright by their EXIF tag.
+        name: of the mask in error texts.
         shape: height and width of the upright photo.
-        invert: black is the hole.
+        invert: black is the hole, or with "alpha" what is opaque.
         dilate: pixels by which the hole grows to all sides.
-
-    Returns:
-        uint8 (h, w, 1), 1 = hole; there may be none.
+        mask_from: "white": white is the hole, and transparent parts are none; "alpha": what is transparent is the hole.
 
     Raises:
-        InputError: it is missing, no image, damaged, or of another size than the photo.
+        InputError: it is missing, no image, damaged, of another size than the photo, or marks its hole in another way.
+        ValueError: an array of another type or shape, or with values outside its range.
     """
-    with _opened(source, name) as file, _image(file, name) as image:
-        hole = turned(hole_of(image, invert), read_exif(image).orientation)
-    if hole.shape != shape:
+    if isinstance(source, Photo):
+        source = source.pixels if source.alpha is None else np.concatenate([source.pixels, source.alpha], -1)
+    if isinstance(source, np.ndarray):
+        hole, notes = hole_of_array(source, name, invert, mask_from)
+    else:
+        with _decoded(source, name) as image:
+            hole, notes = hole_of_picture(image, name, invert, mask_from)
+            hole = turned(hole, read_exif(image).orientation)
+    if hole.shape != tuple(shape):
         theirs, ours = (f"{width} x {height}" for height, width in (shape, hole.shape))
         raise InputError(f"{name} is {ours} pixels, the photo, upright, is {theirs}; make a mask of the photo's size")
-    return grown(hole.astype(np.uint8)[..., None], dilate)
+    mask = grown(hole.astype(np.uint8)[..., None], dilate)
+    return Hole(mask, (*notes, *notes_on_size(mask, name, invert)))
 
 
-def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """A mask (h, w, 1) with all pixels that lie no farther than so many pixels from its hole."""
-    if not pixels or not mask.any():
-        return mask
-    distance = cv2.distanceTransform(1 - mask[..., 0], cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return (distance <= pixels).astype(np.uint8)[..., None]
+@contextlib.contextmanager
+def _decoded(source: str | Path | bytes | BinaryIO | Image.Image, name: str) -> Iterator[Image.Image]:
+    """A picture that has been decoded, whatever it was given as."""
+    if isinstance(source, Image.Image):
+        with _decoding(name):
+            source.load()
+        yield source
+        return
+    source = io.BytesIO(source) if isinstance(source, bytes) else Path(source) if isinstance(source, str) else source
+    with _opened(source, name) as file, _image(file, name) as image:
+        yield image
 
 
 def turned(array: np.ndarray, orientation: int) -> np.ndarray:
