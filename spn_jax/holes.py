@@ -101,10 +101,10 @@ def hole_of_levels(levels: Levels, name: str, invert: bool, mask_from: MaskFrom)
         return (levels.opacity < 128) != invert, ()
     white = levels.values >= levels.white
     share_grey = _share_grey(levels)
-    if levels.opacity is not None and share_grey > MUCH_GREY:
-        raise InputError(f"{name} looks like a photo whose transparent part is the hole; {ALPHA_HINT}, or pass a black and white mask")
     if not white.any():
         _check_empty(levels, name)
+    if levels.opacity is not None and share_grey > MUCH_GREY:
+        raise InputError(f"{name} looks like a photo whose transparent part is the hole; {ALPHA_HINT}, or pass a black and white mask")
     notes = []
     if share_grey > MUCH_GREY:
         notes.append(f"{share_grey:.0%} of {name} is neither black nor white; the brighter half of the range counts as white")
@@ -121,7 +121,8 @@ def _share_grey(levels: Levels) -> float:
 def _check_empty(levels: Levels, name: str) -> None:
     """Raises InputError for a picture without white whose hole seems to be marked in another way."""
     brightest = levels.values.max(initial=0)
-    if levels.opacity is None and (brightest == 0 or (brightest != 1 and 1 < brightest <= levels.top * DARK and brightest != 255)):
+    telling = (1,) if levels.top == 255 else (1, 255)  # values that are white in masks of other kinds
+    if levels.opacity is None and brightest <= levels.top * DARK and brightest not in telling:
         return
     if levels.opacity is not None:
         hint = f"{ALPHA_HINT} if the hole is what is transparent, inverted if it is what is opaque"

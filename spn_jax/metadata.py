@@ -33,6 +33,7 @@ PREVIEWS = {
 LAYOUT = {0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x0111, 0x0115, 0x0116, 0x0117, 0x0142, 0x0143, 0x0144, 0x0145, 0x0201, 0x0202, 0x8773}
 DESCRIPTION = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298}  # what a TIFF's own tags tell about the photo
 LONGEST_VALUE = 4096  # bytes, letters or numbers of an EXIF value that is kept: longer ones may be pictures
+MALFORMED_EXIF = "malformed EXIF data"
 JPEG_START = b"\xff\xd8\xff"
 _quiet = threading.Lock()
 
@@ -70,7 +71,7 @@ def read_exif(image: Image.Image) -> Exif:
             orientation = exif.get(ORIENTATION, 1)
             kept, left_out = _without_previews(exif, DESCRIPTION if image.format == "TIFF" else None)
         except Exception:  # struct.error, TypeError, AttributeError, ...: according to what a value was mistaken for
-            return Exif(None, orientation, ("malformed EXIF data",))
+            return Exif(None, orientation, (MALFORMED_EXIF,))
     return Exif(kept, orientation, left_out)
 
 

@@ -19,8 +19,10 @@ from PIL import Image
 
 from spn_jax.errors import InputError
 from spn_jax.files import write_atomically
+from spn_jax.formats import bits_of, name_of, register_heic
 from spn_jax.holes import LUMA, Hole, MaskFrom, grown, hole_of_array, hole_of_picture, notes_on_size
 from spn_jax.metadata import (
+    MALFORMED_EXIF,
     ORIENTATION,
     PNG_SIGNATURE,
     Exif,
@@ -31,6 +33,30 @@ from spn_jax.metadata import (
     read_exif,
     with_chunks,
 )
+from spn_jax.words import enumerated
+
+__all__ = [
+    "FORMATS",
+    "MALFORMED_EXIF",
+    "PHOTO_SUFFIXES",
+    "READ",
+    "Photo",
+    "Source",
+    "as_mask",
+    "as_photo",
+    "check_holds",
+    "check_suffix",
+    "encode_photo",
+    "examine_mask",
+    "grown",
+    "is_lossy",
+    "lossless_suffixes",
+    "photo_of_array",
+    "read_mask",
+    "read_photo",
+    "turned",
+    "usual_suffix",
+]
 
 # Suffix of an output: Pillow's name of the format and its options; every one but JPEG keeps each pixel as it is.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -42,7 +68,9 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
     ".bmp": ("BMP", {}),
 }
-READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # Pillow's names of the formats that are read
+# Pillow's names of the formats that are read, and the suffixes by which a folder's photos are known.
+READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", *(("HEIF",) if register_heic() else ()))
+PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif")
 # What each format of an output holds besides colours of 8 bits.
 TRANSPARENCY = ("PNG", "WEBP", "TIFF")
 PROFILES = ("PNG", "JPEG", "WEBP", "TIFF")
@@ -379,7 +407,7 @@ def _opened(source: Path | BinaryIO, name: str) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def _image(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     """An image that has been decoded whole; whatever its decoder objects to is an InputError."""
-    with _decoding(name):
+    with _decoding(name, file):
         image = Image.open(file, formats=READ)
         if image.width * image.height > MOST_PIXELS:
             raise Image.DecompressionBombError
@@ -392,8 +420,8 @@ def _image(file: BinaryIO, name: str) -> Iterator[Image.Image]:
 
 
 @contextlib.contextmanager
-def _decoding(name: str) -> Iterator[None]:
-    """Says in words what a decoder objects to."""
+def _decoding(name: str, file: BinaryIO | None = None) -> Iterator[None]:
+    """Says in words what a decoder of a file objects to."""
     try:
         with quiet():
             yield
@@ -402,7 +430,10 @@ def _decoding(name: str) -> Iterator[None]:
     except Image.DecompressionBombError as error:  # a few bytes can claim to be a picture of gigabytes
         raise InputError(f"{name} is larger than {MOST_PIXELS // 10**6} megapixels, the limit; scale it down") from error
     except Image.UnidentifiedImageError as error:
-        kinds = f"{', '.join(READ[:-1])} or {READ[-1]}"
+        known = None if file is None else name_of(file)
+        if known is not None:
+            raise InputError(f"{name} is {known.kind}, which is not read here; {known.remedy}") from error
+        kinds = enumerated(READ, "or")
         raise InputError(f"{name} cannot be read as an image (it is empty, damaged or of no known format); pass a {kinds} file") from error
     except MemoryError as error:
         raise InputError(f"not enough memory for {name}; use a smaller one") from error
@@ -412,6 +443,8 @@ def _decoding(name: str) -> Iterator[None]:
 
 def _arrays(image: Image.Image, name: str, file: BinaryIO | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Colours (h, w, 1 or 3) and opacity (h, w, 1) of an image, as stored; `file` is where it was read from."""
+    if file is not None and (bits := bits_of(image, file)) > 8:
+        raise InputError(f"{name} is {image.format} of {bits} bits a channel, which cannot be preserved; convert it to a PNG of 16 bits")
     if image.mode.startswith("I;16"):
         return _sixteen_bit_grey(image, name), None
     if image.mode not in MODES:

@@ -1,8 +1,10 @@
 """How a command reports wrong input, and that its own faults keep their traceback."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +97,10 @@ def test_search_follows_causes_and_contexts_and_ends() -> None:
     circle = ValueError()
     circle.__context__ = raised_from(KeyError(), circle)
     assert find_input_error(circle) is None
+
+
+def test_no_text_has_anybody_install_the_package_from_a_registry_that_does_not_have_it() -> None:
+    root = Path(__file__).resolve().parent.parent
+    files = [file for folder in ("spn_jax", "teacher_export", "scripts") for file in (root / folder).rglob("*.py")]
+    wrong = re.compile(r"pip install '?spn_jax")
+    assert files and not [str(file) for file in files if wrong.search(file.read_text())]

@@ -168,7 +168,7 @@ def test_soft_masks_of_all_kinds_are_cut_at_half(plain: Inpainter) -> None:
     soft = np.where(corner() > 0, 128, 127).astype(np.uint8)
     deep = np.where(corner() > 0, 32768, 32767).astype(np.uint16)
     part = np.where(corner() > 0, 0.5, 0.499)
-    masks = [soft, soft.repeat(3, 2), deep, part, part.repeat(3, 2).astype(np.float32), soft.astype(int), corner().astype(float)]
+    masks: list[Any] = [soft, soft.repeat(3, 2), deep, part, part.repeat(3, 2).astype(np.float32), soft.astype(int), corner().astype(float)]
     with_opacity = np.concatenate([np.full_like(soft, 255), soft], 2)
     for mask in [
         *masks,

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
+import pillow_heif
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 
-from spn_jax import metadata
+from spn_jax import metadata, photos
 from spn_jax.errors import InputError
 from spn_jax.photos import Photo, as_photo, check_holds, encode_photo, grown, read_mask, read_photo, usual_suffix
 
@@ -227,11 +230,11 @@ def malformed() -> Iterator[tuple[str, bytes, str]]:
     yield "empty", b"", unknown
     yield "text", b"this is no image", unknown
     yield "HTML", b"<!DOCTYPE html><html></html>", unknown
-    yield "SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>", unknown
-    yield "PDF", saved(image, "PDF").getvalue(), unknown
+    yield "SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing, which is not read here; export it as PNG"
+    yield "PDF", saved(image, "PDF").getvalue(), "a PDF, which is not read here; convert it to PNG or TIFF"
     yield "zeros", bytes(4096), unknown
-    yield "PPM, not among the formats", saved(image, "PPM").getvalue(), unknown
-    yield "ICO, not among the formats", saved(image, "ICO").getvalue(), unknown
+    yield "PPM, not among the formats", saved(image, "PPM").getvalue(), "a PPM file, which is not read here; convert it"
+    yield "ICO, not among the formats", saved(image, "ICO").getvalue(), "an icon, which is not read here"
     for kind, data in files.items():
         yield f"{kind}, its first bytes alone", data[:10], "cannot be "
         yield f"{kind}, cut in the middle", data[: len(data) // 2], "cannot be "
@@ -445,6 +448,46 @@ def test_the_second_picture_of_a_phones_jpeg_is_left_out_and_named() -> None:
     with Image.open(source) as first:
         np.testing.assert_array_equal(photo.pixels, np.asarray(first.convert("RGB")))
     assert photo.format == "JPEG" and "a second picture" in photo.left_out
+
+
+# --- formats ---
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_phones_other_formats_are_read_upright_and_become_png(kind: str, orientation: int) -> None:
+    assert set(photos.READ) >= {"AVIF", "HEIF"}
+    exif = Image.Exif()
+    exif[metadata.ORIENTATION], exif[0x010E] = orientation, "words"
+    blocks = np.kron(channels(1)[:5, :8], np.ones((8, 8, 1), np.uint8)).repeat(3, 2)  # which compression leaves nearly as they are
+    photo = read_photo(saved(Image.fromarray(blocks), kind, exif=exif.tobytes(), quality=95), "it")
+    lying = Image.fromarray(blocks)
+    lying.getexif()[metadata.ORIENTATION] = orientation
+    np.testing.assert_allclose(photo.pixels.astype(int), np.asarray(ImageOps.exif_transpose(lying)), atol=12)
+    assert usual_suffix(photo) == ".png" and kept_exif(photo)[0x010E] == "words" and metadata.ORIENTATION not in kept_exif(photo)
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_depths_that_would_be_cut_are_refused(bits: int) -> None:
+    deep = np.kron(channels(3).astype(np.uint16) << (bits - 8), np.ones((4, 4, 1), np.uint16))
+    with pytest.raises(InputError, match=f"it is AVIF of {bits} bits a channel, which cannot be preserved; convert it to a PNG of 16"):
+        read_photo(io.BytesIO(imagecodecs.avif_encode(deep, bitspersample=bits)), "it")
+    file = io.BytesIO()
+    pillow_heif.encode("RGB;16", (WIDTH, HEIGHT), (channels(3).astype(np.uint16) * 257).tobytes(), file)
+    with pytest.raises(InputError, match="it is HEIF of 10 bits a channel"):
+        read_photo(file, "it")
+    values = np.arange(12, dtype=np.uint16).reshape(3, 4) * 300
+    packed = io.BytesIO()
+    tifffile.imwrite(packed, values, bitspersample=12, compression="none", photometric="minisblack")
+    with pytest.raises(InputError, match="it has 12 bits a channel, which cannot be preserved; save it with 8 or 16"):
+        read_photo(packed, "it")
+
+
+def test_heic_without_its_reader_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos, "READ", tuple(kind for kind in photos.READ if kind != "HEIF"))
+    file = saved(Image.fromarray(channels(3)), "HEIF")
+    with pytest.raises(InputError, match=r"it is a HEIC photo, .*; install pillow-heif \(pip install -e '\.\[heic\]'\)"):
+        read_photo(file, "it")
 
 
 # --- one door ---
