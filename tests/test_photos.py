@@ -515,6 +515,30 @@ def test_sixteen_bit_images_of_pillow_keep_every_value(mode: str) -> None:
     np.testing.assert_array_equal(as_photo(image).pixels[0, :, 0], values[0])
 
 
+def test_damaged_files_give_a_photo_or_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    image, random = Image.fromarray(channels(3)), np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[metadata.ORIENTATION] = 6
+    files = [saved(image, kind, exif=exif.tobytes()).getvalue() for kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF")]
+    files += [saved(image, kind).getvalue() for kind in ("BMP", "GIF")]
+    files += [saved(image, "TIFF", compression="tiff_lzw").getvalue(), encode_photo(Photo(channels(4, np.uint16)[..., :3]), ".png")]
+    files += [cv2.imencode(".tiff", channels(3, np.uint16))[1].tobytes()]
+    ended = {"photo": 0, "sentence": 0}
+    for number in range(550):
+        data = bytearray(files[number % len(files)])
+        for place in random.integers(0, min(len(data), 400), random.integers(1, 4)):
+            data[place] ^= 1 << random.integers(8)
+        for read in (lambda file: read_photo(file, "it"), lambda file: read_mask(file, "it", (HEIGHT, WIDTH))):
+            try:
+                read(io.BytesIO(data))
+                ended["photo"] += 1
+            except InputError as error:
+                assert str(error).startswith(("it ", "not enough memory for it")) and len(str(error)) < 400, error
+                ended["sentence"] += 1
+    assert min(ended.values()) > 100
+    assert capfd.readouterr().out == ""
+
+
 # --- files made to take long ---
 
 
