@@ -9,14 +9,14 @@ import numpy as np
 from jax import export
 from PIL import Image
 
-file, photo, hole, output = sys.argv[1:]
+file, photo_file, hole_file, output = sys.argv[1:]
 archive = zipfile.ZipFile(file)
 program = json.loads(archive.read("manifest.json"))["programs"][0]
 complete = export.deserialize(bytearray(archive.read(program["file"])))
 weights = dict(np.load(io.BytesIO(archive.read("weights.npz"))))
 
 size = tuple(program["size"][::-1]), Image.Resampling.BOX  # each pixel the mean of those that it stands for
-photo, hole = Image.open(photo).convert("RGB"), Image.open(hole).convert("L").point(lambda value: 255 * (value >= 128))
+photo, hole = Image.open(photo_file).convert("RGB"), Image.open(hole_file).convert("L").point(lambda v: 255 * (v >= 128))
 image = np.asarray(photo.resize(*size), np.float32)[None] / 255
 mask = np.asarray(hole.resize(*size))[None, ..., None] > 0
 random = np.random.default_rng(0)  # of a probabilistic model's noise

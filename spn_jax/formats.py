@@ -75,3 +75,9 @@ def bits_of(image: Image.Image, file: BinaryIO) -> int:
         if data[at] == 0x81:  # marker and version, so that compressed pixels that happen to read av1C do not count
             depths.append(12 if high and twelve else 10 if high else 8)
     return max(depths)
+
+
+def is_inverted(image: Image.Image) -> bool:
+    """Whether the zeros of an image are white: Pillow turns such TIFFs of 8 bits by itself, and those of 16 not."""
+    photometric = getattr(image, "tag_v2", {}).get(262)
+    return image.mode.startswith("I;16") and photometric == 0

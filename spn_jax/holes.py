@@ -8,6 +8,7 @@ from PIL import Image
 
 from spn_jax.data.masks import levels_of
 from spn_jax.errors import InputError
+from spn_jax.formats import is_inverted
 
 MaskFrom = Literal["white", "alpha"]
 MASK_FROM: tuple[MaskFrom, ...] = get_args(MaskFrom)
@@ -50,7 +51,9 @@ def hole_of_picture(image: Image.Image, name: str, invert: bool, mask_from: Mask
     opacity = np.asarray(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
     if opacity is not None and opacity.min(initial=255) == 255:
         opacity = None
-    return hole_of_levels(Levels(*levels_of(image, background=255 if invert else 0), opacity), name, invert, mask_from)
+    values, white, top = levels_of(image, background=255 if invert else 0)
+    values = 65535 - values if is_inverted(image) else values
+    return hole_of_levels(Levels(values, white, top, opacity), name, invert, mask_from)
 
 
 def hole_of_array(array: np.ndarray, name: str, invert: bool, mask_from: MaskFrom) -> tuple[np.ndarray, tuple[str, ...]]:

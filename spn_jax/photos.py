@@ -19,7 +19,7 @@ from PIL import Image
 
 from spn_jax.errors import InputError
 from spn_jax.files import write_atomically
-from spn_jax.formats import bits_of, name_of, register_heic
+from spn_jax.formats import bits_of, is_inverted, name_of, register_heic
 from spn_jax.holes import LUMA, Hole, MaskFrom, grown, hole_of_array, hole_of_picture, notes_on_size
 from spn_jax.metadata import (
     MALFORMED_EXIF,
@@ -81,7 +81,7 @@ RESOLUTION = ("JPEG", "TIFF", "BMP")  # in pixels an inch; a PNG has it a metre
 MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
 OTHER_MODES = {"F": "of floating-point numbers", "I": "of 32-bit numbers"}  # other modes of Pillow's are called as people call them
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's own limit, 89 million
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of a TIFF, and a value of the second
+BITS_PER_SAMPLE = 258  # tag of a TIFF
 STRIP = 256  # rows of a 16-bit photo that are worked on at a time, where whole copies would take a multiple of its memory
 
 
@@ -473,7 +473,7 @@ def _sixteen_bit_grey(image: Image.Image, name: str) -> np.ndarray:
     if tags.get(BITS_PER_SAMPLE, (16,)) != (16,):
         raise InputError(f"{name} has {tags[BITS_PER_SAMPLE][0]} bits a channel, which cannot be preserved; save it with 8 or 16")
     grey = np.asarray(image).astype(np.uint16)[..., None]
-    return 65535 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey
+    return 65535 - grey if is_inverted(image) else grey
 
 
 def _has_16_bits(image: Image.Image, file: BinaryIO) -> bool:
