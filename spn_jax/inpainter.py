@@ -1,5 +1,6 @@
 """Fills holes in photos of any size with the model of a checkpoint; known pixels come back bit for bit."""
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from spn_jax.errors import InputError
 from spn_jax.memory import SMALLER, free_memory, out_of_memory_in_words
 from spn_jax.models.spn import SMALLEST, SPN, Encoding
 from spn_jax.photos import Photo, Source, as_mask, as_photo
-from spn_jax.windows import STRATEGIES, Canvas, Shown, Strategy, choose_strategy, enlarged, plan, show
+from spn_jax.windows import STRATEGIES, Canvas, Shown, Strategy, Window, choose_strategy, enlarged, plan, show
 
 __all__ = ["STRATEGIES", "Inpainter", "Strategy"]
 
@@ -150,8 +151,8 @@ class Inpainter:
             mask: uint8 (h, w, 1), 1 = hole. Without a hole the photo comes back as it is.
             samples: number of completions; more add to those that fewer give.
             seed: of their noise, from 0 to 2^32 - 1.
-            progress: called with (done, total) passes through the network before the first one and after each. What it raises ends
-                the work and comes out of the iterator.
+            progress: called before each pass through the network with how many are done and how many there are. What it raises
+                ends the work and reaches the caller.
 
         Yields:
             The photo with the hole filled, one completion after the other. They are rounded to the photo's own depth.
@@ -172,27 +173,33 @@ class Inpainter:
     def _fill(self, photo: Photo, mask: np.ndarray, samples: int, seed: int, strategy: Strategy, progress: Told) -> Iterator[Photo]:
         windows = plan(mask, strategy, self.config.data.image_size)
         image = photo.rgb()
-        what = f"a photo of {image.shape[1]} x {image.shape[0]} pixels"
-        done, total = 0, len(windows) * samples
-        progress(done, total)
+        passes = self._passes(image, mask, windows, samples, seed, progress)
         if len(windows) == 1:  # each completion is there as soon as it is made
-            for prediction in self._predictions(show(image, mask, windows[0]), 0, samples, seed, what):
+            for _, _, prediction in passes:
                 canvas = Canvas(mask)
                 canvas.add(windows[0], enlarged(prediction, image, mask, windows[0]))
-                done += 1
-                progress(done, total)
                 yield photo.with_hole(canvas.colours(), mask)
             return
-        # One window after the other: what all its samples share is computed once and takes more memory than they.
         canvas = Canvas(mask, samples)
-        for number, window in enumerate(windows):
-            predictions = self._predictions(show(image, mask, window), number, samples, seed, what)
-            for sample, prediction in enumerate(predictions):
-                canvas.add(window, enlarged(prediction, image, mask, window), sample)
-                done += 1
-                progress(done, total)
+        for window, sample, prediction in passes:
+            canvas.add(window, enlarged(prediction, image, mask, window), sample)
         for sample in range(samples):
             yield photo.with_hole(canvas.colours(sample), mask)
+
+    def _passes(
+        self, image: np.ndarray, mask: np.ndarray, windows: list[Window], samples: int, seed: int, progress: Told
+    ) -> Iterator[tuple[Window, int, np.ndarray]]:
+        """Each window with the number of a sample and what the network makes of it.
+
+        One window after the other: what all its samples share is computed once, and takes more memory than they.
+        """
+        what = f"a photo of {image.shape[1]} x {image.shape[0]} pixels"
+        done, total = itertools.count(), len(windows) * samples
+        for number, window in enumerate(windows):
+            predictions = self._predictions(show(image, mask, window), number, samples, seed, what)
+            for sample in range(samples):
+                progress(next(done), total)
+                yield window, sample, next(predictions)
 
     def _predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
         """What the network makes of a window, float32 (h, w, 3) from 0 to 255, hole and known pixels alike, once a sample."""

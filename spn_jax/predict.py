@@ -19,7 +19,7 @@ import numpy as np
 
 from spn_jax.completion import SEEDS, check_samples
 from spn_jax.data.images import IMAGE_SUFFIXES, files_below
-from spn_jax.data.progress import SECONDS_BETWEEN_LINES, Progress
+from spn_jax.data.progress import Progress
 from spn_jax.errors import InputError, run_command
 from spn_jax.figures import masked_input
 from spn_jax.files import check_writable, write_atomically
@@ -313,7 +313,7 @@ class Passes:
     def __call__(self, done: int, total: int) -> None:
         if not done:
             self._progress = Progress(0, total, unit="passes")
-        elif done < total or self._progress.seconds() >= SECONDS_BETWEEN_LINES:
+        else:
             self._progress.add(done - self._progress.done)
 
 

@@ -306,12 +306,10 @@ def test_a_large_photo_shows_how_far_it_is(folder: Path, run, monkeypatch: pytes
     Image.fromarray(mask).save("mask.png")
     run("--strategy crop")
     assert capsys.readouterr().out == "written: out.png\n"  # it took no time
-    monkeypatch.setattr(predict, "SECONDS_BETWEEN_LINES", 0.0)
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 1e-9)
     run("--strategy crop")
-    first, second, written = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"1/2 passes, \d+\.\d passes/s, 0:00:0\d left", first) and second.startswith("2/2 passes")
-    assert written == "written: out.png"
+    *_, line, written = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"1/2 passes, \d+\.\d passes/s, 0:00:\d\d left", line) and written == "written: out.png"
 
 
 def test_a_killed_run_ends_with_the_signal_and_leaves_nothing_half_written(folder: Path, checkpoints: dict[str, Path]) -> None:
