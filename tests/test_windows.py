@@ -172,7 +172,14 @@ def bars(height: int, width: int) -> np.ndarray:
     return mask
 
 
+def parallel(height: int, width: int) -> np.ndarray:
+    mask = np.zeros((height, width, 1), np.uint8)
+    mask[::10] = 1
+    return mask
+
+
 MANY = {
+    "parallel scratches": parallel(600, 800),
     "dust": dust(600, 800, 4),
     "sparser dust": dust(600, 800, 9),
     "specks": scattered(600, 800, 3000, 0),
