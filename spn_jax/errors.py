@@ -54,3 +54,9 @@ def run_command(main: Callable[[Sequence[str]], int | None]) -> None:
         print(f"error: {wrong_input}", file=sys.stderr)
         sys.exit(2)
     sys.exit(status or 0)
+
+
+def enumerated(names: Sequence[str], last: str = "and") -> str:
+    """ "a", "a and b", "a, b and c"."""
+    *others, final = names
+    return f"{', '.join(others)} {last} {final}" if others else final

@@ -1,8 +1,10 @@
 """How a command reports wrong input, and that its own faults keep their traceback."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +125,10 @@ def test_numbers_and_lists_in_sentences() -> None:
     assert [counted(n, "photo") for n in (0, 1, 12_000)] == ["0 photos", "1 photo", "12,000 photos"]
     assert counted(2, "process", "processes") == "2 processes"
     assert first_few(["a"]) == "a" and first_few(list("abcd")) == "a, b, c, ..."
+
+
+def test_no_text_has_anybody_install_the_package_from_a_registry_that_does_not_have_it() -> None:
+    root = Path(__file__).resolve().parent.parent
+    files = [file for folder in ("spn_jax", "teacher_export", "scripts") for file in (root / folder).rglob("*.py")]
+    wrong = re.compile(r"pip install '?spn_jax")
+    assert files and not [str(file) for file in files if wrong.search(file.read_text())]

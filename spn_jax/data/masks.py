@@ -255,13 +255,20 @@ def _why_no_hole(image: Image.Image, invert: bool) -> str:
 
 def _is_white(image: Image.Image, background: int) -> np.ndarray:
     """(h, w) bool: at or above half of the file's range. Transparent parts count as `background`."""
+    values, white, _ = levels_of(image, background)
+    return values >= white
+
+
+def levels_of(image: Image.Image, background: int) -> tuple[np.ndarray, float, float]:
+    """The brightness (h, w) of a picture, transparent parts as `background` (0..255); the least value that is white, half of the
+    range; and the largest value of the range."""
     if image.mode.startswith("I"):
-        return np.asarray(image) >= 32768  # 16-bit grey
+        return np.asarray(image), 32768, 65535  # 16-bit grey
     if image.mode == "F":
-        return np.asarray(image) >= 0.5
+        return np.asarray(image), 0.5, 1
     if image.has_transparency_data:
         image = lay_on(image, background)
-    return np.asarray(image.convert("L")) >= 128
+    return np.asarray(image.convert("L")), 128, 255
 
 
 def draw_strokes(i: int, size: int, seed: int) -> np.ndarray:

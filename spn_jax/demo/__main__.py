@@ -74,7 +74,7 @@ def create(options: argparse.Namespace, limits: Limits) -> Any:
     try:
         from spn_jax.demo.app import Settings, create_app
     except ModuleNotFoundError as error:
-        raise InputError(f"the page needs {error.name}, which is not installed; pip install 'spn_jax[web]'") from error
+        raise InputError(f"the page needs {error.name}, which is not installed; run pip install -e '.[web]' in the checkout") from error
     from spn_jax.filling.inpainter import Inpainter
 
     announce(options.checkpoint)

@@ -201,7 +201,7 @@ def test_a_deterministic_model_makes_one_completion(painter: Painter) -> None:
     [
         ({"photo": ("notes.txt", b"no image")}, "notes.txt cannot be read as an image"),
         ({"photo": ("empty.png", b"")}, "empty.png cannot be read as an image"),
-        ({"photo": ("half.png", PHOTO[: len(PHOTO) // 2])}, "half.png cannot be read as an image"),
+        ({"photo": ("half.png", PHOTO[: len(PHOTO) // 2])}, "half.png cannot be decoded"),
         ({"mask": ("notes.txt", b"no image")}, "notes.txt cannot be read as an image"),
         ({"mask": ("m.png", mask_file(HOLE[:, :-1]))}, "m.png is 39 x 30 pixels, the photo, upright, is 40 x 30"),
     ],
@@ -466,5 +466,5 @@ def test_the_address_that_is_told_can_be_opened(host: str, shown: str) -> None:
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "spn_jax.demo.app")
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
-    with pytest.raises(InputError, match=r"the page needs starlette.applications, .*pip install 'spn_jax\[web\]'"):
+    with pytest.raises(InputError, match=r"the page needs starlette.applications, .*pip install -e '\.\[web\]'"):
         command.create(command.parse(["--checkpoint", "nowhere"]), Limits())

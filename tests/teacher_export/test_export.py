@@ -431,7 +431,7 @@ def test_command_line_takes_settings_between_its_options(config: Config, tmp_pat
 def test_without_torch_the_error_says_what_to_install() -> None:
     program = "import sys; sys.modules['torch'] = None; import teacher_export.teachers"
     process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert "InputError: teacher_export needs torch and timm; install them with `pip install 'spn_jax[teacher]'`" in process.stderr
+    assert "InputError: teacher_export needs torch and timm; install them with `pip install -e '.[teacher]'`" in process.stderr
 
 
 def test_too_little_memory_on_the_device_names_the_batch_size(asl_teacher: Teacher) -> None:
