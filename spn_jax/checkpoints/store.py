@@ -209,8 +209,7 @@ def find_checkpoint(path: str | Path) -> Path:
         return given
     if not given.is_dir():
         raise InputError(
-            f"checkpoint {given} is neither a folder nor a model file that ends in {SUFFIX}; "
-            "pass a run's work directory or one of its checkpoints"
+            f"checkpoint {given} is not a folder; pass a run's work directory, one of its checkpoints or a model file that ends in {SUFFIX}"
         )
     if is_checkpoint(given):
         return given

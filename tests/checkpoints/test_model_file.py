@@ -65,7 +65,7 @@ def test_damage_and_other_files_end_in_a_sentence(packed, tmp_path):
     for path, words in ((cut, "is damaged"), (other, "was not written by spn_jax"), (newer, "has format 99")):
         with pytest.raises(InputError, match=words):
             load_model(path)
-    with pytest.raises(InputError, match="neither a folder nor a model file"):
+    with pytest.raises(InputError, match="is not a folder; pass .* or a model file"):
         load_model(tmp_path / "missing.npz")
 
 

@@ -107,7 +107,8 @@ def test_command_writes_several_samples(folder: Path, run, checkpoints: dict[str
     run("--samples 3 --seed 7", "spn-probabilistic")
     for i, sample in enumerate(Inpainter.load(checkpoints["spn-probabilistic"])(photo(), corner(), samples=3, seed=7)):
         np.testing.assert_array_equal(read(f"out_{i}.png"), sample)
-    assert capsys.readouterr().out.splitlines() == [f"written: out_{i}.png" for i in range(3)]
+    told = [line for line in capsys.readouterr().out.splitlines() if "passes/s" not in line]  # which a slow machine says too
+    assert told == [f"written: out_{i}.png" for i in range(3)]
     assert not (folder / "out.png").exists()
 
 
@@ -315,7 +316,7 @@ def test_a_large_photo_shows_how_far_it_is(folder: Path, run, monkeypatch: pytes
 
 def test_a_killed_run_ends_with_the_signal_and_leaves_nothing_half_written(folder: Path, checkpoints: dict[str, Path]) -> None:
     program = (
-        "import os, signal, sys; from spn_jax import predict, files; from spn_jax.errors import run_command\n"
+        "import os, signal, sys; from spn_jax import predict; from spn_jax.runtime import files; from spn_jax.errors import run_command\n"
         "predict.encode_photo = lambda *inputs: os.kill(os.getpid(), signal.SIGTERM)\n"
         "run_command(predict.main)"
     )
