@@ -1,6 +1,6 @@
 """The training step compiled for TPUs that are not there: memory a chip, and what the chips tell each other.
 
-libtpu, the compiler, is a package of its own and needs no TPU: `pip install 'spn_jax[tpu]'` brings the one that fits jax.
+libtpu, the compiler, is a package of its own and needs no TPU: `pip install -e '.[tpu]'` brings the one that fits jax.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from jax.sharding import AxisType, Mesh
 from scripts.benchmark_step import CHANNELS, ROOT, draw_batch, draw_frozen, jitted_step, numbers
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
-from spn_jax.step import build_networks, create_state, matmul_precision, resolve_schedule
+from spn_jax.training.step import build_networks, create_state, matmul_precision, resolve_schedule
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
@@ -90,9 +90,7 @@ def run(options: argparse.Namespace) -> str:
 def tpu_mesh(topology: str) -> Mesh:
     """A mesh over the chips of a topology; InputError where there is no libtpu, or no such topology."""
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError(
-            "compiling for a TPU needs libtpu, which is not installed; pip install 'spn_jax[tpu]' brings it, a TPU is not needed"
-        )
+        raise InputError("compiling for a TPU needs libtpu, which is not installed; pip install -e '.[tpu]' brings it, a TPU is not needed")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:

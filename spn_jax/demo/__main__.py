@@ -1,4 +1,4 @@
-"""Fills holes in photos on a web page: `python -m spn_jax.demo --checkpoint DIR`, and open the address that it prints.
+"""Fills holes in photos on a web page: `python -m spn_jax.demo [--checkpoint DIR]`, and open the address that it prints.
 
 The server listens at this machine's loopback address unless --host says otherwise; photos stay in its memory, and only there. Ctrl-C
 stops it. `--model FILE.onnx` in the place of --checkpoint fills with a network of that file. The page /docs on the same server describes
@@ -15,8 +15,8 @@ from typing import Any
 from spn_jax.config import Config
 from spn_jax.demo.limits import Limits
 from spn_jax.errors import InputError, run_command
-from spn_jax.onnx_files.options import add_network, check_network
-from spn_jax.runtime import choose_device, set_up
+from spn_jax.filling.options import add_network, check_network, network_path
+from spn_jax.runtime.device import choose_device, set_up
 
 GRACE = 3  # seconds that connections have to end by themselves
 
@@ -72,10 +72,10 @@ def create(options: argparse.Namespace, limits: Limits) -> Any:
     try:
         from spn_jax.demo.app import Settings, create_app
     except ModuleNotFoundError as error:
-        raise InputError(f"the page needs {error.name}, which is not installed; pip install 'spn_jax[web]'") from error
-    from spn_jax.inpainter import Inpainter
+        raise InputError(f"the page needs {error.name}, which is not installed; run pip install -e '.[web]' in the checkout") from error
+    from spn_jax.filling.inpainter import Inpainter
 
-    inpainter = Inpainter.load(options.model or options.checkpoint)
+    inpainter = Inpainter.load(network_path(options))
     config = inpainter.config
     words = (
         describe(config)

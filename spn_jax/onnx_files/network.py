@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from flax import nnx
 
+from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.models.generator import EncoderLayer, Generator, RegionNormUpsampling, SPADEResidualBlock, SPADEUpsampling
 from spn_jax.models.layers import (
     EPSILON,
@@ -26,7 +27,6 @@ from spn_jax.models.prior import COARSEST, DenseBlock, PriorLearner, PriorUpsamp
 from spn_jax.models.spn import SPN
 from spn_jax.models.variational import VariationalModule
 from spn_jax.onnx_files.graph import Graph, Name
-from spn_jax.parameters import named_arrays
 
 Norm = SPADE | ConcatNorm | PlainNorm
 

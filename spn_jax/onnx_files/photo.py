@@ -1,16 +1,16 @@
 """A checkpoint's model with everything around it as one .onnx file: a photo and a mask of any size in, the completed photo out.
 
 Inputs: `image` uint8 (height, width, 3), RGB; `mask` uint8 (height, width), above 127 in the hole. Output: `completed` uint8
-(height, width, 3), the image's own values outside the hole, bit for bit. Padding, quantisation and pasting are nodes of the graph, and
-equal those of `spn_jax.inpainter` at the strategy "original": the network sees the whole photo as it is, which for photos of more than
-twice the trained size takes much memory and shows the network sizes that it never saw. The probabilistic model draws its noise itself;
-every run gives another completion.
+(height, width, 3), the image's own values outside the hole, bit for bit. Padding, rounding and pasting are nodes of the graph, and equal
+those of `spn_jax.filling.inpainter` at the strategy "original": the network sees the whole photo as it is, which for photos of more
+than twice the trained size takes much memory and shows the network sizes that it never saw. The probabilistic model draws its noise
+itself; every run gives another completion.
 """
 
 import numpy as np
 
-from spn_jax.checkpoint import LoadedModel
-from spn_jax.inpainter import bucket_steps
+from spn_jax.checkpoints.store import LoadedModel
+from spn_jax.filling.inpainter import bucket_steps
 from spn_jax.models.spn import SPN
 from spn_jax.onnx_files.graph import Graph, Name, Precision, described
 from spn_jax.onnx_files.write import finished, predict
@@ -42,7 +42,7 @@ def photo_file(loaded: LoadedModel, precision: Precision) -> bytes:
     seen_hole = graph.node("Unsqueeze", graph.cast(seen_hole, "bool"), graph.constant([0, 1], "int64"))
     prediction = predict(graph, loaded.model, image, seen_hole, drawn_noise(graph, loaded.model, padded))
 
-    pixels = quantised(graph, prediction, config.eval.quantise)
+    pixels = rounded(graph, prediction)
     ends = graph.node("Concat", *lengths, axis=0)
     pixels = graph.node("Slice", pixels, graph.constant([0, 0], "int64"), ends, graph.constant([2, 3], "int64"))
     pixels = graph.node("Transpose", graph.node("Squeeze", pixels, graph.constant([0], "int64")), perm=[1, 2, 0])
@@ -53,7 +53,7 @@ def photo_file(loaded: LoadedModel, precision: Precision) -> bytes:
 
 
 def padded_length(graph: Graph, length: Name, size: int, steps: tuple[int, int, int]) -> Name:
-    """`spn_jax.inpainter.bucket` of a side, int64 (1)."""
+    """`spn_jax.filling.inpainter.bucket` of a side, int64 (1)."""
     step = graph.constant([steps[2]], "int64")
     for most, smaller in ((2 * size, steps[1]), (size, steps[0])):
         within = graph.node("LessOrEqual", length, graph.constant([most], "int64"))
@@ -71,11 +71,10 @@ def mirrored_places(graph: Graph, length: Name, padded: Name) -> Name:
     return graph.node("Min", within, back)
 
 
-def quantised(graph: Graph, values: Name, how: str) -> Name:
-    """Values in [0, 1] as whole numbers 0..255, float32, as `spn_jax.metrics.quantise`."""
+def rounded(graph: Graph, values: Name) -> Name:
+    """Values in [0, 1] as whole numbers 0..255, float32."""
     zero, one, peak = (graph.number(value, "float32") for value in (0, 1, 255))
-    scaled = graph.multiply(graph.node("Clip", values, zero, one), peak)
-    return graph.node("Floor" if how == "truncate" else "Round", scaled)
+    return graph.node("Round", graph.multiply(graph.node("Clip", values, zero, one), peak))
 
 
 def drawn_noise(graph: Graph, model: SPN, padded: list[Name]) -> Name:

@@ -1,7 +1,7 @@
 """The web page without a server: a folder that any web server hands out as it is, in which the network runs in the visitor's browser.
 
 The page is `spn_jax.demo`'s; `static/local.js` takes the place of the module that asks its server, and `static/windows.js` says in the
-browser what `spn_jax.windows` says here. ONNX Runtime's files come from the package onnxruntime-web, which npm fetches.
+browser what `spn_jax.filling.windows` says here. ONNX Runtime's files come from the package onnxruntime-web, which npm fetches.
 """
 
 import io
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spn_jax.checkpoint import LoadedModel, load_model, require_new_folder
+from spn_jax.checkpoints.store import LoadedModel, load_model, require_new_folder
 from spn_jax.errors import InputError
 from spn_jax.models.spn import SMALLEST
 from spn_jax.onnx_files.graph import Precision
@@ -112,7 +112,6 @@ def description(loaded: LoadedModel) -> dict[str, Any]:
         "stride": config.model.stride,
         "smallest": SMALLEST,
         "latent": loaded.model.latent_channels,
-        "quantise": config.eval.quantise,
     }
 
 

@@ -14,7 +14,7 @@ import jax
 import onnx
 
 from spn_jax import __version__
-from spn_jax.checkpoint import LoadedModel
+from spn_jax.checkpoints.store import LoadedModel
 from spn_jax.models.spn import SMALLEST, SPN
 from spn_jax.onnx_files.graph import Graph, Name, Precision, described
 from spn_jax.onnx_files.network import Writer
@@ -65,7 +65,6 @@ def finished(model: onnx.ModelProto, loaded: LoadedModel, precision: Precision, 
         "trained_size": config.data.image_size,
         "stride": config.model.stride,
         "smallest": max(SMALLEST, config.model.stride),
-        "quantise": config.eval.quantise,
         "precision": precision,
         "licence": "of the program that wrote this file: Apache-2.0; the weights' is that of the checkpoint they come from",
         "source": {key: loaded.info.get(key) for key in ("teacher", "converted_from") if loaded.info.get(key) is not None},

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import onnxruntime
 
-from spn_jax.checkpoint import LoadedModel
-from spn_jax.completion import PRECISION
+from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
+from spn_jax.checkpoints.store import LoadedModel
 from spn_jax.config import ModelConfig
+from spn_jax.filling.completion import PRECISION
 from spn_jax.models.spn import SPN
-from spn_jax.parameters import named_arrays, with_named_arrays
 from tests.tiny import CHANNELS, tiny
 
 KINDS = {

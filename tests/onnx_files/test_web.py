@@ -1,4 +1,4 @@
-"""The page without a server, in a real browser: the same pixels as `spn_jax.inpainter`, and nothing leaves the tab.
+"""The page without a server, in a real browser: the same pixels as `spn_jax.filling.inpainter`, and nothing leaves the tab.
 
 Needs Chromium on the PATH, and the package onnxruntime-web, which npm fetches once into .cache.
 """
@@ -24,11 +24,11 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from spn_jax import export
 from spn_jax.errors import InputError
-from spn_jax.files import write_atomically
-from spn_jax.inpainter import Inpainter
+from spn_jax.filling.inpainter import Inpainter
+from spn_jax.filling.photos import read_photo
+from spn_jax.filling.windows import Canvas, enlarged, plan, show
 from spn_jax.onnx_files import web
-from spn_jax.photos import read_photo
-from spn_jax.windows import assemble, plan, show
+from spn_jax.runtime.files import write_atomically
 from tests.tiny import photo
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -257,10 +257,11 @@ RUN = """async (cases) => {
     const hole = bytes(given.hole);
     const windows = plan(hole, width, height, strategy, trained);
     const shown = windows.map((window) => show(photo, hole, window));
-    const predictions = shown.map(({ image }) => image.data.map((value, i) => (value * 7 + i * 31 + (i % 3) * 40) % 256));
+    const predicted = (value, i) => ((value * 7 + i * 31 + (i % 3) * 40) % 511) / 2;
+    const predictions = shown.map(({ image }) => Float32Array.from(image.data, predicted));
     return {
-      windows: windows.map((one) => [one.top, one.left, one.height, one.width, one.limit, one.shownHeight, one.shownWidth]),
-      parts: windows.map(({ part }) => text(part)),
+      windows: windows.map((one) => [one.top, one.left, one.height, one.width, one.limit, one.shownHeight, one.shownWidth, ...one.corner]),
+      weights: windows.map(({ weights }) => text(weights)),
       images: shown.map(({ image }) => text(image.data)),
       holes: shown.map((one) => text(one.hole)),
       completion: text(assemble(photo, hole, windows, predictions).data),
@@ -298,9 +299,9 @@ def test_the_windows_of_the_page_are_those_of_the_command(page: Page) -> None:
     for (image, mask, strategy, trained), found in zip(cases, page.evaluate(RUN, given), strict=True):
         windows = plan(mask, strategy, trained)
         shown = [show(image, mask, window) for window in windows]
-        assert found["windows"] == [[w.top, w.left, w.height, w.width, w.limit, *w.shown_size] for w in windows]
+        assert found["windows"] == [[w.top, w.left, w.height, w.width, w.limit, *w.shown_size, *w.corner] for w in windows]
         for name, arrays in (
-            ("parts", [w.part for w in windows]),
+            ("weights", [w.weights for w in windows]),
             ("images", [s.image for s in shown]),
             ("holes", [s.mask for s in shown]),
         ):
@@ -308,9 +309,14 @@ def test_the_windows_of_the_page_are_those_of_the_command(page: Page) -> None:
         predictions = []
         for one in shown:
             i = np.arange(one.image.size)
-            predictions.append(((one.image.ravel().astype(int) * 7 + i * 31 + i % 3 * 40) % 256).astype(np.uint8).reshape(one.image.shape))
+            predictions.append(
+                (((one.image.ravel().astype(int) * 7 + i * 31 + i % 3 * 40) % 511) / 2).astype(np.float32).reshape(one.image.shape)
+            )
         completion = np.frombuffer(base64.b64decode(found["completion"]), np.uint8).reshape(image.shape)
-        wanted = assemble(image, mask, windows, predictions)
+        canvas, wanted = Canvas(mask), image.copy()
+        for window, prediction in zip(windows, predictions, strict=True):
+            canvas.add(window, enlarged(prediction, image, mask, window))
+        wanted[mask[..., 0] > 0] = np.rint(canvas.colours())
         np.testing.assert_array_equal(np.where(mask, 0, completion), np.where(mask, 0, image))
         assert np.abs(completion.astype(int) - wanted).max() <= 1
         assert (completion != wanted).mean() < 0.01

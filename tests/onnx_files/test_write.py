@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from spn_jax import export
-from spn_jax.checkpoint import LoadedModel, load_model
+from spn_jax.checkpoints.store import LoadedModel, load_model
 from spn_jax.config import Config, ModelConfig
 from spn_jax.errors import InputError
 from spn_jax.onnx_files.graph import OPSET
@@ -116,5 +116,5 @@ def test_wrong_input_is_one_sentence(
 
 def test_without_the_package_the_extra_is_named(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(InputError, match=r"pip install 'spn_jax\[onnx\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[onnx\]'"):
         export.main(["--checkpoint", str(checkpoints["spn"]), "--format", "onnx", "--output", str(tmp_path / "spn.onnx")])

@@ -5,6 +5,7 @@
 const f = Math.fround;
 const LARGEST = 2;
 const FEATHER = 1 / 32;
+const SEVERAL = 3;
 
 export const STRATEGIES = ["auto", "original", "resize", "crop"];
 
@@ -24,10 +25,12 @@ function rint(value) {
 const byte = (value) => Math.min(255, Math.max(0, value));
 
 // --- plan ---
+// A window has a part of the photo (top, left, width, height), and in it a box (rows, columns from `corner` on, `boxWidth` wide) of weights.
 
 export function plan(hole, width, height, strategy, trained) {
-  if (strategy === "crop") return [...crops(hole, width, height, trained)];
-  return [sized({ top: 0, left: 0, width, height, part: Float32Array.from(hole) }, strategy === "original" ? null : LARGEST * trained)];
+  if (strategy === "crop") return crops(hole, width, height, trained);
+  const whole = { top: 0, left: 0, width, height, weights: Float32Array.from(hole), boxWidth: width, corner: [0, 0] };
+  return [sized(whole, strategy === "original" ? null : LARGEST * trained)];
 }
 
 function sized(window, limit) {
@@ -36,38 +39,114 @@ function sized(window, limit) {
   return { ...window, limit, shownHeight: shown(window.height), shownWidth: shown(window.width) };
 }
 
-function* crops(hole, width, height, trained) {
-  const near = Math.floor(trained / 8);
-  const boxes = components(dilated(hole, width, height, near + 1), width, height);
-  const depth = chamferDistance(hole, width, height);
-  for (const { left, top, right, bottom, label, labels } of boxes) {
-    const box = { width: right - left, height: bottom - top };
-    const part = new Uint8Array(box.width * box.height);
-    let deepest = 0;
-    for (let y = top; y < bottom; y++) {
-      for (let x = left; x < right; x++) {
-        const i = y * width + x;
-        if (!hole[i] || labels[i] !== label) continue;
-        part[(y - top) * box.width + x - left] = 1;
-        deepest = Math.max(deepest, depth[i]);
-      }
-    }
-    const thin = deepest <= trained / 8;
-    const cell = thin ? LARGEST * trained - Math.floor(trained / 2) : Math.max(box.height, box.width);
-    for (const rows of overlapping(box.height, cell, near)) {
-      for (const columns of overlapping(box.width, cell, near)) {
-        const piece = new Float32Array(rows.weights.length * columns.weights.length);
-        let any = false;
-        rows.weights.forEach((down, y) => columns.weights.forEach((across, x) => {
-          if (!part[(rows.start + y) * box.width + columns.start + x]) return;
-          const weight = f(down * across);
-          piece[y * columns.weights.length + x] = weight;
-          any ||= weight > 0;
-        }));
-        if (any) yield around(piece, columns.weights.length, top + rows.start, left + columns.start, width, height, trained);
-      }
+const cellOf = (trained) => LARGEST * trained - Math.floor(trained / 2);
+const nearOf = (trained) => Math.floor(trained / 8);
+
+function mostTiles(width, height, trained) {
+  return pieces(height, cellOf(trained), nearOf(trained)) * pieces(width, cellOf(trained), nearOf(trained));
+}
+
+function crops(hole, width, height, trained) {
+  const cell = cellOf(trained);
+  const most = mostTiles(width, height, trained);
+  const found = parts(hole, width, height, nearOf(trained));
+  const all = { ...found, width, height, trained };
+  const extent = ({ top, left, bottom, right }) => Math.max(bottom - top, right - left);
+  const small = found.boxes.filter((box) => extent(box) <= cell);
+  const large = found.boxes.filter((box) => extent(box) > cell);
+  let thick = large.length ? tooDeep(hole, found.labels, width, height, large, trained / 8) : [];
+  if (thick.length > most) thick = [];
+  const thin = large.filter((box) => !thick.includes(box));
+  let windows = [...groups(small, trained)].map((group) => windowOf(all, group));
+  for (const box of thin) windows.push(...tiles(all, [box]));
+  if (windows.length > 2 * most) windows = [...tiles(all, [...small, ...thin])];
+  return [...windows, ...thick.map((box) => windowOf(all, [box]))];
+}
+
+// Which part each pixel of the hole belongs to, and the box of each part in the hole.
+function parts(hole, width, height, near) {
+  const { labels, count } = components(dilated(hole, width, height, near + 1), width, height);
+  const boxes = Array.from({ length: count }, (_, i) => ({ label: i + 1, top: height, left: width, bottom: 0, right: 0 }));
+  for (let i = 0; i < labels.length; i++) {
+    if (!hole[i]) labels[i] = 0;
+    if (!labels[i]) continue;
+    const box = boxes[labels[i] - 1];
+    const [x, y] = [i % width, Math.floor(i / width)];
+    box.top = Math.min(box.top, y);
+    box.bottom = Math.max(box.bottom, y + 1);
+    box.left = Math.min(box.left, x);
+    box.right = Math.max(box.right, x + 1);
+  }
+  return { labels, boxes };
+}
+
+// Parts whose innermost pixel is farther from what is known than `depth`.
+function tooDeep(hole, labels, width, height, boxes, depth) {
+  const distance = chamferDistance(hole, width, height);
+  const deepest = new Map();
+  labels.forEach((label, i) => label && deepest.set(label, Math.max(deepest.get(label) ?? 0, distance[i])));
+  return boxes.filter(({ label }) => deepest.get(label) > depth);
+}
+
+function* groups(boxes, trained) {
+  for (const group of boxesWithin(boxes, cellOf(trained))) {
+    const fine = [...boxesWithin(group, trained - Math.floor(trained / 2))];
+    if (fine.length < SEVERAL) yield* fine;
+    else yield group;
+  }
+}
+
+function* boxesWithin(boxes, side) {
+  while (boxes.length) {
+    const top = Math.min(...boxes.map((box) => box.top));
+    const first = boxes.findIndex((box) => box.top === top);
+    const inside = (box, i) => box.bottom <= top + side || i === first;
+    let strip = boxes.filter(inside);
+    boxes = boxes.filter((box, i) => !inside(box, i));
+    while (strip.length) {
+      const left = Math.min(...strip.map((box) => box.left));
+      const leftmost = strip.findIndex((box) => box.left === left);
+      const together = (box, i) => box.right <= left + side || i === leftmost;
+      yield strip.filter(together);
+      strip = strip.filter((box, i) => !together(box, i));
     }
   }
+}
+
+function windowOf(all, boxes) {
+  const picked = pick(all, boxes);
+  return around(Float32Array.from(picked.inside), picked.width, picked.top, picked.left, all.width, all.height, all.trained);
+}
+
+function* tiles(all, boxes) {
+  const picked = pick(all, boxes);
+  const [cell, near] = [cellOf(all.trained), nearOf(all.trained)];
+  for (const rows of overlapping(picked.height, cell, near)) {
+    for (const columns of overlapping(picked.width, cell, near)) {
+      const piece = new Float32Array(rows.weights.length * columns.weights.length);
+      let any = false;
+      rows.weights.forEach((down, y) => columns.weights.forEach((across, x) => {
+        if (!picked.inside[(rows.start + y) * picked.width + columns.start + x]) return;
+        piece[y * columns.weights.length + x] = down * across;
+        any = true;
+      }));
+      const [top, left] = [picked.top + rows.start, picked.left + columns.start];
+      if (any) yield around(piece, columns.weights.length, top, left, all.width, all.height, all.trained);
+    }
+  }
+}
+
+// The box around some parts, and where in it they are.
+function pick({ labels, width: whole }, boxes) {
+  const [top, left] = [Math.min(...boxes.map((box) => box.top)), Math.min(...boxes.map((box) => box.left))];
+  const [bottom, right] = [Math.max(...boxes.map((box) => box.bottom)), Math.max(...boxes.map((box) => box.right))];
+  const chosen = new Set(boxes.map(({ label }) => label));
+  const [width, height] = [right - left, bottom - top];
+  const inside = new Uint8Array(width * height);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) inside[y * width + x] = chosen.has(labels[(top + y) * whole + left + x]) ? 1 : 0;
+  }
+  return { top, left, width, height, inside };
 }
 
 // The largest of a square of so many pixels around each, as cv2.dilate places it.
@@ -90,36 +169,34 @@ function dilated(hole, width, height, size) {
   return result;
 }
 
-// Parts that hang together, corners included, in OpenCV's order: by the first square of 2 x 2 pixels that each meets.
+// Parts that hang together, corners included, numbered as OpenCV does: by the first square of 2 x 2 pixels that each meets.
 function components(mask, width, height) {
   const labels = new Int32Array(mask.length);
-  const found = [];
+  const orders = [];
   const stack = [];
   for (let first = 0; first < mask.length; first++) {
     if (!mask[first] || labels[first]) continue;
-    const box = { label: found.length + 1, labels, left: width, top: height, right: 0, bottom: 0, order: Infinity };
+    const label = orders.push(Infinity);
     stack.push(first);
-    labels[first] = box.label;
+    labels[first] = label;
     while (stack.length) {
       const i = stack.pop();
       const [x, y] = [i % width, Math.floor(i / width)];
-      box.left = Math.min(box.left, x);
-      box.top = Math.min(box.top, y);
-      box.right = Math.max(box.right, x + 1);
-      box.bottom = Math.max(box.bottom, y + 1);
-      box.order = Math.min(box.order, (y >> 1) * width + (x >> 1));
+      orders[label - 1] = Math.min(orders[label - 1], (y >> 1) * width + (x >> 1));
       for (let v = Math.max(0, y - 1); v <= Math.min(height - 1, y + 1); v++) {
         for (let u = Math.max(0, x - 1); u <= Math.min(width - 1, x + 1); u++) {
           const j = v * width + u;
           if (!mask[j] || labels[j]) continue;
-          labels[j] = box.label;
+          labels[j] = label;
           stack.push(j);
         }
       }
     }
-    found.push(box);
   }
-  return found.sort((a, b) => a.order - b.order);
+  const sorted = orders.map((order, i) => ({ order, label: i + 1 })).sort((one, other) => one.order - other.order);
+  const numbers = new Int32Array(orders.length + 1);
+  sorted.forEach(({ label }, i) => (numbers[label] = i + 1));
+  return { labels: labels.map((label) => numbers[label]), count: orders.length };
 }
 
 // cv2.distanceTransform(hole, DIST_L2, 3): steps of 0.955 and 1.3693.
@@ -147,8 +224,10 @@ function chamferDistance(hole, width, height) {
   return result;
 }
 
+const pieces = (length, cell, overlap) => (length > cell ? Math.ceil(Math.max(length - overlap, 1) / (cell - overlap)) : 1);
+
 function* overlapping(length, cell, overlap) {
-  const count = length > cell ? Math.ceil(Math.max(length - overlap, 1) / (cell - overlap)) : 1;
+  const count = pieces(length, cell, overlap);
   const ramp = (i) => f(f(i + 0.5) / Math.max(overlap, 1));
   for (let i = 0; i < count; i++) {
     const start = i * (cell - overlap);
@@ -173,11 +252,11 @@ function around(piece, pieceWidth, cornerTop, cornerLeft, width, height, trained
   const window = { width: Math.min(side, width), height: Math.min(side, height) };
   window.top = placed(cornerTop + top, cornerTop + bottom, window.height, height);
   window.left = placed(cornerLeft + left, cornerLeft + right, window.width, width);
-  window.part = new Float32Array(window.width * window.height);
+  window.corner = [cornerTop + top - window.top, cornerLeft + left - window.left];
+  window.boxWidth = right - left;
+  window.weights = new Float32Array((bottom - top) * window.boxWidth);
   for (let y = top; y < bottom; y++) {
-    for (let x = left; x < right; x++) {
-      window.part[(cornerTop + y - window.top) * window.width + cornerLeft + x - window.left] = piece[y * pieceWidth + x];
-    }
+    window.weights.set(piece.subarray(y * pieceWidth + left, y * pieceWidth + right), (y - top) * window.boxWidth);
   }
   return sized(window, LARGEST * trained);
 }
@@ -276,15 +355,14 @@ export function padded(data, width, height, channels, newWidth, newHeight, value
   return result;
 }
 
-// A prediction (3, newHeight, newWidth) of numbers in [0, 1] as bytes (height, width, 3); null if it is not finite.
-export function quantised(prediction, width, height, newWidth, newHeight, how) {
-  const round = how === "truncate" ? Math.floor : rint;
+// A prediction (3, newHeight, newWidth) of numbers in [0, 1] as numbers from 0 to 255 (height, width, 3); null if it is not finite.
+export function scaled(prediction, width, height, newWidth, newHeight) {
   if (!prediction.every(Number.isFinite)) return null;
-  const result = new Uint8Array(width * height * 3);
+  const result = new Float32Array(width * height * 3);
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
       for (let c = 0; c < 3; c++) {
-        result[(y * width + x) * 3 + c] = round(f(255 * Math.min(1, Math.max(0, prediction[(c * newHeight + y) * newWidth + x]))));
+        result[(y * width + x) * 3 + c] = 255 * Math.min(1, Math.max(0, prediction[(c * newHeight + y) * newWidth + x]));
       }
     }
   }
@@ -297,16 +375,16 @@ export function assemble(photo, hole, windows, predictions) {
   const total = new Float32Array(photo.data.length);
   const weight = new Float32Array(hole.length);
   windows.forEach((window, n) => {
-    const { width, height } = window;
-    let whole = Float32Array.from(cubic(predictions[n], window.shownWidth, window.shownHeight, width, height));
-    if (window.limit !== null) whole = withFeatheredSeam(whole, cut(photo.data, photo.width, 3, window), cut(hole, photo.width, 1, window), width, height);
-    for (let y = 0; y < height; y++) {
-      for (let x = 0; x < width; x++) {
-        const [from, to] = [y * width + x, (window.top + y) * photo.width + window.left + x];
-        weight[to] += window.part[from];
-        for (let c = 0; c < 3; c++) total[3 * to + c] += f(window.part[from] * whole[3 * from + c]);
-      }
-    }
+    const { width, height, weights, boxWidth } = window;
+    const [rows, columns] = window.corner;
+    const colours = enlarged(predictions[n], photo, hole, window);
+    weights.forEach((share, i) => {
+      if (!(share > 0)) return;
+      const [x, y] = [columns + (i % boxWidth), rows + Math.floor(i / boxWidth)];
+      const to = (window.top + y) * photo.width + window.left + x;
+      weight[to] += share;
+      for (let c = 0; c < 3; c++) total[3 * to + c] += f(share * colours[3 * (y * width + x) + c]);
+    });
   });
   const data = photo.data.slice();
   weight.forEach((sum, i) => {
@@ -316,7 +394,14 @@ export function assemble(photo, hole, windows, predictions) {
   return { width: photo.width, height: photo.height, data };
 }
 
-// cv2.resize(..., INTER_CUBIC) of bytes (h, w, 3).
+function enlarged(prediction, photo, hole, window) {
+  const { width, height } = window;
+  const whole = cubic(prediction, window.shownWidth, window.shownHeight, width, height);
+  if (window.limit === null) return whole;
+  return withFeatheredSeam(whole, cut(photo.data, photo.width, 3, window), cut(hole, photo.width, 1, window), width, height);
+}
+
+// cv2.resize(..., INTER_CUBIC) of numbers (h, w, 3).
 function cubic(data, width, height, newWidth, newHeight) {
   if (width === newWidth && height === newHeight) return data;
   const [columns, rows] = [taps(width, newWidth), taps(height, newHeight)];
@@ -331,13 +416,13 @@ function cubic(data, width, height, newWidth, newHeight) {
       }
     }
   }
-  const result = new Uint8Array(newWidth * newHeight * 3);
+  const result = new Float32Array(newWidth * newHeight * 3);
   for (let y = 0; y < newHeight; y++) {
     const { places, weights } = rows[y];
     for (let i = 0; i < newWidth * 3; i++) {
       let sum = 0;
       for (let k = 0; k < 4; k++) sum += wide[places[k] * newWidth * 3 + i] * weights[k];
-      result[y * newWidth * 3 + i] = byte(rint(sum));
+      result[y * newWidth * 3 + i] = sum;
     }
   }
   return result;
@@ -363,14 +448,14 @@ function taps(size, newSize) {
 }
 
 export function withFeatheredSeam(prediction, image, hole, width, height) {
-  const radius = Math.max(1, rint(Math.max(width, height, 1) * FEATHER));
+  const radius = Math.max(1, Math.min(rint(Math.max(width, height) * FEATHER), height, width));
   let known = Float32Array.from(hole, (value) => 1 - value);
   let lacking = Float32Array.from(prediction, (value, i) => f(image[i] - value) * known[Math.floor(i / 3)]);
   for (let i = 0; i < 2; i++) [lacking, known] = [blurred(lacking, width, height, 3, radius), blurred(known, width, height, 1, radius)];
   const depth = exactDistance(hole, width, height);
   return prediction.map((value, i) => {
     const pixel = Math.floor(i / 3);
-    const fading = f(Math.min(1, Math.max(0, f(1 - f(depth[pixel] / radius)))) / Math.max(known[pixel], f(1e-6)));
+    const fading = f(Math.min(1, Math.max(0, f(1 - f(f(depth[pixel] - 1) / radius)))) / Math.max(known[pixel], f(1e-6)));
     return f(value + f(lacking[i] * fading));
   });
 }

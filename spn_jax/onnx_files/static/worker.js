@@ -2,7 +2,7 @@
 // completion, and at last "done" or "failed"; giving up is ending the worker.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { assemble, bucket, chooseStrategy, padded, plan, quantised, show } from "./windows.js";
+import { assemble, bucket, chooseStrategy, padded, plan, scaled, show } from "./windows.js";
 
 const here = (name) => new URL(name, import.meta.url).href;
 const THREADS = 8; // at most
@@ -58,9 +58,9 @@ async function predict({ about, session }, { image, hole }, noiseOf) {
     feeds.noise = new ort.Tensor("float32", normal(shape.reduce((a, b) => a * b), noiseOf), shape);
   }
   const { prediction } = await session.run(feeds, ["prediction"]);
-  const bytes = quantised(prediction.data, width, height, wide, high, about.quantise);
-  if (!bytes) throw new Error("its prediction is not finite; the file is broken, or of too low a precision");
-  return bytes;
+  const colours = scaled(prediction.data, width, height, wide, high);
+  if (!colours) throw new Error("its prediction is not finite; the file is broken, or of too low a precision");
+  return colours;
 }
 
 // Standard normal numbers that follow from some whole ones; not those that JAX would draw.

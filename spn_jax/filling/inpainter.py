@@ -1,0 +1,387 @@
+"""Fills holes in photos of any size with the model of a checkpoint; known pixels come back bit for bit."""
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.core import jaxprs_in_params
+from PIL import Image
+
+from spn_jax.checkpoints.store import load_model
+from spn_jax.config import Config
+from spn_jax.errors import InputError
+from spn_jax.filling.completion import PRECISION, SEEDS, check_samples, draw_noise
+from spn_jax.filling.photos import Photo, Source, as_mask, as_photo
+from spn_jax.filling.windows import STRATEGIES, Canvas, Shown, Strategy, Window, at_least, choose_strategy, enlarged, plan, show
+from spn_jax.models.spn import SMALLEST, SPN, Encoding
+from spn_jax.pretrained.catalogue import DEFAULT
+from spn_jax.runtime.memory import SMALLER, free_memory, out_of_memory_in_words
+
+__all__ = ["STRATEGIES", "Inpainter", "Strategy"]
+
+Told = Callable[[int, int], None]  # how many passes through the network are done, and how many there will be
+KEPT_PROGRAMS = 8  # of sizes of photos: a server is asked for many sizes, and a compiled program stays in memory
+
+
+class Programs(NamedTuple):
+    """The compiled halves of the network for a size, and the bytes that they need."""
+
+    encode: Any
+    decode: Any
+    needed: int
+
+
+class Network(Protocol):
+    """What an Inpainter has its windows filled by: our SPN, or a network in an .onnx file."""
+
+    @property
+    def smallest_window(self) -> int:
+        """Side of the smallest part of a photo that it is shown, where the photo is so large."""
+
+    def predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
+        """What it makes of a window, float32 (h, w, 3) from 0 to 255, hole and known pixels alike, once a sample.
+
+        What the window holds in the hole has no influence. The number is the window's, on which the noise depends; `what` is the
+        photo's name in errors. InputError: it does not fit into the memory, or the prediction is no picture.
+        """
+
+    def priors(self, shown: Shown, seed: int, what: str) -> dict[int, np.ndarray]:
+        """As `Inpainter.priors`, of one window. InputError: the network has none."""
+
+
+class Inpainter:
+    """Fills holes with the model of a checkpoint, in photos of any size.
+
+    Strategies: "original" shows the network the whole photo as it is; "resize" the whole photo, its longer side brought down to twice
+    the size that the model was trained at, and enlarges the result; "crop" surroundings of each hole. "auto" takes the first for
+    photos of up to twice that size, and crops for larger ones.
+
+    Example:
+
+        from PIL import Image
+        from spn_jax import Inpainter
+
+        inpainter = Inpainter.load()  # or Inpainter.load("runs/celeba"), a run of one's own
+        photo, mask = Image.open("photo.jpg"), Image.open("hole.png")
+        (filled,) = inpainter(photo, mask)
+        filled.save("filled.png")
+
+    Args:
+        model: an SPN whose parameters lie on one device, or anything else that fills windows.
+        config: of the checkpoint; of another network its size and kind.
+    """
+
+    def __init__(self, model: SPN | Network, config: Config):
+        self.model, self.config = model, config
+        self.network: Network = SPNNetwork(model, config) if isinstance(model, SPN) else model
+
+    @classmethod
+    def load(cls, path: str | Path = DEFAULT) -> Self:
+        """The model that comes with the package, the newest checkpoint of a run's work directory, one checkpoint or a model file.
+
+        Or an .onnx file, ours or anybody's (`onnx_network`).
+
+        Raises:
+            InputError: there is none, or it is damaged, or no inpainting network that is understood.
+        """
+        if Path(path).suffix == ".onnx":
+            from spn_jax.filling.onnx_network import OnnxNetwork  # needs an extra
+
+            network = OnnxNetwork(path)
+            return cls(network, network.config)
+        loaded = load_model(path)
+        return cls(loaded.model, loaded.config)
+
+    @overload
+    def __call__(
+        self,
+        image: np.ndarray,
+        mask: Source,
+        samples: int = 1,
+        seed: int = 0,
+        strategy: Strategy = "auto",
+        progress: Told | None = None,
+    ) -> np.ndarray: ...
+
+    @overload
+    def __call__(
+        self,
+        image: Image.Image,
+        mask: Source,
+        samples: int = 1,
+        seed: int = 0,
+        strategy: Strategy = "auto",
+        progress: Told | None = None,
+    ) -> list[Image.Image]: ...
+
+    @overload
+    def __call__(
+        self,
+        image: Source,
+        mask: Source,
+        samples: int = 1,
+        seed: int = 0,
+        strategy: Strategy = "auto",
+        progress: Told | None = None,
+    ) -> np.ndarray | list[Image.Image] | list[Photo]: ...
+
+    def __call__(
+        self,
+        image: Source,
+        mask: Source,
+        samples: int = 1,
+        seed: int = 0,
+        strategy: Strategy = "auto",
+        progress: Told | None = None,
+    ) -> np.ndarray | list[Image.Image] | list[Photo]:
+        """Completes one photo.
+
+        Args:
+            image: a path, a file's bytes or an open file, a Pillow image, a `Photo`, or an array: uint8 or uint16 (h, w), (h, w, 1 or
+                3), or with transparency (h, w, 2 or 4). All but arrays are turned upright by their EXIF data.
+            mask: of the upright photo's size, white is the hole: as `spn_jax.filling.photos.as_mask` takes it.
+            samples, seed, strategy, progress: as in `fill`.
+
+        Returns:
+            As many Pillow images for a Pillow image, an array (samples, *image.shape) for an array, and for everything else `Photo`s,
+            which have a method `save`.
+
+        Raises:
+            InputError: as `fill`; a photo or mask that cannot be read.
+            ValueError: arrays of another type or shape, a seed outside its range.
+        """
+        photo = as_photo(image)
+        filled = self.fill(photo, as_mask(mask, photo.size), samples, seed, strategy, progress)
+        if isinstance(image, np.ndarray):
+            return np.stack([array_of_photo(result).reshape(image.shape) for result in filled])
+        return [result.to_image() for result in filled] if isinstance(image, Image.Image) else list(filled)
+
+    def fill(
+        self,
+        photo: Photo,
+        mask: np.ndarray,
+        samples: int = 1,
+        seed: int = 0,
+        strategy: Strategy = "auto",
+        progress: Told | None = None,
+    ) -> Iterator[Photo]:
+        """Completes one photo; what it holds in the hole has no influence.
+
+        A size that the network has not been shown before is compiled first. Sizes are rounded up to few ones, so that photos of many
+        sizes share programs.
+
+        Args:
+            mask: uint8 (h, w, 1), 1 = hole. Without a hole the photo comes back as it is.
+            samples: number of completions; more add to those that fewer give.
+            seed: of their noise, from 0 to 2^32 - 1.
+            progress: called before each pass through the network with how many are done and how many there are. What it raises
+                ends the work and reaches the caller.
+
+        Yields:
+            The photo with the hole filled, one completion after the other. They are rounded to the photo's own depth.
+
+        Raises:
+            InputError: several samples of a deterministic model; a photo too large for the memory; a model that diverged.
+            ValueError: a mask of another type or shape, a seed outside its range, an unknown strategy.
+        """
+        check_mask(mask, photo.size)
+        check_samples(samples, self.config, "samples")
+        if not 0 <= seed < SEEDS:
+            raise ValueError(f"seed {seed} must lie between 0 and {SEEDS - 1}")
+        strategy = choose_strategy(strategy, photo.size, self.config.data.image_size)
+        if not mask.any():
+            return iter([photo] * samples)
+        return self._fill(photo, mask, samples, seed, strategy, progress or (lambda done, total: None))
+
+    def _fill(self, photo: Photo, mask: np.ndarray, samples: int, seed: int, strategy: Strategy, progress: Told) -> Iterator[Photo]:
+        windows = plan(mask, strategy, self.config.data.image_size)
+        windows = [at_least(window, self.network.smallest_window, photo.size) for window in windows]
+        image = photo.rgb()
+        passes = self._passes(image, mask, windows, samples, seed, progress)
+        if len(windows) == 1:  # each completion is there as soon as it is made
+            for _, _, prediction in passes:
+                canvas = Canvas(mask)
+                canvas.add(windows[0], enlarged(prediction, image, mask, windows[0]))
+                yield photo.with_hole(canvas.colours(), mask)
+            return
+        canvas = Canvas(mask, samples)
+        for window, sample, prediction in passes:
+            canvas.add(window, enlarged(prediction, image, mask, window), sample)
+        for sample in range(samples):
+            yield photo.with_hole(canvas.colours(sample), mask)
+
+    def _passes(
+        self, image: np.ndarray, mask: np.ndarray, windows: list[Window], samples: int, seed: int, progress: Told
+    ) -> Iterator[tuple[Window, int, np.ndarray]]:
+        """Each window with the number of a sample and what the network makes of it.
+
+        One window after the other: what all its samples share is computed once, and takes more memory than they.
+        """
+        what = f"a photo of {image.shape[1]} x {image.shape[0]} pixels"
+        done, total = itertools.count(), len(windows) * samples
+        for number, window in enumerate(windows):
+            predictions = self.network.predictions(show(image, mask, window), number, samples, seed, what)
+            for sample in range(samples):
+                progress(next(done), total)
+                yield window, sample, next(predictions)
+
+    def priors(self, image: np.ndarray, mask: np.ndarray, seed: int = 0) -> dict[int, np.ndarray]:
+        """The semantic priors that steer the generator, of the photo brought down to twice the size that the model was trained at.
+
+        Args:
+            image: uint8 (h, w, 3).
+            mask: uint8 (h, w, 1), 1 = hole.
+            seed: of a probabilistic model's noise; its priors are those of the first sample.
+
+        Returns:
+            {level l: float32 (h', w', c)}; h' and w' are the shown photo's sides / 2^(l-1), rounded up.
+        """
+        check_mask(mask, image.shape[:2])
+        (window,) = plan(mask, "resize", self.config.data.image_size)
+        return self.network.priors(show(image, mask, window), seed, f"a photo of {image.shape[1]} x {image.shape[0]} pixels")
+
+
+class SPNNetwork:
+    """An SPN as a network that fills windows: programs of JAX, compiled once for each size.
+
+    Args:
+        model: its parameters lie on one device.
+        config: of the checkpoint.
+    """
+
+    def __init__(self, model: SPN, config: Config):
+        self.model, self.config = model, config
+        self._programs: OrderedDict[tuple[int, ...], Programs] = OrderedDict()  # by shape of the padded photo, the latest used last
+        self._needed: dict[tuple[int, ...], int] = {}  # bytes, also of programs that are no longer kept
+
+    @property
+    def smallest_window(self) -> int:
+        return self.config.data.image_size
+
+    def predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
+        """What the network makes of a window, float32 (h, w, 3) from 0 to 255, hole and known pixels alike, once a sample."""
+        padded, hole = (pad(array, self._bucket(*array.shape[:2])) for array in shown)
+        photo, key, window = (self.model, padded, hole), np.uint32(seed), np.uint32(number)
+        with out_of_memory_in_words(what):
+            encode, decode, _ = self._programs_for(photo, what)
+            encoding = encode(*photo)
+        height, width = shown.image.shape[:2]
+        for sample in range(samples):  # one at a time: together they would need the memory of so many photos
+            with out_of_memory_in_words(what):
+                completed, finite = jax.tree.map(np.asarray, decode(*photo, encoding, key, window, np.uint32(sample)))
+            if not finite:
+                raise InputError("the model's prediction is not finite; its training diverged: take an earlier checkpoint")
+            yield completed[:height, :width]
+
+    def priors(self, shown: Shown, seed: int, what: str) -> dict[int, np.ndarray]:
+        """The semantic priors for a window, as `Inpainter.priors` has them."""
+        padded, hole = (pad(array, self._bucket(*array.shape[:2])) for array in shown)
+        with out_of_memory_in_words(what):
+            found = _priors(self.model, padded, hole, np.uint32(seed))
+            height, width = shown.image.shape[:2]
+            return {n: np.asarray(prior)[: -(-height // 2 ** (n - 1)), : -(-width // 2 ** (n - 1))] for n, prior in found.items()}
+
+    def _bucket(self, height: int, width: int) -> tuple[int, int]:
+        return bucket(height, self.config), bucket(width, self.config)
+
+    def _programs_for(self, photo: tuple[Any, ...], what: str) -> Programs:
+        """The compiled halves of the network for the photo's size. InputError if one needs more memory than is free.
+
+        It is asked beforehand because a CPU does not report that memory ran out: the process is killed. And it is asked before
+        anything is compiled, which takes long: a half needs at least what the largest of its convolutions reads and writes.
+        """
+        shape, number = photo[1].shape, np.uint32(0)
+        if shape in self._needed:
+            self._check_memory(self._needed[shape], what)
+        if shape not in self._programs:
+            encode = _encode.trace(*photo)
+            decode = _decode.trace(*photo, encode.out_info, number, number, number)
+            self._check_memory(max(largest_convolution(half.jaxpr.jaxpr) for half in (encode, decode)), what)
+            halves = encode.lower().compile(), decode.lower().compile()
+            sizes = [half.memory_analysis() for half in halves]
+            self._needed[shape] = max(size.temp_size_in_bytes + size.output_size_in_bytes for size in sizes)
+            self._check_memory(self._needed[shape], what)
+            self._programs[shape] = Programs(*halves, self._needed[shape])
+            while len(self._programs) > KEPT_PROGRAMS:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(shape)
+        return self._programs[shape]
+
+    def _check_memory(self, needed: int, what: str) -> None:
+        free = free_memory(jax.devices()[0])
+        if free is not None and needed > free:
+            raise InputError(f"{what} needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; {SMALLER}")
+
+
+def largest_convolution(jaxpr: Any) -> int:
+    """The bytes that the largest convolution of a program reads and writes."""
+    found = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            found = max(found, sum(variable.aval.size * variable.aval.dtype.itemsize for variable in (*equation.invars, *equation.outvars)))
+        for inner in jaxprs_in_params(equation.params):
+            found = max(found, largest_convolution(inner))
+    return found
+
+
+@jax.jit
+def _encode(model: SPN, image: Array, mask: Array) -> Encoding:
+    """What all completions of a photo (h, w, 3) have in common."""
+    with PRECISION():
+        return model.encode(image[None].astype(jnp.float32) / 255, mask[None].astype(jnp.float32))
+
+
+@jax.jit
+def _decode(model: SPN, image: Array, mask: Array, encoding: Encoding, seed: Array, window: Array, sample: Array) -> tuple[Array, Array]:
+    """One prediction, float32 (h, w, 3) from 0 to 255, and whether it is finite. It is rounded when it is put into the photo."""
+    noise = draw_noise(model, seed, window[None], sample[None], *image.shape[:2])
+    with PRECISION():
+        prediction = model.decode(encoding, noise).image[0, 0].astype(jnp.float32)
+    return 255 * jnp.clip(prediction, 0, 1), jnp.isfinite(prediction).all()
+
+
+@jax.jit
+def _priors(model: SPN, image: Array, mask: Array, seed: Array) -> dict[int, Array]:
+    """{level: (h', w', c)} of the first sample."""
+    first = jnp.zeros(1, jnp.uint32)
+    noise = draw_noise(model, seed, first, first, *image.shape[:2])
+    with PRECISION():
+        output = model(image[None].astype(jnp.float32) / 255, mask[None].astype(jnp.float32), noise)
+    return {level: prior[0, 0].astype(jnp.float32) for level, prior in output.prior.items()}
+
+
+def bucket(side: int, config: Config) -> int:
+    """What a side is padded to: multiples of a quarter of the trained size up to it, of a half up to twice it, then of the whole."""
+    size = config.data.image_size
+    step = bucket_steps(config)[0 if side <= size else 1 if side <= 2 * size else 2]
+    return -(-side // step) * step
+
+
+def bucket_steps(config: Config) -> tuple[int, int, int]:
+    """A quarter, a half and the whole of the trained size, rounded up to what the network takes."""
+    size, stride = config.data.image_size, config.model.stride
+    quarter, half, whole = (max(-(-step // stride) * stride, SMALLEST) for step in (size // 4, size // 2, size))
+    return quarter, half, whole
+
+
+def pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w, c) continued by its mirror image, to the right and below. Photo and mask are continued alike: a mirror image of the hole
+    that counted as known would show what is under it."""
+    (height, width), (wanted_height, wanted_width) = array.shape[:2], size
+    return np.pad(array, ((0, wanted_height - height), (0, wanted_width - width), (0, 0)), mode="symmetric")
+
+
+def array_of_photo(photo: Photo) -> np.ndarray:
+    return photo.pixels if photo.alpha is None else np.concatenate([photo.pixels, photo.alpha], -1)
+
+
+def check_mask(mask: np.ndarray, size: tuple[int, ...]) -> None:
+    """Raises ValueError unless it is a mask of a photo of this size."""
+    if mask.dtype != np.uint8 or mask.shape != (*size, 1) or mask.max(initial=0) > 1:
+        raise ValueError(f"the mask must be {(*size, 1)} of zeros and ones, not {mask.dtype} {mask.shape}")
