@@ -122,9 +122,11 @@ def test_training_checks_its_masks_before_anything_else(tmp_path: Path, capsys: 
         "data.train_masks: the hole is 75% of the photo on average, which is unusually large: "
         "are the holes black in the mask files? If they are, set data.invert_masks=true",
     ]
-    (masks / "4.png").write_bytes(b"not an image")
-    with pytest.raises(InputError, match=r"data\.train_masks: mask .*/4\.png cannot be read as an image"):
-        train(config, tmp_path / "run")
+    broken = save_masks(tmp_path / "broken")
+    (broken / "4.png").write_bytes(b"not an image")
+    with pytest.raises(InputError, match=r"data\.test_masks: mask .*/4\.png cannot be read as an image"):
+        train(tiny.tiny(*folders, f"data.test_masks={broken}"), tmp_path / "run")
+    assert "data.train_masks: the hole is 75% of the photo on average" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
