@@ -412,5 +412,5 @@ def heading(sweep: Sweep) -> str:
 
 
 if __name__ == "__main__":
-    set_up()
+    set_up(training=True)
     run_command(main)

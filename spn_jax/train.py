@@ -646,5 +646,5 @@ def end_all_processes(error: Exception) -> NoReturn:
 
 
 if __name__ == "__main__":
-    set_up()
+    set_up(training=True)
     run_command(main)
