@@ -1,7 +1,8 @@
 """Fills holes in photos of any size with the model of a checkpoint; known pixels come back bit for bit."""
 
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -90,7 +91,15 @@ class Inpainter:
         filled = self.fill(photo_of_array(image), hole, samples, seed, strategy)
         return np.stack([array_of_photo(photo).reshape(image.shape) for photo in filled])
 
-    def fill(self, photo: Photo, mask: np.ndarray, samples: int = 1, seed: int = 0, strategy: Strategy = "auto") -> Iterator[Photo]:
+    def fill(
+        self,
+        photo: Photo,
+        mask: np.ndarray,
+        samples: int = 1,
+        seed: int = 0,
+        strategy: Strategy = "auto",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Photo]:
         """Completes one photo; what it holds in the hole has no influence.
 
         A size that the network has not been shown before is compiled first. Sizes are rounded up to few ones, so that photos of many
@@ -100,6 +109,8 @@ class Inpainter:
             mask: uint8 (h, w, 1), 1 = hole. Without a hole the photo comes back as it is.
             samples: number of completions; more add to those that fewer give.
             seed: of their noise, from 0 to 2^32 - 1.
+            progress: called before each pass of the network with how many are done and how many there are. What it raises ends the
+                work and reaches the caller.
 
         Yields:
             The photo with the hole filled, one completion after the other.
@@ -115,29 +126,40 @@ class Inpainter:
         strategy = choose_strategy(strategy, photo.size, self.config.data.image_size)
         if not mask.any():
             return iter([photo] * samples)
-        return self._fill(photo, mask, samples, seed, strategy)
+        return self._fill(photo, mask, samples, seed, strategy, progress or (lambda done, total: None))
 
-    def _fill(self, photo: Photo, mask: np.ndarray, samples: int, seed: int, strategy: Strategy) -> Iterator[Photo]:
+    def _fill(
+        self, photo: Photo, mask: np.ndarray, samples: int, seed: int, strategy: Strategy, progress: Callable[[int, int], None]
+    ) -> Iterator[Photo]:
         windows = plan(mask, strategy, self.config.data.image_size)
         image = photo.rgb()
         what = f"a photo of {image.shape[1]} x {image.shape[0]} pixels"
+        passes = itertools.count()
         streams: Sequence[Any] = [
-            self._predictions(show(image, mask, window), number, samples, seed, what) for number, window in enumerate(windows)
+            self._predictions(
+                show(image, mask, window), number, samples, seed, what, lambda: progress(next(passes), samples * len(windows))
+            )
+            for number, window in enumerate(windows)
         ]
         if len(windows) > 1:  # one window after the other: what all its samples share takes more memory than they
             streams = [list(stream) for stream in streams]
         for predictions in zip(*streams, strict=True):
             yield photo.filled(assemble(image, mask, windows, predictions), mask)
 
-    def _predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
+    def _predictions(
+        self, shown: Shown, number: int, samples: int, seed: int, what: str, before: Callable[[], None]
+    ) -> Iterator[np.ndarray]:
         """What the network makes of a window, uint8 (h, w, 3), hole and known pixels alike, once a sample."""
         padded, hole = (pad(array, self._bucket(*array.shape[:2])) for array in shown)
         photo, key, window = (self.model, padded, hole), np.uint32(seed), np.uint32(number)
+        before()
         with out_of_memory_in_words(what):
             encode, decode = self._programs_for(photo, what)
             encoding = encode(*photo)
         height, width = shown.image.shape[:2]
         for sample in range(samples):  # one at a time: together they would need the memory of so many photos
+            if sample:
+                before()
             with out_of_memory_in_words(what):
                 completed, finite = jax.tree.map(np.asarray, decode(*photo, encoding, key, window, np.uint32(sample)))
             if not finite:

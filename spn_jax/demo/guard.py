@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -33,10 +33,11 @@ class Guard:
         host: the address that the server listens at.
         names: further names by which it is reached, of a proxy for instance.
         max_bytes: of a request's body.
+        root_path: what a proxy puts before every path, "/spn" for instance; whether it takes that away again does not matter.
     """
 
-    def __init__(self, app: ASGIApp, host: str, names: Iterable[str], max_bytes: int):
-        self.app, self.max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, host: str, names: Iterable[str], max_bytes: int, root_path: str = ""):
+        self.app, self.max_bytes, self.root_path = app, max_bytes, root_path
         self.names = {name.lower() for name in (*LOOPBACK, host, *names)}
         self.any_address = host in EVERY_ADDRESS
 
@@ -49,21 +50,23 @@ class Guard:
         if refusal := self.foreign(scope["method"], headers):
             await JSONResponse({"error": refusal}, 403)(scope, receive, send)
         elif declared_length(headers) > self.max_bytes:
-            await JSONResponse({"error": self.too_large}, 413)(scope, receive, send)
+            await JSONResponse({"error": self.too_large}, 413, {"Connection": "close"})(scope, receive, send)
+        elif self.root_path and scope["path"] == self.root_path:
+            await RedirectResponse(f"{self.root_path}/")(scope, receive, send)  # the page's own addresses count from there
         else:
-            await self.app(scope, self.limited(receive), send)
+            await self.app(self.rooted(scope), self.limited(receive), send)
 
     def foreign(self, method: str, headers: Headers) -> str:
         """Why a request is refused; empty if it is not."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.knows(host):
-            return "this server does not answer under the name in the header Host; start it with --allow-host NAME to allow one"
+            return "unknown Host header; start the server with --allow-host NAME to have it answer under that name"
         # A proxy may add the encryption, so that the scheme of an origin tells nothing.
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return "requests that a page of another origin sends are refused"
+        if origin is not None and place_of(origin).lower() != host.lower():
+            return "cross-origin requests are refused"
         navigation = method == "GET" and headers.get("sec-fetch-mode") == "navigate"  # somebody followed a link to the page
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigation:
-            return "requests that a page of another site sends are refused"
+            return "cross-site requests are refused"
         return ""
 
     def knows(self, host: str) -> bool:
@@ -73,6 +76,12 @@ class Guard:
         except ValueError:
             return False
         return name in self.names or (self.any_address and is_address(name))
+
+    def rooted(self, scope: Scope) -> Scope:
+        """The same request with the whole path, as Starlette expects it, whether or not a proxy took the beginning away."""
+        path = scope["path"]
+        whole = path if path.startswith(f"{self.root_path}/") else self.root_path + path
+        return {**scope, "path": whole, "root_path": self.root_path}
 
     @property
     def too_large(self) -> str:
@@ -87,10 +96,18 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
-                raise HTTPException(413, self.too_large)
+                raise HTTPException(413, self.too_large, {"Connection": "close"})
             return message
 
         return receive_limited
+
+
+def place_of(origin: str) -> str:
+    """Host and port of a header Origin; empty if it has none, or is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def is_address(name: str) -> bool:
