@@ -28,7 +28,7 @@ from starlette.testclient import TestClient
 from spn_jax.demo import __main__ as command
 from spn_jax.demo import connections, intake
 from spn_jax.demo.app import STATIC, Settings, create_app
-from spn_jax.demo.jobs import Progress
+from spn_jax.demo.jobs import Job, Progress
 from spn_jax.demo.limits import Limits
 from spn_jax.demo.pictures import clean_name
 from spn_jax.errors import InputError
@@ -50,7 +50,7 @@ class Painter:
         self.started, self.go = threading.Event(), threading.Event()
         self.go.set()
         self.asked: tuple[Any, ...] = ()
-        self.passes = 1  # of the network
+        self.passes, self.made = 1, 0  # of the network
 
     def fill(
         self,
@@ -67,6 +67,7 @@ class Painter:
         for done in range(self.passes):
             progress(done, self.passes)
             assert self.go.wait(PATIENCE)
+            self.made += 1
         for number in range(1, samples + 1):
             yield photo.filled(np.full((*photo.size, 3), 10 * number, np.uint8), mask)
 
@@ -445,6 +446,12 @@ def test_a_hole_of_too_many_passes_is_refused(painter: Painter) -> None:
         assert "this hole takes 11 passes of the network" in sentence(client.post("/api/fill", files=FILES), 400)
 
 
+def test_a_request_has_the_minutes_that_the_command_gives_it(painter: Painter) -> None:
+    with served(painter, minutes=3) as client:
+        key = start(client, upload(client)["photo"])["job"]
+        assert client.app.state.server.store.get(key, Job).most_seconds == 180  # type: ignore[attr-defined]
+
+
 # --- uploads that do not come to an end ---
 
 
@@ -453,7 +460,8 @@ class Client:
 
     def __init__(self, app: Any, path: str, headers: dict[str, str] | None = None):
         sent = {"host": "127.0.0.1:7860", "content-type": "multipart/form-data; boundary=b"} | (headers or {})
-        self.app, self.arriving, self.answers = app, asyncio.Queue[Any](), []
+        self.app, self.arriving = app, asyncio.Queue[Any]()
+        self.answers: list[Any] = []
         self.scope = {
             "type": "http",
             "method": "POST",
@@ -493,7 +501,7 @@ def conversation(painter: Painter, talk: Callable[[Any], Coroutine[Any, Any, Non
 
 
 def test_a_client_that_leaves_ends_its_own_work(painter: Painter) -> None:
-    painter.passes = 10_000
+    painter.passes = 900
     painter.go.clear()
     body = b"".join(
         b'--b\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n\r\n%s\r\n' % (name.encode(), name.encode(), data)
@@ -510,6 +518,10 @@ def test_a_client_that_leaves_ends_its_own_work(painter: Painter) -> None:
         await running  # though the network has not been let go on
         painter.go.set()
         assert not app.state.server.store._kept
+        until = time.monotonic() + PATIENCE
+        while app.state.server.worker._line and time.monotonic() < until:
+            await asyncio.sleep(0.005)
+        assert painter.made <= 1  # and the network goes no further
 
     conversation(painter, talk)
 
