@@ -770,6 +770,14 @@ def test_the_documentation_lists_every_request_that_there_is(client: TestClient)
     assert listed == there
 
 
+def test_every_curl_that_is_documented_fails_where_the_server_refuses() -> None:
+    """Otherwise the sentence is saved under the name of the filled photo."""
+    root = STATIC.parents[2]
+    texts = [file.read_text() for file in (*root.glob("*.md"), *root.glob("docs/*.md"), STATIC / "docs.html")]
+    calls = [call for text in texts for call in re.findall(r"^.*curl .*api/fill.*$|^.*curl .*\\\n.*api/fill.*$", text, re.MULTILINE)]
+    assert calls and all("--fail-with-body" in call for call in calls), calls
+
+
 def test_pages_load_nothing_from_elsewhere_and_all_that_they_name(client: TestClient) -> None:
     for path in STATIC.iterdir():
         names = re.findall(r"""(?:src|href|from)\s*=?\s*"([^"#\s]+)\"""", path.read_text())

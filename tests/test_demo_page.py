@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -314,6 +315,49 @@ def test_another_photo_loaded_while_one_is_filled_gets_no_result_of_it(page: Pag
     page.fill("#samples", "1")
     fill(page)
     assert downloaded(page)[1].suggested_filename == "second_filled.png"
+
+
+def answer(page: Page, **changes: Any) -> None:
+    """Has the server say this of every job, and nothing else of it."""
+
+    def change(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, json=response.json() | changes)
+
+    page.route(re.compile(r"/api/photos/.*/fill$"), change)
+    page.route(re.compile(r"/api/jobs/[^/]+$"), lambda route: change(route) if route.request.method == "GET" else route.continue_())
+
+
+@pytest.mark.parametrize(("before", "words"), [(1, "1 job ahead of you ("), (2, "2 jobs ahead of you (")])
+def test_who_waits_is_told_how_many_come_first(page: Page, before: int, words: str) -> None:
+    load(page, encode_photo(deep_photo(), ".png"))
+    stroke(page, (12, 12), (20, 12))
+    answer(page, state="waiting", before=before)
+    page.click("#fill")
+    expect(page.locator("#status")).to_contain_text(words)
+
+
+def test_the_bar_tells_how_many_passes_are_made(page: Page) -> None:
+    load(page, encode_photo(deep_photo(), ".png"))
+    stroke(page, (12, 12), (20, 12))
+    answer(page, state="running", results=[], before=0, done=3, total=12)
+    page.click("#fill")
+    expect(page.locator("#progress")).to_be_visible()
+    expect(page.locator("#progress")).to_have_js_property("position", 0.25)
+    expect(page.locator("#cancel")).to_be_visible()
+
+
+def test_a_job_that_was_given_up_shows_nothing_more(page: Page) -> None:
+    load(page, encode_photo(deep_photo(), ".png"))
+    stroke(page, (12, 12), (20, 12))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if request.url.endswith("/view") else None)
+    answer(page, state="cancelled", results=[{"name": "a.png", "file": "api/jobs/k/1", "view": "api/jobs/k/1/view"}])
+    page.click("#fill")
+    expect(page.locator("#status")).to_have_text("Cancelled.")
+    expect(page.locator("#fill")).to_be_enabled()
+    expect(page.locator("#outcome")).to_be_hidden()
+    assert not asked
 
 
 def test_another_photo_gets_no_map_and_no_mask_of_the_one_before(page: Page) -> None:

@@ -1,5 +1,11 @@
 // The requests of the page. Each returns what the server says, or throws an error whose message is the server's sentence.
 // Addresses are relative to the page's, so that it works below a prefix too (a proxy's, or that of a notebook).
+//
+// What page.js uses of the answers, for whoever gives it another server:
+//   model: model (words), samples (most), bytes (most of a file), pixels (most of a photo), original (longest side), formats (names)
+//   photo: photo (key), name, width, height
+//   job: job (key), state (waiting, running, done, failed, cancelled), before (jobs), done and total (passes), error (a sentence),
+//     results ({name, file, view}, where picture() takes file and view)
 
 const LOOK = 300; // milliseconds between two looks whether a job has got on
 
