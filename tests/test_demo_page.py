@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from playwright.sync_api import APIResponse, Download, Page, Route, expect, sync_playwright
+from playwright.sync_api import APIResponse, Browser, Download, Page, Route, expect, sync_playwright
 
 from spn_jax.checkpoint import Checkpoints
 from spn_jax.config import to_dict
@@ -65,15 +65,21 @@ def server(checkpoint: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.kill()
 
 
-@pytest.fixture
-def page(server: tuple[subprocess.Popen[str], str], tmp_path: Path) -> Iterator[Page]:
-    """The page, in a browser of its own; what a script or the policy of contents complains about fails the test."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     with sync_playwright() as driver:
-        options = {"executable_path": CHROMIUM, "headless": True, "args": FLAGS.split(), "viewport": {"width": 1280, "height": 900}}
-        browser = driver.chromium.launch_persistent_context(str(tmp_path / "profile"), **options)  # type: ignore[arg-type]
-        complaints: list[str] = []
-        refusal = "Failed to load resource"  # what the browser calls an answer of the server that is a sentence
-        page = browser.pages[0]
+        browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(server: tuple[subprocess.Popen[str], str], browser: Browser) -> Iterator[Page]:
+    """The page, with a profile of its own; what a script or the policy of contents complains about fails the test."""
+    complaints: list[str] = []
+    refusal = "Failed to load resource"  # what the browser calls an answer of the server that is a sentence
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
             "console", lambda message: complaints.append(message.text) if message.type == "error" and refusal not in message.text else None
@@ -81,7 +87,6 @@ def page(server: tuple[subprocess.Popen[str], str], tmp_path: Path) -> Iterator[
         page.goto(server[1])
         expect(page.locator("#limits")).not_to_be_empty()  # the script has begun
         yield page
-        browser.close()
     assert not complaints
 
 
