@@ -715,6 +715,15 @@ def test_requests_that_foreign_pages_send_are_refused(client: TestClient, painte
     assert not painter.started.is_set()
 
 
+def test_a_proxy_may_ask_under_another_name_than_its_page_has(client: TestClient) -> None:
+    """As nginx does unless it is told otherwise; the name has to be allowed."""
+    upload_of = {"files": {"photo": PHOTO}}
+    for origin, status in (("https://photos.example", 201), ("https://PHOTOS.example:8443", 201), ("https://photos.example.evil", 403)):
+        assert client.post("/api/photos", **upload_of, headers={"origin": origin}).status_code == status
+    other_port = {"origin": "https://photos.example:8443", "sec-fetch-site": "same-site"}
+    assert "refused" in sentence(client.post("/api/photos", **upload_of, headers=other_port), 403)
+
+
 def test_a_link_from_elsewhere_may_lead_to_the_page(client: TestClient) -> None:
     headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     assert client.get("/", headers=headers).status_code == 200
@@ -817,6 +826,12 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
 def test_the_address_that_is_told_can_be_opened(host: str, shown: str) -> None:
     with command.listen(host, 0) as open_socket:
         assert command.address(host, open_socket) == f"http://{shown}:{open_socket.getsockname()[1]}/"
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Limits)])
+def test_every_limit_is_an_option(field: str) -> None:
+    options = command.parse(["--checkpoint", "a", f"--{field.replace('_', '-')}", "7"])
+    assert command.limits_of(options) == dataclasses.replace(Limits(), **{field: 7})
 
 
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ GRACE = 3  # seconds that connections have to end by themselves
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
-    limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
+    limits = limits_of(options)
     set_up()
     choose_device(options.device)
     with listen(options.host, options.port) as open_socket:  # before the checkpoint is read, which takes longer
@@ -57,6 +57,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         value = getattr(default, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{what} (at most; {value})")
     return parser.parse_args(arguments)
+
+
+def limits_of(options: argparse.Namespace) -> Limits:
+    return Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
 
 
 def listen(host: str, port: int) -> socket.socket:

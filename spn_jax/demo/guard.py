@@ -31,14 +31,15 @@ class Guard:
 
     Args:
         host: the address that the server listens at.
-        names: further names by which it is reached, of a proxy for instance.
+        names: further names by which it is reached, of a proxy for instance, which may ask for it under a name of its own.
         max_bytes: of a request's body.
         root_path: what a proxy puts before every path, "/spn" for instance; whether it takes that away again does not matter.
     """
 
     def __init__(self, app: ASGIApp, host: str, names: Iterable[str], max_bytes: int, root_path: str = ""):
         self.app, self.max_bytes, self.root_path = app, max_bytes, root_path
-        self.names = {name.lower() for name in (*LOOPBACK, host, *names)}
+        self.proxies = {name.lower() for name in names}
+        self.names = {*LOOPBACK, host.lower(), *self.proxies}
         self.any_address = host in EVERY_ADDRESS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,13 +62,20 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.knows(host):
             return "unknown Host header; start the server with --allow-host NAME to have it answer under that name"
-        # A proxy may add the encryption, so that the scheme of an origin tells nothing.
-        if origin is not None and place_of(origin).lower() != host.lower():
+        if origin is not None and not self.is_own(origin, host):
             return "cross-origin requests are refused"
         navigation = method == "GET" and headers.get("sec-fetch-mode") == "navigate"  # somebody followed a link to the page
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigation:
             return "cross-site requests are refused"
         return ""
+
+    def is_own(self, origin: str, host: str) -> bool:
+        """Whether a header Origin names this server's page. A proxy may add encryption, so that its scheme tells nothing."""
+        try:
+            place = urlsplit(origin)
+            return bool(place.netloc) and (place.netloc.lower() == host.lower() or place.hostname in self.proxies)
+        except ValueError:
+            return False
 
     def knows(self, host: str) -> bool:
         """Whether a header Host names this server. An address is nobody's to redirect, so that it needs no list."""
@@ -100,14 +108,6 @@ class Guard:
             return message
 
         return receive_limited
-
-
-def place_of(origin: str) -> str:
-    """Host and port of a header Origin; empty if it has none, or is none."""
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return ""
 
 
 def is_address(name: str) -> bool:

@@ -67,17 +67,17 @@ class Store:
         self._kept.pop(key, None)
 
     def sweep(self) -> None:
-        """Drops what was not used for too long, and then what there is no room for; the last used thing stays whatever its size.
-
-        It takes some 0.1 ms where a thousand things are kept.
-        """
+        """Drops what was not used for too long, and then what there is no room for; the last used thing stays whatever its size."""
         old = self.clock() - self.seconds
         number, total = len(self._kept), sum(item.size for item, _ in self._kept.values())
         last = next(reversed(self._kept), None)
-        for key, (item, used) in list(self._kept.items()):
+        leaving = []
+        for key, (item, used) in self._kept.items():
             full = key != last and (number > self.max_items or total > self.max_bytes)
             if used > old and not full:
-                return  # what follows was used later
+                break  # what follows was used later
             if not item.busy:
                 number, total = number - 1, total - item.size
-                self.drop(key)
+                leaving.append(key)
+        for key in leaving:
+            self.drop(key)
