@@ -9,7 +9,7 @@ Data: tiles at 64 x 64, split by scene (whole photos held out), and drawn masks 
 Teacher: TResNet-L with seeded random weights, the paper's "SPN w/ rand" (Fig. 9): the pretrained one has to be downloaded.
 Hardware: two CPU cores. Cost: a cache of some 100 MB, 2 to 5 minutes of training.
 Expected: clearly better than filling holes with the mean colour. A few minutes on a few photos make no good inpainter;
-the numbers measured are in the README.
+the numbers measured are in docs/results.md.
 """
 
 from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TeacherConfig, TrainConfig

@@ -8,7 +8,7 @@
 Data, teacher and cache: those of configs/demo.py. VGG19 of the perceptual losses has seeded random weights as well: the
 trained ones have to be downloaded.
 Hardware: two CPU cores. Cost: 5 to 10 minutes of training.
-Expected: different colours and shades in the same hole, the photo untouched around it. The numbers measured are in the README.
+Expected: different colours and shades in the same hole, the photo untouched around it. The numbers measured are in docs/results.md.
 """
 
 from spn_jax.config import (

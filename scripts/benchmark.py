@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a copy that is not installed
 
 from spn_jax.errors import run_command  # noqa: E402
-from spn_jax.runtime import keep_memory, only_cpu  # noqa: E402
+from spn_jax.runtime.device import keep_memory, only_cpu  # noqa: E402
 
 SETTING = re.compile(r"[a-z_0-9]+\.[a-z_0-9.]+=")  # such as train.batch_size=4
 COMMANDS = ("aot", "beside", "evaluation", "input", "step")

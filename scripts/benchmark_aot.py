@@ -23,7 +23,7 @@ from jax.sharding import AxisType, Mesh
 from scripts.benchmark_step import CHANNELS, ROOT, draw_batch, draw_frozen, jitted_step, numbers
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
-from spn_jax.step import build_networks, create_state, matmul_precision, resolve_schedule
+from spn_jax.training.step import build_networks, create_state, matmul_precision, resolve_schedule
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(?:-start)?\(")

@@ -19,8 +19,8 @@ import jax
 from scripts.benchmark_step import NUMBERS, PASSES, ROOT, compile_pass, mesh_of, timed
 from spn_jax.config import apply_overrides, load_config
 from spn_jax.errors import InputError
-from spn_jax.files import check_writable
-from spn_jax.runtime import keep_compiled_programs
+from spn_jax.runtime.device import keep_compiled_programs
+from spn_jax.runtime.files import check_writable
 
 
 class Other:

@@ -16,15 +16,15 @@ import jax
 import numpy as np
 from PIL import Image
 
-from spn_jax.checkpoint import load_model
+from spn_jax.checkpoints.store import load_model
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.data.images import open_photos
 from spn_jax.data.masks import draw_strokes, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
+from spn_jax.evaluation.pairs import draw_pairs
+from spn_jax.evaluation.scoring import Detail, Networks, complete_batch, score_batch
 from spn_jax.models.spn import SPN
-from spn_jax.pairs import draw_pairs
-from spn_jax.scoring import Detail, Networks, complete_batch, score_batch
-from spn_jax.sharding import make_mesh, replicate, shard_batch
+from spn_jax.runtime.sharding import make_mesh, replicate, shard_batch
 
 ROOT = Path(__file__).resolve().parent.parent
 CHANNELS = {1: 76, 2: 76, 3: 152}  # of TResNet-L's features

@@ -21,8 +21,8 @@ from scripts.benchmark_step import ROOT, stepper
 from spn_jax.config import Config, load_config
 from spn_jax.data.images import prepare_photo
 from spn_jax.errors import InputError
-from spn_jax.sharding import check_divisible, make_mesh, shard_batch
-from spn_jax.train import Data, open_data, open_frozen, open_lessons, read_batches
+from spn_jax.runtime.sharding import check_divisible, make_mesh, shard_batch
+from spn_jax.training.inputs import Data, open_data, open_frozen, open_lessons, read_batches
 
 WARM_UP = 2  # batches that are not timed, and steps
 

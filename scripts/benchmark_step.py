@@ -22,9 +22,9 @@ from jax.sharding import Mesh
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
 from spn_jax.models.vgg import VGG19
-from spn_jax.runtime import only_cpu
-from spn_jax.sharding import check_divisible, make_mesh, replicate, shard_batch, state_sharding
-from spn_jax.step import Frozen, build_networks, compile_train_step, create_state, matmul_precision, resolve_schedule
+from spn_jax.runtime.device import only_cpu
+from spn_jax.runtime.sharding import check_divisible, make_mesh, replicate, shard_batch, state_sharding
+from spn_jax.training.step import Frozen, build_networks, compile_train_step, create_state, matmul_precision, resolve_schedule
 
 ROOT = Path(__file__).resolve().parent.parent
 CHANNELS = {1: 76, 2: 76, 3: 152}  # of TResNet-L's features

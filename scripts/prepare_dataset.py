@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spn_jax.data.mask_set import prepare_masks
-from spn_jax.data.open_scenes import OPEN_SCENES, prepare_open_scenes
 from spn_jax.data.official import DATA_SETS, Options, Selection, select_tfds
+from spn_jax.data.open_scenes import OPEN_SCENES, prepare_open_scenes
 from spn_jax.data.prepare import prepare
 from spn_jax.data.sources import Tfds, open_source, tfds_splits
 from spn_jax.errors import InputError, run_command
@@ -28,6 +28,8 @@ def main(arguments: Sequence[str]) -> None:
     of_tfds = [source for source in options.source if source.startswith("tfds:")]
     if of_tfds and len(options.source) > 1:
         raise InputError("--source tfds:NAME is a whole data set; leave the other --source out")
+    if options.licence and options.name != OPEN_SCENES:
+        raise InputError(f"--licence is for {OPEN_SCENES}; the photos of {options.name} come without a list of licences, leave it out")
     if options.name == MASKS:
         if of_tfds or options.test is not None or options.allow_incomplete:
             raise InputError(f"{MASKS} is read from its archive or folder, whole; --test, --allow-incomplete and tfds: do not apply")
@@ -38,8 +40,6 @@ def main(arguments: Sequence[str]) -> None:
             raise InputError(f"{OPEN_SCENES} takes --source, --licence, --output and --threads; leave the other options out")
         prepare_open_scenes(options.source, options.licence, options.output, threads)
         return
-    if options.licence:
-        raise InputError(f"--licence is for {OPEN_SCENES}; the photos of {options.name} come without a list of licences, leave it out")
     if options.invert_masks:
         raise InputError(f"--invert-masks is for {MASKS}, {options.name} has no masks; leave it out")
     if options.test is not None and options.name != "folder":

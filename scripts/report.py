@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a copy that is not installed
 
-from spn_jax import figures  # noqa: E402
+from spn_jax.drawing import figures  # noqa: E402
 from spn_jax.errors import InputError, run_command  # noqa: E402
-from spn_jax.files import check_writable, write_atomically  # noqa: E402
+from spn_jax.runtime.files import check_writable, write_atomically  # noqa: E402
 from spn_jax.views import curves  # noqa: E402
 
 DEPTH = 3  # folders below a RUN that are looked into; checkpoints lie deeper

@@ -2,7 +2,8 @@
 
 A config file is Python and defines `get_config() -> Config`. Overrides have the form `section.key=value`.
 Every setting has one comment line; the defaults are the paper's or, where the two differ, mostly the
-released program's (the README has the table). Settings made with `safe(...)` may change when a run is resumed; any other change stops it.
+released program's (docs/paper_and_program.md has the table). Settings made with `safe(...)` may change when a run is
+resumed; any other change stops it.
 """
 
 import dataclasses
@@ -81,13 +82,18 @@ class DataConfig:
     prefetch: int = safe(4)  # batches read ahead
 
 
+ONLINE_TEACHERS = ("tresnet_l", "efficientnet_lite0")  # which are written in JAX too: spn_jax/online_teachers.py
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
     """The frozen network whose features the prior learner distils."""
 
-    name: str = "tresnet_l"  # network: tresnet_l, timm:NAME, torchvision:NAME, FILE (a program or a .py), sobel, canny, spn:CHECKPOINT
-    mode: Literal["cached", "online"] = "cached"  # features read from the cache, or computed in the training step (tresnet_l)
-    weights: str = safe("")  # of mode online: an .npz of teacher_export.weights
+    name: str = (
+        "tresnet_l"  # tresnet_l, efficientnet_lite0, timm:NAME, torchvision:NAME, FILE (a program or a .py), sobel, canny, spn:CHECKPOINT
+    )
+    mode: Literal["cached", "online"] = "cached"  # features read from the cache, or computed in the training step (ONLINE_TEACHERS)
+    weights: str = safe("")  # of mode online: an .npz of teacher_export.weights, or "random" (seeded by teacher.seed)
     cache: str = ""  # folder of exported features, written by teacher_export, read by the trainer
     photo: Literal["original", "upsampled"] = "original"  # teacher sees the photo resized to 2P (released) or the P photo enlarged (paper)
     layers: tuple[str, ...] = ()  # names of its maps, one for each of `levels`; none: found by their sizes
@@ -98,12 +104,12 @@ class TeacherConfig:
     compute_dtype: Literal["float32", "bfloat16"] = safe("float32")  # bfloat16: the export's forward passes under autocast
     records_per_shard: int = safe(256)  # photos' records in one file of the cache
     batch_size: int = safe(8)  # photos a forward pass in the export
-    seed: int = safe(0)  # of `--weights random`
+    seed: int = safe(0)  # of random weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights and forms of the losses; see the README's table of paper against released program."""
+    """Weights and forms of the losses; docs/paper_and_program.md compares the paper with the released program."""
 
     reconstruction: float = 10.0  # lambda 1 (Eq. 12)
     prior: float = 1.0  # of the distillation loss, which Eq. 12 adds unweighted; 0 trains without distillation and needs no teacher
@@ -411,8 +417,10 @@ def _check_model_and_losses(config: Config) -> None:
         }
         if asked := [name for name, value in needing.items() if value]:
             raise InputError(f"{', '.join(asked)} ask for several completions of a photo; set model.variational=true, or leave them out")
-    if config.teacher.mode == "online" and config.teacher.name != "tresnet_l":
-        raise InputError(f"teacher.mode=online runs tresnet_l alone; set teacher.mode=cached and export {config.teacher.name}")
+    if config.teacher.mode == "online" and config.teacher.name not in ONLINE_TEACHERS:
+        raise InputError(
+            f"teacher.mode=online runs {' or '.join(ONLINE_TEACHERS)}; set teacher.mode=cached and export {config.teacher.name}"
+        )
     if loss.diversity and samples < 2:
         raise InputError(f"loss.diversity={loss.diversity} compares completions of a photo; set train.samples=2 or more")
 

@@ -1,42 +1,26 @@
-"""Writes a model as one archive that runs with JAX alone: `python -m spn_jax.export --checkpoint DIR --output FILE.zip [--size H W ...]`.
+"""Writes a model as one archive that runs with JAX alone: `python -m spn_jax.export --output FILE.zip [--checkpoint DIR] [--size H W ...]`.
 
 Inside: a StableHLO program for each size, compiled for CPU, CUDA or TPU by whoever loads it; the weights, which are its arguments; and
 manifest.json, which says what goes in and comes out.
 """
 
 import argparse
-import io
-import json
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax import Array
-from jax import export as jax_export
-
-from spn_jax import __version__
-from spn_jax.checkpoint import LoadedModel, load_model
-from spn_jax.completion import PRECISION
+from spn_jax.checkpoints.store import load_model
 from spn_jax.errors import InputError, run_command
-from spn_jax.files import check_writable, write_atomically
-from spn_jax.metrics import composite
-from spn_jax.models.spn import SMALLEST, SPN
-from spn_jax.parameters import named_arrays, with_named_arrays
-from spn_jax.runtime import set_up
-
-PLATFORMS = ("cpu", "cuda", "tpu")
-WEIGHTS, MANIFEST = "weights.npz", "manifest.json"
-Size = tuple[int, int]  # height and width
+from spn_jax.filling.archive import archive, check_sizes
+from spn_jax.pretrained import DEFAULT, announce
+from spn_jax.runtime.device import set_up
+from spn_jax.runtime.files import check_writable, write_atomically
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     if options.output.is_dir() or options.output.suffix != ".zip":
         raise InputError(f"--output {options.output} must be the name of a file that ends in .zip")
+    announce(options.checkpoint)
     loaded = load_model(options.checkpoint)
     sizes = [tuple(size) for size in options.size or [[loaded.config.data.image_size] * 2]]
     check_sizes(sizes, loaded.config.model.stride)
@@ -47,7 +31,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spn_jax.export", description=__doc__)
-    parser.add_argument("--checkpoint", required=True, help="a run's work directory (its newest checkpoint) or one checkpoint")
+    parser.add_argument(
+        "--checkpoint",
+        default=DEFAULT,
+        help=f"a run's work directory (its newest checkpoint), one checkpoint or a model file; default: {DEFAULT}",
+    )
     parser.add_argument("--output", required=True, type=Path, help="the archive, FILE.zip")
     parser.add_argument(
         "--size",
@@ -58,89 +46,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="height and width of a program's photos; several times for several programs, the trained size if left out",
     )
     return parser.parse_args(arguments)
-
-
-def check_sizes(sizes: Sequence[Size], stride: int) -> None:
-    """Raises InputError unless each is one that the network takes, and none comes twice."""
-    least = max(SMALLEST, stride)
-    for height, width in sizes:
-        if height % stride or width % stride or min(height, width) < least:
-            raise InputError(f"--size {height} {width}: both must be multiples of {stride} and at least {least}")
-        if list(sizes).count((height, width)) > 1:
-            raise InputError(f"--size {height} {width} was given twice; leave one out")
-
-
-def archive(loaded: LoadedModel, sizes: Sequence[Size]) -> bytes:
-    """The archive's bytes."""
-    weights, buffer = io.BytesIO(), io.BytesIO()
-    np.savez(weights, allow_pickle=False, **{name: np.asarray(array) for name, array in named_arrays(loaded.model).items()})
-    with zipfile.ZipFile(buffer, "w") as file:  # not compressed: weights are noise to a packer
-        file.writestr(WEIGHTS, weights.getvalue())
-        for size in sizes:
-            file.writestr(program_name(size), bytes(export_program(loaded.model, size).serialize()))
-        file.writestr(MANIFEST, json.dumps(manifest(loaded, sizes), indent=1) + "\n")
-    return buffer.getvalue()
-
-
-def program_name(size: Size) -> str:
-    return f"{size[0]}x{size[1]}.stablehlo"
-
-
-def export_program(model: SPN, size: Size) -> jax_export.Exported:
-    """The function (weights, image, mask[, noise]) -> completion for photos of one size and batches of any."""
-    (batch,) = jax_export.symbolic_shape("b")
-    shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in named_arrays(model).items()}
-    inputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in input_shapes(model, size).values()]
-
-    def complete(weights: Mapping[str, Array], image: Array, mask: Array, noise: Array | None = None) -> Array:
-        filled = with_named_arrays(model, weights, what="weights")
-        with PRECISION():
-            prediction = filled(image, mask, None if noise is None else noise[:, None]).image[:, 0]
-        return composite(prediction, image, mask)
-
-    return jax_export.export(jax.jit(complete), platforms=PLATFORMS)(shapes, *inputs)
-
-
-def input_shapes(model: SPN, size: Size) -> dict[str, tuple[int, ...]]:
-    """{input: shape without the batch}, in the program's order, behind the weights."""
-    shapes: dict[str, tuple[int, ...]] = {"image": (*size, 3), "mask": (*size, 1)}
-    return shapes | ({"noise": model.noise_shape(*size)} if model.variational else {})
-
-
-def manifest(loaded: LoadedModel, sizes: Sequence[Size]) -> dict[str, Any]:
-    """What a program that loads the archive has to know."""
-    ranges = {
-        "image": "RGB in [0, 1]; what lies in the hole is not looked at",
-        "mask": "1 in the hole, 0 elsewhere",
-        "noise": "standard normal; another completion for another noise",
-    }
-    return {
-        "format": 1,
-        "model": loaded.config.model.kind,
-        "step": loaded.step,
-        "trained_size": loaded.config.data.image_size,
-        "platforms": list(PLATFORMS),
-        "versions": {"spn_jax": __version__, "jax": jax.__version__},
-        "weights": WEIGHTS,
-        "arguments": "a dictionary of the weights' arrays by name, then the inputs in this order; b is any batch",
-        "programs": [
-            {
-                "file": program_name(size),
-                "size": list(size),
-                "inputs": [
-                    {"name": name, "shape": ["b", *shape], "dtype": "float32", "range": ranges[name]}
-                    for name, shape in input_shapes(loaded.model, size).items()
-                ],
-                "output": {
-                    "name": "completion",
-                    "shape": ["b", *size, 3],
-                    "dtype": "float32",
-                    "range": "RGB in [0, 1]: the prediction in the hole, the image elsewhere",
-                },
-            }
-            for size in sizes
-        ],
-    }
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from spn_jax import figures
+from spn_jax.drawing import figures
 from spn_jax.errors import InputError, run_command
-from spn_jax.files import check_writable, write_atomically
-from spn_jax.runtime import set_up
+from spn_jax.runtime.device import set_up
+from spn_jax.runtime.files import check_writable, write_atomically
 from spn_jax.views import compare, curves, detect, diversity, failures, features, masks, priors, samples, tsne
 
 VIEWS = {

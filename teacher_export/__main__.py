@@ -29,7 +29,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--weights",
         help="file of the network's release, random (teacher.seed), pretrained (downloaded; of timm: and torchvision: teachers) or, "
-        "of tresnet_l, timm:NAME (downloaded, for example timm:tresnet_l.miil_in1k); some teachers have none",
+        "of tresnet_l, timm:NAME (downloaded, for example timm:tresnet_l.miil_in1k); some teachers have none, "
+        "and efficientnet_lite0 has those of a package",
     )
     parser.add_argument("--device", default=None, help="cpu or cuda; default: cuda where there is one")
     parser.add_argument("--processes", type=int, metavar="N", help="processes that share the export, where torchrun or SLURM do not tell")

@@ -18,17 +18,8 @@ import numpy as np
 from flax import nnx
 
 import spn_jax
-from spn_jax.checkpoint import (
-    find_checkpoint,
-    load_discriminator,
-    load_model,
-    require_new_folder,
-    save_converted,
-    stored_metadata,
-    teacher_channels,
-)
-from spn_jax.config import Config, EvalConfig, apply_overrides, load_config, to_dict
-from spn_jax.convert import (
+from spn_jax.checkpoints.parameters import named_arrays
+from spn_jax.checkpoints.released import (
     FULL_SIZE,
     LEFT_OUT,
     NETWORKS,
@@ -40,10 +31,19 @@ from spn_jax.convert import (
     model_to_released,
     split_released,
 )
+from spn_jax.checkpoints.store import (
+    find_checkpoint,
+    load_discriminator,
+    load_model,
+    require_new_folder,
+    save_converted,
+    stored_metadata,
+    teacher_channels,
+)
+from spn_jax.config import Config, EvalConfig, apply_overrides, load_config, to_dict
 from spn_jax.errors import InputError, run_command
-from spn_jax.files import write_atomically
-from spn_jax.log import quiet_libraries
-from spn_jax.parameters import named_arrays
+from spn_jax.runtime.files import write_atomically
+from spn_jax.runtime.log import quiet_libraries
 
 LAYOUT = "it must hold a released SPN as {name: tensor}, or that in {name: {...}}"
 SIZES = "if its sizes are not the published ones, describe them with --config"

@@ -15,8 +15,8 @@ import numpy as np
 
 from spn_jax.data.images import decode_photo, find_images
 from spn_jax.errors import InputError, run_command
-from spn_jax.files import check_writable, write_atomically
-from spn_jax.methods import named
+from spn_jax.evaluation.methods import named
+from spn_jax.runtime.files import check_writable, write_atomically
 from spn_jax.views.detect import FORMAT
 
 if TYPE_CHECKING:

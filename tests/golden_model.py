@@ -13,8 +13,8 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from spn_jax.config import Config, LossConfig, ModelConfig, TeacherConfig, TrainConfig
-from spn_jax.convert import (
+from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
+from spn_jax.checkpoints.released import (
     FULL_SIZE,
     LEAVES,
     TEACHER_CHANNELS,
@@ -23,13 +23,13 @@ from spn_jax.convert import (
     model_from_released,
     model_modules,
 )
+from spn_jax.checkpoints.weights import vgg19_names
+from spn_jax.config import Config, LossConfig, ModelConfig, TeacherConfig, TrainConfig
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.spn import SPN, merge_samples
 from spn_jax.models.vgg import VGG19
-from spn_jax.parameters import named_arrays, with_named_arrays
-from spn_jax.sharding import make_mesh, replicate
-from spn_jax.step import Frozen, Schedule, compile_train_step, create_state, generate
-from spn_jax.weights import vgg19_names
+from spn_jax.runtime.sharding import make_mesh, replicate
+from spn_jax.training.step import Frozen, Schedule, compile_train_step, create_state, generate
 from tests import parity_fill
 
 GOLDEN = Path(__file__).parent / "golden"

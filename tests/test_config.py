@@ -287,7 +287,7 @@ def test_an_input_error_inside_a_config_file_passes(tmp_path: Path) -> None:
         ("data=DataConfig(train_photos=['a', 'b'])", "data.train_photos=['a', 'b'] is not text"),
         ("data=DataConfig(invert_masks='yes')", "data.invert_masks='yes' is not true or false"),
         ("model=ModelConfig(prior_levels=3)", "model.prior_levels=3 is not a list of values, each a whole number, separated by commas"),
-        ("data=DataConfig(crop='middle')", "data.crop='middle' is not one of none, center"),
+        ("data=DataConfig(crop='middle')", "data.crop='middle' is not one of none, center, random"),
     ],
 )
 def test_wrong_types_in_a_config_file(tmp_path: Path, sections: str, message: str) -> None:
@@ -363,7 +363,15 @@ def test_a_stored_number_beyond_all_bounds_is_refused() -> None:
 
 
 SAFE = [  # these change neither the parameters nor the data of a run that is continued
-    *("data.threads=1", "data.prefetch=1", "teacher.batch_size=1", "schedule.length=1", "train.log_every=1", "train.image_every=1"),
+    *(
+        "data.keep_decoded=1",
+        "data.threads=1",
+        "data.prefetch=1",
+        "teacher.batch_size=1",
+        "schedule.length=1",
+        "train.log_every=1",
+        "train.image_every=1",
+    ),
     *("train.eval_every=1", "train.checkpoint_every=1", "train.keep_last=1", "train.keep_best=0", "eval.batch_size=1"),
     *("eval.photos=1", "eval.quantise=round", "eval.seed=1", "eval.samples=2", "loss.vgg=a", "train.shard_parameters=true"),
     *("teacher.dtype=float32", "teacher.records_per_shard=1", "teacher.seed=1"),  # of the export; the cache itself may not change

@@ -1,4 +1,4 @@
-"""Imports go one way; a boundary that nobody checks is gone within a month."""
+"""Imports between rooms go one way; a boundary that nobody checks is gone within a month."""
 
 import ast
 import subprocess
@@ -8,11 +8,38 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LEAVES = ("config", "errors", "files", "losses", "metrics", "distances", "sharding", "log", "figures")
-KEY_FILES = (
-    *(f"spn_jax/{name}.py" for name in (*LEAVES, "checkpoint", "evaluate", "step", "train", "models/spn", "data/pipeline", "data/teacher")),
-    "teacher_export/__main__.py",
-)
+BASE = ("config", "errors")
+RUNS_MODELS = (*BASE, "runtime", "pretrained", "models", "checkpoints", "data", "drawing")
+# {room: what it may import beside itself and the version}: packages and modules of spn_jax. Everything else is forbidden.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "config": ("errors",),
+    "runtime": ("errors",),
+    "pretrained": ("errors",),
+    "metrics": ("errors",),
+    "drawing": ("errors",),
+    "models": BASE,
+    "data": (*BASE, "runtime.files", "runtime.progress"),
+    "checkpoints": (*BASE, "runtime", "models", "pretrained"),
+    "filling": RUNS_MODELS,
+    "evaluation": (*RUNS_MODELS, "metrics", "filling"),
+    "training": (*RUNS_MODELS, "evaluation"),
+    "ablations": (*RUNS_MODELS, "evaluation", "training"),
+    "views": (*RUNS_MODELS, "evaluation", "filling", "training.step"),
+    "demo": (*BASE, "runtime", "pretrained", "drawing", "filling"),
+    # Commands: options, then a call. Nobody imports them.
+    "train": (*BASE, "runtime", "training"),
+    "evaluate": (*BASE, "runtime", "checkpoints", "data.masks", "evaluation"),
+    "predict": (*BASE, "runtime", "pretrained", "filling"),
+    "export": (*BASE, "runtime", "pretrained", "checkpoints", "filling"),
+    "ablate": (*BASE, "runtime", "checkpoints", "evaluation", "ablations"),
+    "visualize": (*BASE, "runtime", "drawing", "views"),
+    # Doors for programs outside
+    "__init__": ("checkpoints.store", "filling.inpainter"),
+    "checkpoint": ("checkpoints.store",),
+}
+COMMANDS = ("train", "evaluate", "predict", "export", "ablate", "visualize", "demo.__main__")
+LONGEST_COMMAND = 150  # lines
 
 
 def imports(path: Path) -> set[str]:
@@ -28,9 +55,9 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def imported(path: Path, *forbidden: str) -> list[str]:
-    """The imports of `path` that are one of the modules `forbidden` or lie inside one."""
-    return sorted(name for name in imports(path) for module in forbidden if f"{name}.".startswith(f"{module}."))
+def imported(path: Path, *modules: str) -> list[str]:
+    """The imports of `path` that are one of the modules or lie inside one."""
+    return sorted(name for name in imports(path) for module in modules if f"{name}.".startswith(f"{module}."))
 
 
 def files(*patterns: str) -> list[Path]:
@@ -43,35 +70,53 @@ def check(paths: list[Path], *forbidden: str) -> None:
     assert not {path: names for path, names in wrong.items() if names}
 
 
-@pytest.mark.parametrize("path", KEY_FILES)
-def test_the_files_these_rules_are_about_exist(path: str) -> None:
-    assert (ROOT / path).is_file()
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "spn_jax").with_suffix("").parts[0]
+
+
+def test_every_room_is_in_the_table_and_there() -> None:
+    assert {room_of(path) for path in files("spn_jax/**/*.py")} == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    allowed = ("__version__", room, *ROOMS[room])
+    for path in files(f"spn_jax/{room}.py", f"spn_jax/{room}/**/*.py"):
+        permitted = imported(path, *(f"spn_jax.{name}" for name in allowed))
+        assert set(imported(path, "spn_jax")) <= set(permitted), path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nobody_imports_a_command_and_none_is_long(command: str) -> None:
+    own = ROOT / "spn_jax" / f"{command.replace('.', '/')}.py"
+    assert len(own.read_text().splitlines()) <= LONGEST_COMMAND
+    check([path for path in files("spn_jax/**/*.py", "teacher_export/**/*.py", "scripts/*.py") if path != own], f"spn_jax.{command}")
+
+
+@pytest.mark.parametrize("package", files("spn_jax/*/__init__.py"), ids=lambda path: path.parent.name)
+def test_packages_import_nothing_and_say_what_is_in_them(package: Path) -> None:
+    assert not imports(package)
+    assert ast.get_docstring(ast.parse(package.read_text()))
 
 
 def test_library_knows_neither_torch_nor_tensorflow_nor_the_export() -> None:
     check(files("spn_jax/**/*.py"), "torch", "torchvision", "timm", "tensorflow", "tensorflow_datasets", "teacher_export")
 
 
-def test_leaves_import_nothing_of_ours_but_config_errors_and_files() -> None:
-    for path in files(*(f"spn_jax/{name}.py" for name in LEAVES)):
-        ours = {".".join(name.split(".")[:2]) for name in imported(path, "spn_jax")}
-        assert ours <= {"spn_jax.config", "spn_jax.errors", "spn_jax.files"}, path
-
-
 def test_photos_and_windows_need_no_jax() -> None:
-    check(files("spn_jax/photos.py", "spn_jax/windows.py"), "jax", "flax", "spn_jax.models", "spn_jax.inpainter")
+    check(files("spn_jax/filling/photos.py", "spn_jax/filling/windows.py"), "jax", "flax", "spn_jax.models", "spn_jax.filling.inpainter")
 
 
-def test_data_imports_no_jax_and_no_models() -> None:
-    check(files("spn_jax/data/*.py"), "jax", "flax", "spn_jax.models", "spn_jax.step", "spn_jax.train")
+def test_data_and_what_it_takes_from_runtime_import_no_jax() -> None:
+    check(files("spn_jax/data/*.py", "spn_jax/runtime/files.py", "spn_jax/runtime/progress.py"), "jax", "flax")
 
 
 def test_models_and_step_import_no_data() -> None:
-    check(files("spn_jax/models/*.py", "spn_jax/step.py"), "grain", "array_record", "spn_jax.data", "spn_jax.train")
+    check(files("spn_jax/models/*.py", "spn_jax/training/step.py"), "grain", "array_record", "spn_jax.data", "spn_jax.training.loop")
 
 
 def test_step_runs_where_grain_is_not_installed() -> None:
-    program = "import sys; sys.modules['grain'] = sys.modules['array_record'] = None; import spn_jax.step"
+    program = "import sys; sys.modules['grain'] = sys.modules['array_record'] = None; import spn_jax.training.step"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from spn_jax.checkpoint import Checkpoints
+from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
+from spn_jax.checkpoints.store import Checkpoints
 from spn_jax.config import Config, load_config, to_dict
-from spn_jax.parameters import named_arrays, with_named_arrays
-from spn_jax.sharding import make_mesh, replicate
-from spn_jax.step import Frozen, StepGraph, TrainState, build_networks, compile_train_step, create_state, resolve_schedule
+from spn_jax.runtime.sharding import make_mesh, replicate
+from spn_jax.training.step import Frozen, StepGraph, TrainState, build_networks, compile_train_step, create_state, resolve_schedule
 
 CONFIG_FILE = Path(__file__).parent.parent / "configs" / "tiny.py"
 CHANNELS = {1: 5, 2: 6, 3: 7}

@@ -16,7 +16,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
-from spn_jax.checkpoint import FOLDER, newest_checkpoint
+from spn_jax.checkpoints.store import FOLDER, newest_checkpoint
 from spn_jax.config import load_config
 from spn_jax.data.cache_writer import CacheWriter
 from spn_jax.data.images import checksum, open_photos

@@ -16,7 +16,7 @@ from spn_jax.data.manifest import MANIFEST, PLAN, Manifest, Shard, plan_differen
 from spn_jax.data.shards import READER_OPTIONS, TEMPORARY, BeingWritten, count_records, new_shard, write_text
 from spn_jax.data.teacher import damaged_shards
 from spn_jax.errors import InputError
-from spn_jax.files import lock_folder
+from spn_jax.runtime.files import lock_folder
 
 # One record a chunk, so that reading a photo decompresses nothing else. zstd at its fastest level: measured on a trunk's
 # bfloat16 features of 256-pixel photos it stores 58 % of the bytes, writes as fast as no compression (298 against 316 MB/s)

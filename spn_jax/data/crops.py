@@ -16,7 +16,7 @@ CROPS_PER_PHOTO = 6
 CROP_SIZE = 256  # pixels of a saved square; none is cut smaller, so none is enlarged
 
 
-def write_test_crops(photos: PhotoSource, folder: Path) -> int:
+def write_crops(photos: PhotoSource, folder: Path) -> int:
     """Saves CROPS_PER_PHOTO squares of every photo as PNG files of CROP_SIZE pixels, returns their number.
 
     Which squares follows from the photo's name alone: they stay the same when other photos join the set.

@@ -17,6 +17,7 @@ from pathlib import Path
 from spn_jax.data.sources import Source
 from spn_jax.errors import InputError
 
+UNKNOWN = "unknown"  # the licence of files that a copyright file says nothing about
 AR = b"!<arch>\n"
 AR_HEADER = 60  # bytes before each member: name (16), date, owner, group, mode (32), size (10), two end marks
 
@@ -99,12 +100,12 @@ class Paragraph:
 
     patterns: tuple[str, ...]
     copyright: str
-    licence: str  # its short name, such as public-domain or CC-BY-SA-4.0
+    licence: str  # its short name, such as public-domain or CC-BY-SA-4.0; UNKNOWN where the paragraph names none
     statement: str  # what the paragraph says about the licence beyond its name, in one line
 
 
 def read_copyright(text: str, label: str) -> list[Paragraph]:
-    """The `Files:` paragraphs of a DEP-5 file, in order. InputError, naming `label`, if it has none or one without a licence."""
+    """The `Files:` paragraphs of a DEP-5 file, in order. InputError, naming `label`, if it has none."""
     paragraphs = []
     for block in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
         fields = _fields(block)
@@ -112,9 +113,7 @@ def read_copyright(text: str, label: str) -> list[Paragraph]:
             continue
         # Patterns stand between blanks. Some authors also write names with blanks in them, a line each, so whole lines count as well.
         patterns = tuple(dict.fromkeys([*_lines(fields["files"]), *fields["files"].split()]))
-        licence = _lines(fields.get("license", ""))
-        if not licence or not patterns:
-            raise InputError(f"{label} has a paragraph `Files: {' '.join(patterns)}` without a licence; use another version of the package")
+        licence = _lines(fields.get("license", "")) or (UNKNOWN,)
         statement = " ".join([*licence[1:], *_lines(fields.get("comment", ""))])
         paragraphs.append(Paragraph(patterns, " ".join(_lines(fields.get("copyright", ""))), licence[0], statement))
     if not paragraphs:

@@ -12,10 +12,10 @@ from PIL import Image
 from spn_jax.data.images import decode_image
 from spn_jax.data.masks import MASKS_PER_TENTH, TENTHS
 from spn_jax.data.official import Photo, files
-from spn_jax.data.progress import Progress
 from spn_jax.data.sources import Source
 from spn_jax.errors import InputError
-from spn_jax.files import write_atomically
+from spn_jax.runtime.files import write_atomically
+from spn_jax.runtime.progress import Progress
 
 NAME = "irregular_masks.zip"
 TOLERANCE = 0.01  # of the share of the hole, beyond its tenth: files were made at another size than they are published in

@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from spn_jax.data.crops import write_test_crops
-from spn_jax.data.debian import Deb, Paragraph, about, read_copyright
+from spn_jax.data.crops import write_crops
+from spn_jax.data.debian import UNKNOWN, Deb, Paragraph, about, read_copyright
 from spn_jax.data.images import IMAGE_SUFFIXES, decode_photo, open_photos
 from spn_jax.data.official import Photo, Selection
 from spn_jax.data.prepare import prepare
@@ -171,7 +171,7 @@ def prepare_open_scenes(sources: Sequence[str], licences: Sequence[str], output:
     selection = Selection([p.photo for p in halves["train"]], [p.photo for p in halves["test"]], notes)
     beside = functools.partial(licence_texts, halves, scenes)
     prepare(OPEN_SCENES, selection, sources, output, threads, beside)
-    count = write_test_crops(open_photos(str(output / "test"), "--output"), output / TEST_CROPS)
+    count = write_crops(open_photos(str(output / "test"), "--output"), output / TEST_CROPS)
     print(f"{output / TEST_CROPS} has {count} squares of the held-out photos", flush=True)
 
 
@@ -203,13 +203,17 @@ def package_photos(source: str) -> list[OpenPhoto]:
 
 
 def package_photo(files: Source, package: str, path: str, place: str, paragraphs: Sequence[Paragraph]) -> OpenPhoto:
-    """A photo with its licence, which is the strictest that the copyright file names for it, or `unknown`."""
+    """A photo with its licence: that of the last matching paragraph, or else all that the copyright file names for it and are not free."""
     file = PurePosixPath(place)
-    holding = about(paragraphs, place) or [Paragraph((), "unknown", "unknown", "")]
-    strict = next((paragraph for paragraph in holding if not is_accepted(paragraph.licence, FREE)), holding[0])
+    holding = about(paragraphs, place) or [Paragraph((), UNKNOWN, UNKNOWN, "")]
+    strict = {paragraph.licence: paragraph for paragraph in holding if not is_accepted(paragraph.licence, FREE)}
+    told = list(strict.values()) or holding[:1]
+    licence = " and ".join(paragraph.licence for paragraph in told)  # accepted by no other name than this where there are several
+    holder = "; ".join(paragraph.copyright for paragraph in told)
+    statement = " ".join(paragraph.statement for paragraph in told if paragraph.statement)
     kind = re.sub(r"[\d@].*", "", file.stem) or file.stem
     photo = Photo(f"{package}/{file.name}", files, path)
-    return OpenPhoto(photo, kind, strict.licence, strict.copyright, strict.statement)
+    return OpenPhoto(photo, kind, licence, holder, statement)
 
 
 def scikit_photos() -> list[OpenPhoto]:
@@ -235,8 +239,8 @@ def family(licence: str) -> str:
 
 
 def is_accepted(licence: str, accepted: Iterable[str]) -> bool:
-    """Whether a licence, or its family, is among those accepted, which are in small letters."""
-    return licence.lower() in accepted or family(licence) in accepted
+    """Whether a licence, or its family, is among those accepted, which are in small letters. An unknown one never is."""
+    return licence != UNKNOWN and (licence.lower() in accepted or family(licence) in accepted)
 
 
 def check_licences(licences: Sequence[str], photos: Sequence[OpenPhoto]) -> None:

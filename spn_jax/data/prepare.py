@@ -23,10 +23,10 @@ from typing import Any
 
 from spn_jax.data.images import NAMES, decode_photo
 from spn_jax.data.official import Photo, Selection
-from spn_jax.data.progress import Progress
 from spn_jax.data.shards import TEMPORARY, count_records, new_shard, write_text
 from spn_jax.errors import InputError
-from spn_jax.files import lock_folder
+from spn_jax.runtime.files import lock_folder
+from spn_jax.runtime.progress import Progress
 
 FORMAT = 1
 DATASET, PLAN = "dataset.json", "plan.json"

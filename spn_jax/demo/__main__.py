@@ -1,4 +1,4 @@
-"""Fills holes in photos on a web page: `python -m spn_jax.demo --checkpoint DIR`, and open the address that it prints.
+"""Fills holes in photos on a web page: `python -m spn_jax.demo [--checkpoint DIR]`, and open the address that it prints.
 
 The server listens at this machine's loopback address unless --host says otherwise; photos stay in its memory, and only there. Ctrl-C
 stops it. The page /docs on the same server describes the requests by which programs use it.
@@ -14,9 +14,8 @@ from typing import Any
 from spn_jax.config import Config
 from spn_jax.demo.limits import Limits
 from spn_jax.errors import InputError, run_command
-from spn_jax.runtime import choose_device, set_up
-
-GRACE = 3  # seconds that connections have to end by themselves
+from spn_jax.pretrained import DEFAULT, announce
+from spn_jax.runtime.device import choose_device, set_up
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -33,7 +32,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spn_jax.demo", description=__doc__)
-    parser.add_argument("--checkpoint", required=True, help="a run's work directory (its newest checkpoint) or one checkpoint")
+    parser.add_argument(
+        "--checkpoint",
+        default=DEFAULT,
+        help=f"a run's work directory (its newest checkpoint), one checkpoint or a model file; default: {DEFAULT}",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines in, without any password")
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a further name by which browsers may ask")
@@ -83,9 +86,10 @@ def create(options: argparse.Namespace, limits: Limits) -> Any:
         from spn_jax.demo.app import Settings, create_app
     except ModuleNotFoundError as error:
         raise InputError(f"the page needs {error.name}, which is not installed; run pip install -e '.[web]' in the checkout") from error
-    from spn_jax.inpainter import Inpainter
-    from spn_jax.windows import LARGEST
+    from spn_jax.filling.inpainter import Inpainter
+    from spn_jax.filling.windows import LARGEST
 
+    announce(options.checkpoint)
     inpainter = Inpainter.load(options.checkpoint)
     config = inpainter.config
     settings = Settings(
@@ -121,29 +125,11 @@ def address(host: str, open_socket: socket.socket) -> str:
 
 def serve(app: Any, open_socket: socket.socket, connections: int) -> None:
     """Answers until Ctrl-C or SIGTERM; the pass of the network in progress is finished unless a second Ctrl-C comes."""
-    import uvicorn
+    from spn_jax.demo.connections import server
 
     # uvicorn stops in order and then sends itself the signal once more.
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(configuration(app, connections)).run(sockets=[open_socket])
-
-
-def configuration(app: Any, connections: int) -> Any:
-    """Of uvicorn. `connections` may be open at a time; others are refused with status 503."""
-    import uvicorn
-
-    from spn_jax.demo.connections import Connection
-
-    return uvicorn.Config(
-        app,
-        loop="asyncio",
-        http=Connection,
-        ws="none",
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=GRACE,
-        limit_concurrency=connections + 1,  # uvicorn counts the connection that asks, and refuses from this number on
-    )
+        server(app, connections).run(sockets=[open_socket])
 
 
 if __name__ == "__main__":

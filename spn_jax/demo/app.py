@@ -35,8 +35,8 @@ from spn_jax.demo.limits import Limits
 from spn_jax.demo.pictures import Filler, Order, Upload, fill, hole_picture, prior_maps, receive_mask, receive_photo
 from spn_jax.demo.store import Store
 from spn_jax.errors import InputError
-from spn_jax.photos import READ
-from spn_jax.windows import STRATEGIES
+from spn_jax.filling.photos import READ
+from spn_jax.filling.windows import STRATEGIES
 
 STATIC = Path(__file__).parent / "static"
 LARGEST_SEED = 2**32 - 1

@@ -4,9 +4,11 @@ import asyncio
 from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 20.0  # in which the head of a request has to arrive
+GRACE = 3  # seconds that connections have to end by themselves when the server stops
 
 
 class Connection(H11Protocol):
@@ -36,3 +38,18 @@ class Connection(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def server(app: Any, connections: int) -> uvicorn.Server:
+    """A server of an application. `connections` may be open at a time; requests of others are refused with status 503."""
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http=Connection,
+        ws="none",
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        limit_concurrency=connections + 1,  # uvicorn counts the connection that asks, and refuses from this number on
+    )
+    return uvicorn.Server(config)

@@ -13,17 +13,17 @@ from PIL import Image
 
 from spn_jax.demo.jobs import Progress, Result
 from spn_jax.demo.store import new_key
+from spn_jax.drawing.figures import cluster_map, png
 from spn_jax.errors import InputError
-from spn_jax.figures import cluster_map, png
-from spn_jax.photos import READ, Photo, encode_photo, read_mask, read_photo
-from spn_jax.windows import Strategy
+from spn_jax.filling.photos import READ, Photo, encode_photo, read_mask, read_photo
+from spn_jax.filling.windows import Strategy
 
 VIEW = 2048  # longest side of a view: finer than a screen shows without zoom
 LONGEST_NAME = 80  # characters of a name that is shown and given back
 
 
 class Filler(Protocol):
-    """What the server needs of `spn_jax.inpainter.Inpainter`."""
+    """What the server needs of `spn_jax.filling.inpainter.Inpainter`."""
 
     def fill(
         self,

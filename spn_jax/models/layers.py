@@ -22,7 +22,7 @@ REGION_THRESHOLD = 0.8  # importance from which a pixel belongs to the region of
 Activation = Callable[[Array], Array]
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros before and after, of height and of width
 
-# What the CPU backend's convolutions need in order to be fast: scripts/benchmark_results.md has the measurements.
+# What the CPU backend's convolutions need in order to be fast: docs/performance.md has the measurements.
 STRIP_PIXELS, STRIP_ROWS = 1024, 8  # of the output, in one strip of the kernel's gradient: as many pixels, but no fewer rows
 SPARE_ROWS = 2  # which a convolution computes too many, where that makes it faster; the next line says where
 FEW_PIXELS, FEW_OUTPUTS, FEW_FEATURES, MANY_PRODUCTS = 2**14, 2**20, 32, 2**24

@@ -5,10 +5,10 @@ import argparse
 import cv2
 import numpy as np
 
-from spn_jax import figures
+from spn_jax.drawing import figures
+from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
-from spn_jax.sharding import make_mesh
-from spn_jax.views.sheet import Cell, Row, sheet
+from spn_jax.runtime.sharding import make_mesh
 from spn_jax.views.subjects import Subject, about_all, add_arguments, chosen, open_subjects, subjects
 
 FRAME = figures.PALETTE[5]  # colour of the frame around a detail

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from spn_jax import figures
+from spn_jax.drawing import figures
+from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
-from spn_jax.methods import named_checkpoints
-from spn_jax.views.sheet import Cell, Row, sheet
+from spn_jax.evaluation.methods import named_checkpoints
 
 METRICS = ("generator/loss", "generator/reconstruction", "generator/prior", "discriminator/loss", "eval/psnr", "eval/ssim")
 COLOURS = figures.PALETTE[[4, 5, 2, 6, 0, 1, 7]]  # without yellow, which is hard to see on white

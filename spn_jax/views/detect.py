@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from spn_jax import figures, gallery
 from spn_jax.data.images import decode_photo
+from spn_jax.drawing import figures
+from spn_jax.drawing.sheet import Cell, Key, Row, sheet, swatch
 from spn_jax.errors import InputError
-from spn_jax.views.sheet import Cell, Key, Row, sheet, swatch
+from spn_jax.evaluation import gallery
 
 FORMAT = 1
 OTHER = np.array([120, 120, 120], np.uint8)  # of labels beyond the palette's
@@ -59,7 +60,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def draw(options: argparse.Namespace) -> np.ndarray:
     """A row a picture, a column a method."""
-    from spn_jax.methods import named
+    from spn_jax.evaluation.methods import named
 
     if options.count < 1:
         raise InputError(f"--count {options.count} must be at least 1")

@@ -4,11 +4,11 @@ import argparse
 
 import numpy as np
 
-from spn_jax import figures
-from spn_jax.predict import check_samples
-from spn_jax.views.colours import heat
+from spn_jax.drawing import figures
+from spn_jax.drawing.colours import heat
+from spn_jax.drawing.sheet import Cell, Key, Row, sheet
+from spn_jax.filling.completion import check_samples
 from spn_jax.views.inside import look_inside
-from spn_jax.views.sheet import Cell, Key, Row, sheet
 from spn_jax.views.subjects import about_all, add_arguments, chosen, only_model, open_subjects
 
 SHOWN = 4  # completions beside the map

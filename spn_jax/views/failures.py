@@ -4,12 +4,12 @@ import argparse
 
 import numpy as np
 
-from spn_jax import figures
+from spn_jax.drawing import figures
+from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
-from spn_jax.evaluate import Evaluation
-from spn_jax.scoring import Detail
-from spn_jax.sharding import make_mesh
-from spn_jax.views.sheet import Cell, Row, sheet
+from spn_jax.evaluation.scoring import Detail
+from spn_jax.evaluation.session import Evaluation
+from spn_jax.runtime.sharding import make_mesh
 from spn_jax.views.subjects import about_all, add_arguments, open_subjects, subjects
 
 LOWER_IS_WORSE = {

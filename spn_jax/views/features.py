@@ -1,23 +1,25 @@
 """The generator's features before and after the prior (the paper's Fig. 12), and the teacher's features beside what the heads predict."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spn_jax import figures, weights
-from spn_jax.config import Config
+from spn_jax.checkpoints.online_teachers import load_online_teacher
+from spn_jax.config import ONLINE_TEACHERS, Config
 from spn_jax.data.images import checksum, teacher_photo
 from spn_jax.data.teacher import TeacherCache
+from spn_jax.drawing import figures
+from spn_jax.drawing.colours import Components
+from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
-from spn_jax.evaluate import Evaluation
-from spn_jax.methods import ModelMethod
-from spn_jax.step import features_of
-from spn_jax.views.colours import Components
+from spn_jax.evaluation.methods import ModelMethod
+from spn_jax.evaluation.session import Evaluation
+from spn_jax.training.step import features_of
 from spn_jax.views.inside import Inside, Maps, look_inside
-from spn_jax.views.sheet import Cell, Row, sheet
 from spn_jax.views.subjects import about_all, add_arguments, chosen, only_model, open_subjects, scale_name
 
 
@@ -25,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     add_arguments(parser, count=3)
     add = parser.add_argument
-    add("--teacher", metavar="FILE.npz", help="TResNet-L's weights, for its features of the photos; teacher.weights of an online run")
+    add("--teacher", metavar="FILE.npz", help="the teacher's weights, for its features of the photos; teacher.weights of an online run")
     add("--cached", action="store_true", help="show photos of data.train_photos, whose features are in the run's teacher.cache")
 
 
@@ -100,9 +102,10 @@ def teachers_maps(options: argparse.Namespace, evaluation: Evaluation, method: M
     path = options.teacher or (config.teacher.weights if config.teacher.mode == "online" else "")
     if not path:
         return {}, ""
-    if config.teacher.name != "tresnet_l":
-        raise InputError(f"--teacher takes TResNet-L's weights, and this model's teacher is {config.teacher.name}; use --cached")
-    teacher, origin = weights.load_tresnet(path, wanted, jnp.float32)
+    if config.teacher.name not in ONLINE_TEACHERS:
+        names = " or ".join(ONLINE_TEACHERS)
+        raise InputError(f"--teacher takes weights of {names}, and this model's teacher is {config.teacher.name}; use --cached")
+    teacher, origin = load_online_teacher(dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, weights=path)))
     photos = np.stack([teacher_photo(evaluation.photos.load(i), config) for i in numbers])
     maps = jax.jit(lambda model, x: model(x.astype(jnp.float32) / 255))(teacher, photos)
     return {level: np.asarray(of_level) for level, of_level in maps.items()}, f"computed by {origin}"
@@ -120,8 +123,8 @@ def _of_cache(config: Config, evaluation: Evaluation, levels: tuple[int, ...], n
 
 def _training_photos(options: argparse.Namespace) -> str:
     """data.train_photos of the only checkpoint."""
-    from spn_jax.checkpoint import find_checkpoint, read_info
-    from spn_jax.methods import named_checkpoints
+    from spn_jax.checkpoints.store import find_checkpoint, read_info
+    from spn_jax.evaluation.methods import named_checkpoints
 
     folders = list(named_checkpoints(options.checkpoint).values())
     if len(folders) != 1:

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spn_jax.completion import draw_noise
 from spn_jax.config import EvalConfig
-from spn_jax.evaluate import Evaluation
-from spn_jax.methods import ModelMethod
-from spn_jax.metrics import composite, quantise
+from spn_jax.evaluation.methods import ModelMethod
+from spn_jax.evaluation.session import Evaluation
+from spn_jax.filling.completion import composite, draw_noise, quantise
 from spn_jax.models.spn import SPN
 from spn_jax.views.subjects import load_pictures
 

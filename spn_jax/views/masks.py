@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from spn_jax import gallery
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.data.masks import DRAWN, MaskSource, open_test_masks
+from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
-from spn_jax.views.sheet import Cell, Row, sheet
+from spn_jax.evaluation import gallery
 
 CONTACT = {True: "touches\nthe border", False: "does not"}
 CELL = 128  # pixels of a mask on the page

@@ -5,10 +5,10 @@ import argparse
 import cv2
 import numpy as np
 
-from spn_jax import figures
-from spn_jax.views.colours import colour_clusters, joint_clusters, matched_clusters
+from spn_jax.drawing import figures
+from spn_jax.drawing.colours import colour_clusters, joint_clusters, matched_clusters
+from spn_jax.drawing.sheet import Cell, Key, Row, sheet, swatch
 from spn_jax.views.inside import Inside, look_inside
-from spn_jax.views.sheet import Cell, Key, Row, sheet, swatch
 from spn_jax.views.subjects import about_all, add_arguments, chosen, only_model, open_subjects, scale_name
 
 CLUSTERS = 8  # the paper's K

@@ -4,12 +4,12 @@ import argparse
 
 import numpy as np
 
-from spn_jax import figures
+from spn_jax.drawing import figures
+from spn_jax.drawing.colours import colour_clusters, joint_clusters
+from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
-from spn_jax.predict import check_samples
-from spn_jax.views.colours import colour_clusters, joint_clusters
+from spn_jax.filling.completion import check_samples
 from spn_jax.views.inside import look_inside
-from spn_jax.views.sheet import Cell, Row, sheet
 from spn_jax.views.subjects import about_all, add_arguments, chosen, only_model, open_subjects, scale_name
 
 CLUSTERS = 8

@@ -8,17 +8,26 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from spn_jax import gallery
-from spn_jax.baselines import BASELINES
-from spn_jax.checkpoint import LoadedModel
+from spn_jax.checkpoints.store import LoadedModel
 from spn_jax.data.images import PhotoFiles, SelectedPhotos, prepare_photo
 from spn_jax.data.masks import MaskFiles
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.errors import InputError
-from spn_jax.evaluate import Evaluation, batch_size_of, fetched, open_evaluation, overrides_of, scored
-from spn_jax.methods import ModelMethod, check_names, host_methods, load_checkpoints, model_methods, named, named_checkpoints, shared_config
-from spn_jax.pairs import PairList, names_sha256
-from spn_jax.scoring import Arrays, Detail, Networks, not_finite
+from spn_jax.evaluation import gallery
+from spn_jax.evaluation.baselines import BASELINES
+from spn_jax.evaluation.methods import (
+    ModelMethod,
+    check_names,
+    host_methods,
+    load_checkpoints,
+    model_methods,
+    named,
+    named_checkpoints,
+    shared_config,
+)
+from spn_jax.evaluation.pairs import PairList, names_sha256
+from spn_jax.evaluation.scoring import Arrays, Detail, Networks, not_finite
+from spn_jax.evaluation.session import Evaluation, Request, batch_size_of, fetched, open_evaluation, overrides_of, scored
 
 DIGITS = {"psnr": 2}  # of scores under pictures
 UNITS = {"psnr": " dB"}
@@ -58,7 +67,7 @@ def open_subjects(options: argparse.Namespace) -> Evaluation:
     names = [named(text, "--results")[0] for text in options.results]
     check_names(named_checkpoints(options.checkpoint), names, options.method)
     if not options.image and not options.mask:
-        return open_evaluation(options)
+        return open_evaluation(Request.of(options))
     if len(options.image) != len(options.mask):
         raise InputError(
             f"there are {len(options.image)} --image and {len(options.mask)} --mask; give each photo a mask, in the same order"
@@ -71,7 +80,7 @@ def open_subjects(options: argparse.Namespace) -> Evaluation:
 def _own_photos(options: argparse.Namespace) -> Evaluation:
     """As `open_evaluation`, for photos that were given one by one."""
     loaded = load_checkpoints(named_checkpoints(options.checkpoint))
-    config = shared_config({name: of for name, (_, of) in loaded.items()}, options.config, overrides_of(options))
+    config = shared_config({name: of for name, (_, of) in loaded.items()}, options.config, overrides_of(Request.of(options)))
     size, invert = config.data.image_size, config.data.invert_masks
     photos = PhotoFiles([path.as_posix() for path in options.image], options.image, "--image")
     masks = MaskFiles([path.as_posix() for path in options.mask], options.mask, size, invert, "--mask")

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
-from spn_jax import figures, weights
+from spn_jax.checkpoints import weights
+from spn_jax.drawing import figures
+from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
-from spn_jax.evaluate import Evaluation
-from spn_jax.scoring import Detail
-from spn_jax.sharding import make_mesh
-from spn_jax.views.sheet import Cell, Row, sheet
+from spn_jax.evaluation.scoring import Detail
+from spn_jax.evaluation.session import Evaluation
+from spn_jax.runtime.sharding import make_mesh
 from spn_jax.views.subjects import about_all, add_arguments, chosen, completed_batches, open_subjects
 
 TRUTH = "photos"  # the name of the panel of the photos themselves

@@ -6,7 +6,7 @@ from pathlib import Path
 from spn_jax.config import TeacherConfig
 from spn_jax.errors import InputError
 from teacher_export.frameworks import torch
-from teacher_export.teachers import detectors, edges, priors, programs, timm_models, tresnet
+from teacher_export.teachers import detectors, edges, efficientnet, priors, programs, timm_models, tresnet
 from teacher_export.teachers.files import hash_tensors, read_state_dict, read_tensors, read_torch_file
 from teacher_export.teachers.interface import Extractor, Teacher, assign
 
@@ -14,6 +14,7 @@ __all__ = ["Extractor", "Teacher", "hash_tensors", "load_teacher", "read_state_d
 
 BY_NAME: dict[str, Callable[[str | None, int, torch.device], Extractor]] = {
     "tresnet_l": tresnet.load,
+    "efficientnet_lite0": efficientnet.load,
     "sobel": edges.load_sobel,
     "canny": edges.load_canny,
 }

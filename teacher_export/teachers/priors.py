@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from spn_jax.checkpoint import load_model
+from spn_jax.checkpoints.parameters import named_arrays
+from spn_jax.checkpoints.store import load_model
 from spn_jax.errors import InputError
 from spn_jax.models.spn import SPN
-from spn_jax.parameters import named_arrays
 from teacher_export.frameworks import torch
 from teacher_export.teachers.interface import Extractor, refuse
 

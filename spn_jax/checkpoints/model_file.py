@@ -1,0 +1,91 @@
+"""A model in one small file, without what only training needs: the form in which models come with the package.
+
+An .npz of the parameters of prior learner and generator by name, in float16, and of `info`, what the checkpoint said about itself, as
+JSON. Read back, the parameters are float32.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from spn_jax.errors import InputError
+from spn_jax.runtime.files import write_atomically
+
+SUFFIX = ".npz"
+INFO = "info"  # the entry that is no parameter; no parameter has a name without a dot
+FORMAT = 1
+
+
+def write_model_file(path: Path, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any], dtype: str = "float16") -> None:
+    """Writes parameters and what there is to say about them.
+
+    Raises:
+        InputError: a parameter is not finite in `dtype`, or the file cannot be written.
+    """
+    with np.errstate(over="ignore"):  # looked for in the next line
+        packed = {name: np.asarray(array, dtype) for name, array in arrays.items()}
+    if broken := [name for name, array in packed.items() if not np.isfinite(array).all()]:
+        raise InputError(f"{', '.join(broken[:3])}: values that are not finite in {dtype}; take another checkpoint")
+    text = json.dumps({**info, "format": FORMAT}, sort_keys=True)
+    with_info = {INFO: np.frombuffer(text.encode(), np.uint8), **packed}
+    file = io.BytesIO()
+    np.savez_compressed(file, **with_info)
+    write_atomically(path, file.getvalue())
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether `path` is a file that could be one, by its name."""
+    return path.suffix == SUFFIX and path.is_file()
+
+
+def read_model_info(path: Path) -> dict[str, Any]:
+    """What the file says about its model. InputError if it is none of these files."""
+    with _opened(path) as archive:
+        return _info(path, archive)
+
+
+def read_model_shapes(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape of every parameter by name. InputError as `read_model_info`."""
+    return {name: jax.ShapeDtypeStruct(array.shape, np.float32) for name, array in read_model_arrays(path).items()}
+
+
+def read_model_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The parameters by name, float32. InputError as `read_model_info`."""
+    with _opened(path) as archive:
+        _info(path, archive)
+        try:
+            return {name: archive[name].astype(np.float32) for name in archive.files if name != INFO}
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+            raise _damaged(path, error) from error
+
+
+def _opened(path: Path) -> Any:
+    try:
+        archive = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(archive, np.lib.npyio.NpzFile) or INFO not in archive.files:
+        raise InputError(f"model file {path} was not written by spn_jax: it has no entry {INFO!r}; pass a checkpoint's folder")
+    return archive
+
+
+def _info(path: Path, archive: Any) -> dict[str, Any]:
+    try:
+        info = json.loads(archive[INFO].tobytes())
+        if not isinstance(info, dict) or not isinstance(info.get("step"), int):
+            raise ValueError("it does not say its step")
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+    if info.get("format") != FORMAT:
+        raise InputError(f"model file {path} has format {info.get('format')}, and this version reads {FORMAT}; install a newer spn_jax")
+    return info
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"model file {path} is damaged ({str(error)[:100] or type(error).__name__}); copy or write it again")

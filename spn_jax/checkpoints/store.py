@@ -1,0 +1,410 @@
+"""Checkpoints: self-contained folders `<workdir>/checkpoints/<step>` written by Orbax, committed by one rename.
+
+Inside a step: `model` (parameters of prior learner and generator), `ema` (their moving average, where the run keeps one),
+`training` (step, discriminator, singular vectors, optimisers), and in `_CHECKPOINT_METADATA` the resolved config, the
+kind of model, the code's version and the teacher's channels as JSON. Prediction reads `model` or `ema` alone.
+A model file (`model_file`) reads as a checkpoint that has
+`model` alone. A converted checkpoint is step 0; its `training` is the discriminator alone, or is not there.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from orbax.checkpoint import v1 as ocp
+
+from spn_jax import pretrained
+from spn_jax.checkpoints.model_file import SUFFIX, is_model_file, read_model_arrays, read_model_info, read_model_shapes
+from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
+from spn_jax.config import Config, from_dict
+from spn_jax.errors import InputError
+from spn_jax.models.spn import SPN
+from spn_jax.runtime.sharding import array_sharding
+
+FOLDER = "checkpoints"
+METADATA = "_CHECKPOINT_METADATA"  # Orbax's name
+BEST_METRIC = "eval/psnr"
+LEVELS = ("1", "2", "3")  # of a teacher, as JSON has them
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for use, with what its checkpoint says about it."""
+
+    config: Config
+    model: SPN
+    step: int
+    info: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one training run: saves in the background, keeps the last n and the best by PSNR."""
+
+    def __init__(self, workdir: Path, keep_last: int, keep_best: int):
+        policies = ocp.training.preservation_policies
+        kept = [policies.LatestN(n=keep_last)]
+        if keep_best:
+            kept.append(
+                policies.BestN(get_metric_fn=lambda metrics: metrics[BEST_METRIC], n=keep_best, keep_checkpoints_without_metrics=False)
+            )
+        self.folder = workdir / FOLDER
+        self._checkpointer = ocp.training.Checkpointer(
+            self.folder.absolute(), preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+        )
+
+    def save(self, step: int, state: Any, info: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
+        """Writes a TrainState in the background; the arrays may be overwritten as soon as this returns.
+
+        Raises:
+            InputError: this or the previous save could not be written (disk full); earlier checkpoints are intact.
+        """
+        try:
+            self._checkpointer.save_checkpointables_async(
+                step, split_state(state), force=True, metrics=dict(metrics) if metrics else None, custom_metadata=dict(info)
+            )
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Returns when the last save is complete."""
+        try:
+            self._checkpointer.wait()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    @property
+    def best(self) -> Path | None:
+        """The kept checkpoint with the best score; None if none was scored."""
+        scored = [(c.metrics[BEST_METRIC], c.step) for c in self._checkpointer.checkpoints if c.metrics]
+        return self.folder / str(max(scored)[1]) if scored else None
+
+    def close(self) -> None:
+        """Waits for what is being written. A save that fails is reported by `save` and `wait`, not here, where it would hide the cause."""
+        with contextlib.suppress(Exception):
+            self._checkpointer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _failed(self, error: Exception) -> InputError:
+        return InputError(
+            f"a checkpoint could not be written to {self.folder} ({first_line(error)}); earlier checkpoints are intact: "
+            "free some space and run the same command again"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text; TensorStore's have many."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def restore(path: Path, state: Any, mesh: Mesh, split: bool = False) -> Any:
+    """The TrainState saved in step folder `path`, on `mesh` as `array_sharding` says; `state` gives structure, shapes and types.
+
+    Raises:
+        InputError: the checkpoint is damaged, or holds a model of another size; lists every difference.
+    """
+    wanted = split_state(state)
+    check_names(path, wanted)
+    return join_state(state, load_arrays(path, abstract(wanted, mesh, split)))
+
+
+def load_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a checkpoint that `wanted` describes; InputError if a file of them is missing or broken."""
+    if is_model_file(path):
+        arrays = read_model_arrays(path)
+        return jax.tree.map_with_path(lambda at, leaf: jax.device_put(arrays[at[-1].key], leaf.sharding), dict(wanted))
+    try:
+        return ocp.load_checkpointables(path.absolute(), dict(wanted))
+    except (OSError, ValueError, KeyError) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"checkpoint {path} is damaged ({first_line(error)}); delete this folder and use an earlier one of the run, "
+        "or convert the file again if it was converted"
+    )
+
+
+def split_state(state: Any) -> dict[str, dict[str, Any]]:
+    """A TrainState as the named arrays of `model`, `training` and, where kept, `ema`."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    parts = {"model": named_arrays(fields.pop("model"))}
+    if (ema := fields.pop("ema")) is not None:
+        parts["ema"] = named_arrays(ema)
+    return {**parts, "training": named_arrays(fields)}
+
+
+def join_state(state: Any, parts: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Reverses `split_state`; `state` gives the structure."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    apart = {name: fields.pop(name) for name in ("model", "ema")}
+    restored = with_named_arrays(fields, parts["training"], what="training state")
+    for name, tree in apart.items():
+        restored[name] = None if tree is None else with_named_arrays(tree, parts[name], what=name)
+    return type(state)(**restored)
+
+
+def abstract(parts: Mapping[str, Mapping[str, Any]], mesh: Mesh, split: bool) -> dict[str, Any]:
+    """Shapes, types and placement of the arrays to load."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=array_sharding(x, mesh, split)), dict(parts))
+
+
+def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]], ignored: Callable[[str], bool] = lambda name: False) -> None:
+    """Raises InputError unless the checkpoint at `path` holds exactly the arrays of the wanted parts, or says what differs."""
+    stored = stored_metadata(path).metadata
+    problems = []
+    for part, arrays in wanted.items():
+        if not stored.get(part):  # Orbax keeps to itself why
+            raise damaged(path, ValueError(f"{part!r} cannot be read"))
+        given = {name: tuple(leaf.shape) for name, leaf in stored[part].items() if not ignored(name)}
+        problems += compare_names({name: tuple(leaf.shape) for name, leaf in arrays.items()}, given)
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise InputError(f"checkpoint {path} is of another model than the config describes: {shown}")
+
+
+def stored_metadata(path: Path) -> Any:
+    """Description of a checkpoint: `.metadata` {part: {name: shape and type}}, `.custom_metadata` what we added; of a model file alike.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if is_model_file(path):
+        return SimpleNamespace(metadata={"model": read_model_shapes(path)}, custom_metadata=read_model_info(path))
+    try:
+        return ocp.checkpointables_metadata(path.absolute())
+    except (OSError, ValueError, KeyError) as error:
+        raise damaged(path, error) from error
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The step folder meant by a step folder, a checkpoints folder or a run's work directory (newest step).
+
+    A model file, and `pretrained:NAME` of a model that comes with the package, are meant by themselves.
+
+    Raises:
+        InputError: there is no complete checkpoint at `path`.
+    """
+    if str(path).startswith(pretrained.PREFIX):
+        return pretrained.pretrained_file(str(path))
+    given = Path(path)
+    if is_model_file(given):
+        return given
+    if not given.is_dir():
+        raise InputError(
+            f"checkpoint {given} is neither a folder nor a model file that ends in {SUFFIX}; "
+            "pass a run's work directory or one of its checkpoints"
+        )
+    if is_checkpoint(given):
+        return given
+    newest = newest_checkpoint(given) or newest_checkpoint(given / FOLDER)
+    if newest is None:
+        raise InputError(f"{given} holds no complete checkpoint; pass a run's work directory or one of its checkpoints")
+    return newest
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The complete step folder of the highest step in `folder`; None if there is none."""
+    steps = [child for child in folder.iterdir() if is_checkpoint(child)] if folder.is_dir() else []
+    return max(steps, key=lambda child: int(child.name), default=None)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether Orbax committed a checkpoint at `path`. Its own test also holds for the empty folder that a killed deletion leaves."""
+    return path.name.isdigit() and (path / METADATA).is_file()
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """What a checkpoint says about itself.
+
+    Raises:
+        InputError: it was not written by spn_jax, or what it says is damaged.
+    """
+    info = stored_metadata(path).custom_metadata
+    if not isinstance(info, dict) or "config" not in info:
+        require_whole_metadata(path)
+        raise InputError(f"checkpoint {path} was not written by spn_jax: it holds no config")
+    if not isinstance(info["config"], dict):
+        raise damaged(path, ValueError(f"its config is {str(info['config'])[:40]!r} instead of sections of settings"))
+    try:
+        teacher_channels(info)
+    except ValueError as error:
+        raise damaged(path, error) from error
+    return info
+
+
+def require_whole_metadata(path: Path) -> None:
+    """Raises InputError if a checkpoint's description is cut short; Orbax then reads it as an empty one."""
+    try:
+        content = json.loads((path / METADATA).read_bytes())
+    except (OSError, ValueError) as error:
+        raise damaged(path, ValueError(f"{METADATA} cannot be read")) from error
+    if not isinstance(content, dict):
+        raise damaged(path, ValueError(f"{METADATA} holds no description"))
+
+
+def require_new_folder(folder: Path) -> None:
+    """Raises InputError if there is anything at `folder` but an empty folder."""
+    try:
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be read ({error.strerror or error}); choose another") from error
+    kind = "already holds something" if folder.is_dir() else "is a file"
+    raise InputError(f"{folder} {kind}; choose a new folder, nothing is overwritten")
+
+
+def save_converted(
+    workdir: Path, model: Mapping[str, np.ndarray], discriminator: Mapping[str, np.ndarray] | None, info: Mapping[str, Any]
+) -> Path:
+    """Writes parameters that another program trained as a checkpoint of step 0 in a new work directory; returns its folder.
+
+    The work directory appears only when it is complete.
+
+    Args:
+        model: prior learner and generator by name.
+        discriminator: kernels and singular vectors by name ("convs.0.kernel", "convs.0.u", ...), if there are any.
+        info: what the checkpoint says about itself.
+
+    Raises:
+        InputError: the work directory holds something, or cannot be written.
+    """
+    require_new_folder(workdir)
+    parts = {"model": dict(model)}
+    if discriminator is not None:
+        parts["training"] = {f"{training_field(name)}.{name}": array for name, array in discriminator.items()}
+    workdir = workdir.resolve()
+    try:
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=workdir.parent, prefix=f".{workdir.name}-") as temporary:
+            whole = Path(temporary) / workdir.name
+            arrays = jax.tree.map(np.ascontiguousarray, parts)
+            ocp.save_checkpointables(whole / FOLDER / "0", arrays, custom_metadata=dict(info))
+            os.rename(whole, workdir)
+    except Exception as error:  # Orbax and TensorStore have many kinds
+        raise InputError(f"{workdir} cannot be written ({first_line(error)}); choose another folder or free space") from error
+    return workdir / FOLDER / "0"
+
+
+DISCRIMINATOR_FIELDS = ("discriminator", "spectral")  # of TrainState: kernels and biases, singular vectors
+
+
+def training_field(name: str) -> str:
+    """The field of TrainState that holds an array of the discriminator."""
+    return DISCRIMINATOR_FIELDS[name.endswith((".u", ".v"))]
+
+
+def load_discriminator(folder: Path) -> dict[str, jax.Array] | None:
+    """The discriminator in step folder `folder`, {"convs.0.kernel": array, "convs.0.u": array, ...}; None if there is none.
+
+    Raises:
+        InputError: the checkpoint is damaged.
+    """
+    stored = stored_metadata(folder).metadata
+    if "training" not in stored:
+        return None
+    if not stored["training"]:
+        raise damaged(folder, ValueError("'training' cannot be read"))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+        for name, leaf in stored["training"].items()
+        if name.partition(".")[0] in DISCRIMINATOR_FIELDS
+    }
+    if not wanted:
+        return None
+    options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))  # the optimisers are larger
+    with ocp.Context(pytree_options=options):
+        loaded = load_arrays(folder, {"training": wanted})["training"]
+    return {name.partition(".")[2]: array for name, array in loaded.items()}
+
+
+def teacher_channels(info: Mapping[str, Any]) -> dict[int, int]:
+    """{level: channels} of the teacher that a checkpoint's model was trained with.
+
+    Args:
+        info: of `read_info`, which has looked whether they are there.
+
+    Raises:
+        ValueError: they are not.
+    """
+    teacher = info.get("teacher")
+    channels = teacher.get("channels") if isinstance(teacher, dict) else None
+    if not isinstance(channels, dict):
+        raise ValueError("it does not say its teacher's channels")
+    if wrong := [f"{n}: {c!r}" for n, c in channels.items() if n not in LEVELS or type(c) is not int or c <= 0]:
+        raise ValueError(f"its teacher's channels are {', '.join(wrong)[:80]}")
+    return {int(level): count for level, count in channels.items()}
+
+
+def load_model(path: str | Path) -> LoadedModel:
+    """The model of a checkpoint, alone from its folder; the moving average where the run kept one.
+
+    Raises:
+        InputError: no complete checkpoint at `path`, a damaged one, or one of another version.
+    """
+    folder = find_checkpoint(path)
+    info = read_info(folder)
+    config = from_dict(info["config"], origin=str(folder))
+    graph, shapes = nnx.split(
+        nnx.eval_shape(
+            lambda: SPN(config.model, teacher_channels(info), rng=np.random.default_rng(0), dtype=jnp.dtype(config.train.compute_dtype))
+        )
+    )
+    shapes = nnx.as_pure(shapes)
+    arrays = load_parameters(folder, named_arrays(shapes))
+    model = nnx.merge(graph, with_named_arrays(shapes, arrays, what=str(folder)))
+    return LoadedModel(config=config, model=model, step=checkpoint_step(folder, info), info=info)
+
+
+def checkpoint_step(path: Path, info: Mapping[str, Any]) -> int:
+    """The training step of a checkpoint, which its folder is called after, or of a model file, which says it."""
+    return int(info["step"]) if is_model_file(path) else int(path.name)
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """SHA-256 of what identifies a checkpoint: of its description, which is written last, or of a model file."""
+    return hashlib.sha256((path if is_model_file(path) else path / METADATA).read_bytes()).hexdigest()
+
+
+def load_parameters(folder: Path, shapes: Mapping[str, Any], optional: str | None = None) -> dict[str, Any]:
+    """Named parameters of prior learner and generator; the moving average where there is one.
+
+    Args:
+        shapes: what is wanted, by name.
+        optional: parameters whose names begin so are left out where the checkpoint has none or one of another shape.
+
+    Raises:
+        InputError: the checkpoint is of another model; lists every difference.
+    """
+    stored = stored_metadata(folder).metadata
+    part = "ema" if "ema" in stored else "model"
+    there = {name: tuple(leaf.shape) for name, leaf in (stored.get(part) or {}).items()}
+
+    def is_free(name: str) -> bool:
+        return optional is not None and name.startswith(optional)
+
+    chosen = {name: leaf for name, leaf in shapes.items() if not is_free(name) or there.get(name) == tuple(leaf.shape)}
+    check_names(folder, {part: chosen}, ignored=lambda name: is_free(name) and name not in chosen)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    # All that is stored, because Orbax reads a part whole.
+    wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for name, leaf in stored[part].items()}
+    loaded = load_arrays(folder, {part: wanted})[part]
+    return {name: loaded[name] for name in chosen}

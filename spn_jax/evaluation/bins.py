@@ -1,0 +1,137 @@
+"""Scores of pictures by hole ratio: the bins of the paper's tables, and the mean of each score over the pictures of a bin.
+
+Records are what n pictures scored: {"psnr": array (n,), "ssim": ..., "hole": measured ratio, "bin": name of its bin in the
+paper's layout, "tenth": name of its ten-percent bin}; `bins_of` gives the names.
+Identical pictures have an infinite PSNR (a mask without a hole, for one). It would make every mean infinite, so means of
+PSNR are over the finite values and the number left out is stated; such pictures count in all else. If all are identical,
+the mean is infinite. Diversity, which only methods with several samples have, is the mean over the pictures that have a hole.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Records = Mapping[str, np.ndarray]
+
+# Of a picture, and the mean over the samples of a picture where there are several; of a set of pictures.
+OF_COMPLETIONS = ("psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae", "lpips_alex", "lpips_vgg")
+OF_SAMPLES = ("diversity", "diversity_lpips")
+OF_PICTURES = (*OF_COMPLETIONS, *(f"{score}_mean" for score in OF_COMPLETIONS), *OF_SAMPLES)
+OF_SETS = ("fid", "kid", "kid_std", "p_ids", "u_ids")
+SCORES = (*OF_COMPLETIONS, *OF_SETS, *OF_PICTURES[len(OF_COMPLETIONS) :])
+
+NORMAL_95 = 1.96  # standard errors on either side that hold 95 % of a normal distribution
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Hole ratios in (above, up_to]."""
+
+    name: str
+    above: float
+    up_to: float
+    always: bool  # a column of the layout, shown even when empty; the others are shown where they have pictures
+
+    def holds(self, ratios: np.ndarray) -> np.ndarray:
+        return (ratios > self.above) & (ratios <= self.up_to)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Bins that share all hole ratios out among them, and then "All".
+
+    key: of the records, where the name of each picture's bin stands.
+    """
+
+    key: str
+    bins: tuple[Bin, ...]
+
+
+ALL = Bin("All", -1.0, 1.0, always=True)
+
+
+def _layout(key: str, inner: Sequence[Bin]) -> Layout:
+    return Layout(key, (Bin("0%", -1.0, 0.0, always=False), *inner, Bin("60-100%", 0.6, 1.0, always=False), ALL))
+
+
+def _paper_bins(all_always: bool) -> list[Bin]:
+    return [Bin("0-20%", 0.0, 0.2, all_always), Bin("20-40%", 0.2, 0.4, True), Bin("40-60%", 0.4, 0.6, True)]
+
+
+LAYOUTS = {
+    "deterministic": _layout("bin", _paper_bins(False)),  # the columns of Table 1
+    "probabilistic": _layout("bin", _paper_bins(True)),  # of Table 2
+    "tenths": _layout("tenth", [Bin(f"{10 * i}-{10 * i + 10}%", i / 10, (i + 1) / 10, True) for i in range(6)]),
+}
+BINS = LAYOUTS["deterministic"].bins
+
+
+def bins_of(ratios: np.ndarray, tenths: np.ndarray | None = None, layout: str = "deterministic") -> np.ndarray:
+    """The name of the bin each picture belongs to, all but "All".
+
+    Args:
+        ratios: measured share of the hole, (n,).
+        tenths: where given, (n,), these decide and not the ratios: tenth t is the hole ratios in (t / 10, (t + 1) / 10].
+        layout: one of LAYOUTS; the paper's two have the same bins.
+    """
+    deciding = ratios if tenths is None else (tenths + 1) / 10
+    bins = [bin for bin in LAYOUTS[layout].bins if bin is not ALL]
+    return np.array([bin.name for bin in bins])[np.argmax([bin.holds(deciding) for bin in bins], axis=0)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores of one method over the pictures of one bin: means, NaN where there are no pictures, and scores of the set.
+
+    intervals: half of the 95 % interval of each mean, by the normal approximation 1.96 s / sqrt(n) with the sample's standard
+        deviation s; NaN for fewer than two pictures. Scores of sets have none.
+    """
+
+    bin: str
+    images: int
+    identical: int  # pictures of infinite PSNR, left out of its mean
+    means: Mapping[str, float]
+    intervals: Mapping[str, float] = field(default_factory=dict)
+
+
+def rows_of(records: Records, layout: str = "deterministic", of_sets: Mapping[str, Mapping[str, float]] | None = None) -> list[Row]:
+    """The rows of one method; all but the last, "All", share the pictures out among them. Bins without pictures are shown where
+    the layout has them always.
+
+    Raises:
+        ValueError: of_sets has a score that tables do not know.
+    """
+    rows = []
+    of_sets = {} if of_sets is None else of_sets
+    names = records[LAYOUTS[layout].key]
+    for bin in LAYOUTS[layout].bins:
+        chosen = np.ones(len(names), bool) if bin is ALL else names == bin.name
+        if not bin.always and not chosen.any():
+            continue
+        values = {score: records[score][chosen & counted(score, records)] for score in OF_PICTURES if score in records}
+        means = {score: _mean(v) for score, v in values.items()} | dict(of_sets.get(bin.name, {}))
+        if unknown := [score for score in means if score not in SCORES]:
+            raise ValueError(f"{unknown} are no scores that tables know")
+        in_order = {score: means[score] for score in SCORES if score in means}
+        intervals = {score: _interval(v) for score, v in values.items()}
+        rows.append(Row(bin.name, int(chosen.sum()), int(np.isposinf(records["psnr"][chosen]).sum()), in_order, intervals))
+    return rows
+
+
+def counted(score: str, records: Records) -> np.ndarray:
+    """Which pictures a mean is over, (n,): what is measured inside the hole needs one."""
+    return records["hole"] > 0 if score in (*OF_SAMPLES, "hole_mae", "hole_mae_mean") else np.ones(len(records["bin"]), bool)
+
+
+def _mean(values: np.ndarray) -> float:
+    if not len(values):
+        return math.nan
+    finite = values[~np.isposinf(values)]
+    return float(np.mean(finite, dtype=np.float64)) if len(finite) else math.inf
+
+
+def _interval(values: np.ndarray) -> float:
+    finite = values[~np.isposinf(values)]
+    return float(NORMAL_95 * np.std(finite, ddof=1, dtype=np.float64) / math.sqrt(len(finite))) if len(finite) > 1 else math.nan

@@ -1,0 +1,343 @@
+"""What a model costs (the paper's Table 6): parameters, floating-point operations, seconds an image, time of compilation."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental.compilation_cache import compilation_cache
+from jax.extend import core
+from PIL import Image
+
+from spn_jax.checkpoints.parameters import named_arrays
+from spn_jax.checkpoints.store import LoadedModel
+from spn_jax.config import Config
+from spn_jax.data.images import decode_photo, prepare_photo
+from spn_jax.data.masks import draw_strokes, read_hole
+from spn_jax.errors import InputError
+from spn_jax.evaluation import paper
+from spn_jax.filling.completion import check_samples, composite, draw_noise, quantise
+from spn_jax.filling.photos import Photo, encode_photo
+from spn_jax.models.spn import SPN
+from spn_jax.runtime.memory import is_out_of_memory
+
+Precision = Literal["highest", "default"]
+
+HEADS = "prior_learner.distillation_heads."  # of parameters that serve training only
+WARM_UP = 2  # calls before those that are timed
+STROKES = 5_000  # number of the first drawn mask: holes of 20 to 30 %
+CPU_INFO = Path("/proc/cpuinfo")  # of Linux
+
+
+@dataclasses.dataclass(frozen=True)
+class Seconds:
+    """Wall time of one image: median and quartiles over calls, each divided by the images of a call."""
+
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """What a model costs on one device.
+
+    parameters, without_heads: all of prior learner and generator, and those that completing an image needs.
+    operations: of convolutions and matrix products for one image and all its samples, as the program is written, a
+        multiply-add counted as 2, taps on padding counted; the same on every device. Of the network alone.
+    compiled_operations: XLA's own count for the compiled network, which has all other arithmetic too (multiply-add = 2), leaves taps
+        on padding out, and on GPUs may lack what is handed to libraries (cuDNN); None where the backend has no count.
+    compile_seconds: tracing and compiling the network, without a cache of compiled programs.
+    network: from arrays on the device to the raw prediction on the device.
+    complete: from the bytes of a JPEG photo and a PNG mask, both of the network's size, to those of a PNG composite: decoding, transfers,
+        network, 8-bit composite, encoding, one after the other in one thread.
+    """
+
+    kind: str
+    step: int
+    parameters: int
+    without_heads: int
+    image_size: int
+    batch_size: int
+    samples: int
+    operations: int
+    compiled_operations: float | None
+    compile_seconds: float
+    network: Seconds
+    complete: Seconds
+    repeats: int
+    device: str
+    dtype: str
+    precision: Precision
+    jax_version: str
+
+
+def measure(loaded: LoadedModel, *, batch_size: int = 1, samples: int = 1, precision: Precision = "highest", repeats: int = 20) -> Profile:
+    """Measures a checkpoint's model on JAX's first device.
+
+    Args:
+        batch_size: images a call.
+        samples: completions of each image.
+        precision: of matrix products in float32; "highest" as evaluation and prediction compute, "default" is TF32 on NVIDIA and
+            bfloat16 passes on TPU.
+        repeats: calls that are timed.
+
+    Raises:
+        InputError: a number below 1; several samples of a deterministic model; a batch too large for the memory.
+    """
+    for name, number in ("--batch-size", batch_size), ("--repeats", repeats):
+        if number < 1:
+            raise InputError(f"{name} {number} must be at least 1")
+    check_samples(samples, loaded.config)
+    try:
+        return _measure(loaded, batch_size, samples, precision, repeats)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"a batch of {batch_size} did not fit into the memory; make --batch-size smaller") from error
+
+
+def _measure(loaded: LoadedModel, batch_size: int, samples: int, precision: Precision, repeats: int) -> Profile:
+    config, device = loaded.config, jax.devices()[0]
+    model = jax.device_put(loaded.model, device)
+    files = example_files(config, batch_size)
+    photos, masks = read_files(files, config)
+    noise = draw_noise(model, 0, jnp.arange(batch_size), jnp.arange(samples), *photos.shape[1:3])
+    inputs = jax.device_put((model, photos.astype(np.float32) / 255, masks.astype(np.float32), noise), device)
+
+    predict = functools.partial(_predict, precision=precision)
+    program, compile_seconds = compiled(predict, *inputs)
+    completer = jax.jit(functools.partial(_complete, samples=samples, how=config.eval.quantise, precision=precision))
+
+    def complete_files() -> None:
+        completed = np.asarray(completer(model, *jax.device_put(read_files(files, config), device)))
+        for of_image in completed:
+            for sample in of_image:
+                encode_photo(Photo(sample), ".png")
+
+    arrays = {name: array.size for name, array in named_arrays(model).items()}
+    compiled_operations = operations_of_compiled(program)
+    network, complete = seconds_of([lambda: jax.block_until_ready(program(*inputs)), complete_files], repeats, batch_size)
+    return Profile(
+        kind=config.model.kind,
+        step=loaded.step,
+        parameters=sum(arrays.values()),
+        without_heads=sum(size for name, size in arrays.items() if not name.startswith(HEADS)),
+        image_size=config.data.image_size,
+        batch_size=batch_size,
+        samples=samples,
+        operations=count_operations(predict, *inputs) // batch_size,
+        compiled_operations=None if compiled_operations is None else compiled_operations / batch_size,
+        compile_seconds=compile_seconds,
+        network=network,
+        complete=complete,
+        repeats=repeats,
+        device=device_name(device),
+        dtype=config.train.compute_dtype,
+        precision=precision,
+        jax_version=jax.__version__,
+    )
+
+
+def _predict(model: SPN, image: Array, mask: Array, noise: Array | None, *, precision: Precision) -> Array:
+    """The raw prediction, (b, s, h, w, 3)."""
+    with jax.default_matmul_precision(precision):
+        return model(image, mask, noise).image
+
+
+def _complete(model: SPN, image: Array, mask: Array, *, samples: int, how: Literal["truncate", "round"], precision: Precision) -> Array:
+    """8-bit composites uint8 (b, s, h, w, 3) of photos uint8 (b, h, w, 3) and masks uint8 (b, h, w, 1)."""
+    noise = draw_noise(model, 0, jnp.arange(len(image)), jnp.arange(samples), *image.shape[1:3])
+    prediction = _predict(model, image.astype(jnp.float32) / 255, mask.astype(jnp.float32), noise, precision=precision)
+    return composite(quantise(prediction, how).astype(jnp.uint8), image[:, None], mask[:, None])
+
+
+def example_files(config: Config, count: int) -> list[tuple[bytes, bytes]]:
+    """JPEG photos and PNG masks of the network's size: soft random colours and drawn strokes, always the same."""
+    size, files = config.data.image_size, []
+    for i in range(count):
+        coarse = np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)
+        photo, mask = io.BytesIO(), io.BytesIO()
+        Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC).save(photo, "JPEG", quality=95)
+        hole = draw_strokes(STROKES + i % 1000, size, 0)[..., 0]
+        Image.fromarray(255 * (1 - hole if config.data.invert_masks else hole)).save(mask, "PNG")
+        files.append((photo.getvalue(), mask.getvalue()))
+    return files
+
+
+def read_files(files: Sequence[tuple[bytes, bytes]], config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Photos uint8 (b, P, P, 3) and masks uint8 (b, P, P, 1), read as evaluation reads them."""
+    data = config.data
+    photos = [prepare_photo(decode_photo(io.BytesIO(p), "the photo"), data.image_size, data.crop, data.resize_filter) for p, _ in files]
+    holes = [read_hole(io.BytesIO(mask), data.invert_masks, "the mask") for _, mask in files]
+    return np.stack(photos), np.stack(holes).astype(np.uint8)[..., None]
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """The function compiled for these arguments, and the seconds that took, without a cache of compiled programs."""
+    with without_compilation_cache():
+        start = time.perf_counter()
+        program = jax.jit(function).lower(*arguments).compile()
+        return program, time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def without_compilation_cache() -> Iterator[None]:
+    """Programs compiled inside are neither taken from JAX's persistent cache nor put there."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # because JAX asks for the setting once a process
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def seconds_of(calls: Sequence[Callable[[], Any]], repeats: int, images: int) -> list[Seconds]:
+    """Seconds an image of calls that work on `images` of them and return when they are done.
+
+    The calls take turns, so that what else the machine does falls on all alike.
+    """
+    times = [[_duration(call) / images for call in calls] for _ in range(WARM_UP + repeats)]
+    return [Seconds(*np.percentile(of_call, [50, 25, 75]).tolist()) for of_call in zip(*times[WARM_UP:], strict=True)]
+
+
+def _duration(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def operations_of_compiled(program: Any) -> float | None:
+    """XLA's count of floating-point operations of a compiled program, None where its backend has none."""
+    try:
+        analysis = program.cost_analysis()
+    except (NotImplementedError, jax.errors.JaxRuntimeError):
+        return None
+    flops = analysis.get("flops") if isinstance(analysis, dict) else None
+    return float(flops) if flops is not None and flops > 0 else None
+
+
+def count_operations(function: Callable[..., Any], *arguments: Any) -> int:
+    """Floating-point operations of the convolutions and matrix products that the function's result depends on, multiply-add = 2.
+
+    Args:
+        arguments: of the function, arrays or their shapes.
+
+    Raises:
+        ValueError: there is a loop whose length is not known.
+    """
+    return _operations(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _operations(jaxpr: core.Jaxpr) -> int:
+    needed, total = _variables(jaxpr.outvars), 0
+    for equation in reversed(jaxpr.eqns):
+        if needed.isdisjoint(equation.outvars):
+            continue  # a result that nothing uses, as the distillation heads' is not computed
+        needed |= _variables(equation.invars)
+        total += _operations_of(equation)
+    return total
+
+
+def _variables(atoms: Sequence[Any]) -> set[Any]:
+    return {atom for atom in atoms if not isinstance(atom, core.Literal)}
+
+
+def _operations_of(equation: Any) -> int:
+    name, parameters = equation.primitive.name, equation.params
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        return 2 * equation.outvars[0].aval.size * (kernel.size // kernel.shape[parameters["dimension_numbers"].rhs_spec[0]])
+    if name == "dot_general":
+        (contracted, _), _ = parameters["dimension_numbers"]
+        return 2 * equation.outvars[0].aval.size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+    inner = [_operations(jaxpr) for jaxpr in _jaxprs(parameters)]
+    if name == "while" and any(inner):
+        raise ValueError("operations of a loop whose length is not known cannot be counted")
+    if name == "cond":
+        return min(inner)  # forms of one computation for several platforms, some with work that is cut away
+    return parameters.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
+
+
+def _jaxprs(parameters: dict[str, Any]) -> Iterator[core.Jaxpr]:
+    for value in parameters.values():
+        for entry in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(entry, core.ClosedJaxpr):
+                yield entry.jaxpr
+            elif isinstance(entry, core.Jaxpr):
+                yield entry
+
+
+def device_name(device: jax.Device) -> str:
+    """The device as its maker calls it; of a CPU the model and the number of cores that there are."""
+    if device.platform != "cpu":
+        return f"{device.device_kind} ({device.platform})"
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else 'CPU'}, {os.cpu_count()} cores (cpu)"
+
+
+def report(profile: Profile) -> str:
+    """The profile as a Markdown table, and below it the paper's Table 6, which was measured elsewhere."""
+    several = f", {profile.samples} samples of each" if profile.samples > 1 else ""
+    by_xla = profile.compiled_operations
+    network, complete = (
+        f"{s.median:.4f} s (quartiles {s.lower_quartile:.4f} to {s.upper_quartile:.4f})" for s in (profile.network, profile.complete)
+    )
+    rows = [
+        ("model", f"{profile.kind}, step {profile.step}"),
+        ("parameters", f"{profile.parameters:,}"),
+        ("parameters without distillation heads", f"{profile.without_heads:,}"),
+        ("FLOPs an image, convolutions and matrix products", f"{profile.operations / 1e9:,.2f} G"),
+        ("FLOPs an image, compiled program (XLA)", "not known to this backend" if by_xla is None else f"{by_xla / 1e9:,.2f} G"),
+        ("time of compilation", f"{profile.compile_seconds:.1f} s"),
+        ("time an image, network alone", network),
+        ("time an image, with pre- and post-processing", complete),
+        ("images", f"{profile.image_size} x {profile.image_size} pixels, {profile.batch_size} a call{several}; {profile.repeats} calls"),
+        ("device", profile.device),
+        ("precision", f"{profile.dtype}, matrix products at {profile.precision} precision"),
+        ("JAX", profile.jax_version),
+    ]
+    notes = (
+        "A multiply-add is 2 FLOPs. The first count is of the program as written, on every device the same, taps on padding counted; "
+        "XLA's has all other arithmetic too, leaves those taps out, and on GPUs may lack what is handed to libraries.\n\n"
+        "Pre- and post-processing: from the bytes of a JPEG photo and a PNG mask to those of a PNG composite, in one thread. "
+        "Compilation is without a cache and in no other time.\n"
+    )
+    return f"{_table(('', 'value'), rows)}\n{notes}\n{_paper(profile)}"
+
+
+def _paper(profile: Profile) -> str:
+    kind = "probabilistic" if profile.kind == "spn-probabilistic" else "deterministic"
+    rows = [(name, cost.parameters, f"{cost.seconds} s") for name, cost in paper.COSTS[kind].items()]
+    source = "Table 6" if kind == "deterministic" else "Section 4.6"
+    return (
+        "### paper, other device and program: times are not comparable\n\n"
+        + _table(("method", "parameters", "time an image"), rows)
+        + f"\n{source} of Zhang et al., Pattern Recognition 2023, as printed; one RTX 3090, precision and what was timed are not said.\n"
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in (header, *rows)]
+    rule = "|".join("-" * (width + 2) for width in widths)
+    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])]) + "\n"
+
+
+def as_json(profile: Profile) -> str:
+    """Every figure of a profile, for programs."""
+    return json.dumps(dataclasses.asdict(profile), indent=1, allow_nan=False) + "\n"

@@ -1,0 +1,48 @@
+"""Draws which mask each photo gets, for a list to be published."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spn_jax.config import Config, apply_overrides
+from spn_jax.data.images import existing_path, open_photos, read_list
+from spn_jax.data.masks import MaskSource, open_test_masks
+from spn_jax.evaluation.pairs import PairList, draw_pairs, draw_pairs_per_bin, make_pair_list
+
+
+def draw_pair_list(photos: str, masks: str, *, seed: int, per_bin: bool, overrides: Sequence[str]) -> PairList:
+    """One mask a photo, none twice before all have come once.
+
+    Args:
+        photos: folder, list (whose files need not be there) or ArrayRecord.
+        masks: as data.test_masks.
+        per_bin: as many photos for each ten-percent bin of hole ratio as for any other.
+        overrides: of data, as section.key=value.
+
+    Raises:
+        InputError: photos or masks that cannot be read, or a mask without a hole.
+    """
+    source = open_test_masks(apply_overrides(Config(), [*overrides, f"data.test_masks={masks}"]))
+    names = photo_names(photos)
+    if per_bin:
+        bins = source.tenths(np.arange(len(source)))
+        chosen = draw_pairs_per_bin(len(names), measured_tenths(source) if bins is None else bins, seed)
+    else:
+        chosen = draw_pairs(len(names), len(source), seed)
+    for mask in np.unique(chosen):
+        source.load(int(mask))  # one without a hole, which no evaluation takes, must not get into a list that is published
+    return make_pair_list(names, source.names, chosen, f"seed {seed}, {'per bin' if per_bin else 'from the whole set'}")
+
+
+def photo_names(path: str) -> Sequence[str]:
+    """Names of the photos at `path`; those of a list need not exist."""
+    if Path(path).suffix.lower() == ".flist":
+        return read_list(existing_path(path, "--photos"), "--photos", "")[0]
+    return open_photos(path, "--photos").names
+
+
+def measured_tenths(masks: MaskSource) -> np.ndarray:
+    """The ten-percent bin of each mask by its share of holes, -1 where there is none."""
+    shares = np.array([masks.load(i).mean(dtype=np.float64) for i in range(len(masks))])
+    return np.ceil(np.round(10 * shares, 9)).astype(int) - 1

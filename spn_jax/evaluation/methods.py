@@ -1,0 +1,188 @@
+"""The methods that an evaluation compares: models of checkpoints, folders of results, and completions that need no training."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spn_jax.checkpoints.store import LoadedModel, checkpoint_sha256, find_checkpoint, load_model
+from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig, check_config, load_config, replace_settings, to_dict
+from spn_jax.data.images import PhotoSource
+from spn_jax.data.pipeline import Completer
+from spn_jax.errors import InputError
+from spn_jax.evaluation.baselines import find_baseline
+from spn_jax.evaluation.results import ResultsFolder
+from spn_jax.filling.completion import check_samples
+from spn_jax.metrics.image import WINDOW
+from spn_jax.models.spn import SMALLEST
+
+ONE_MODEL = "spn"  # what a lone checkpoint is called
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+# What checkpoints may not disagree about, because all methods are scored on the same pictures.
+SHARED = ("data.image_size", "data.crop", "data.resize_filter", "data.invert_masks", "eval.quantise")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelMethod:
+    """A checkpoint's model, which completes on the devices."""
+
+    name: str
+    folder: Path  # of its step
+    loaded: LoadedModel
+    settings: EvalConfig  # of this model: a deterministic one has one sample
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from any other."""
+        return {"checkpoint": str(self.folder.absolute()), "metadata": checkpoint_sha256(self.folder), "samples": self.settings.samples}
+
+    def about(self) -> dict[str, Any]:
+        told = {key: self.loaded.info.get(key) for key in ("teacher", "converted_from")}
+        return {"checkpoint": str(self.folder), "step": self.loaded.step, **told}
+
+
+@dataclasses.dataclass(frozen=True)
+class HostMethod:
+    """A method that the reader threads call."""
+
+    name: str
+    complete: Completer
+    source: Mapping[str, Any]  # what tells it from any other
+
+    def identity(self) -> dict[str, Any]:
+        return dict(self.source)
+
+    about = identity
+
+
+def named(text: str, flag: str) -> tuple[str, str]:
+    """NAME=DIR -> both. InputError: it is not that, or the name could not be a file's."""
+    name, separator, folder = text.partition("=")
+    if not separator or not folder:
+        raise InputError(f"{flag} {text} must be NAME=DIR: a name for the table and the folder")
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{flag} {text}: the name {name!r} must be letters, digits and . _ + -; files are named after it")
+    return name, folder
+
+
+def named_checkpoints(given: Sequence[str]) -> dict[str, str]:
+    """{name: folder} of `--checkpoint [NAME=]DIR`: one without a name is called "spn" if it is alone, otherwise after its folder."""
+    found: dict[str, str] = {}
+    for text in given:
+        if "=" in text and not Path(text).exists():
+            name, folder = named(text, "--checkpoint")
+        else:
+            folder = text
+            name = ONE_MODEL if len(given) == 1 else re.sub(r"[^A-Za-z0-9._+-]", "-", Path(text).resolve().name).lstrip("._+-") or ONE_MODEL
+        if name in found:
+            raise InputError(f"two checkpoints are called {name}; give them names with --checkpoint NAME=DIR")
+        found[name] = folder
+    return found
+
+
+def check_names(checkpoints: Iterable[str], results: Sequence[str], methods: Sequence[str]) -> None:
+    """Raises InputError unless there is a method, and each has a name of its own."""
+    names = [*checkpoints, *results, *methods]
+    if not names:
+        raise InputError("nothing to evaluate: pass --checkpoint DIR, --results NAME=DIR or --method NAME")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two methods are called {name}; give each --checkpoint and --results a name of its own (NAME=DIR)")
+
+
+def load_checkpoints(checkpoints: Mapping[str, str]) -> dict[str, tuple[Path, LoadedModel]]:
+    """{name: (folder of the step, model)}."""
+    return {name: (find_checkpoint(folder), load_model(folder)) for name, folder in checkpoints.items()}
+
+
+def shared_config(loaded: Mapping[str, LoadedModel], config: Path | None, overrides: Sequence[str]) -> Config:
+    """The settings of the data and the evaluation, the same for all methods.
+
+    They are those of the config file where there is one, otherwise the first checkpoint's, otherwise the defaults; overrides come on
+    top. Of the rest, only whether any model is probabilistic is kept.
+
+    Raises:
+        InputError: checkpoints that disagree about the pictures, a wrong override, several samples of deterministic models.
+    """
+    variational = any(of.config.model.variational for of in loaded.values())
+    # Samples are a probabilistic model's setting: where there is one, its own comes before a deterministic one's.
+    ordered = sorted(loaded.values(), key=lambda of: not of.config.model.variational)
+    given = load_config(config) if config is not None else next((of.config for of in loaded.values()), Config())
+    evaluation = (
+        given.eval if config is not None or not ordered else dataclasses.replace(given.eval, samples=ordered[0].config.eval.samples)
+    )
+    base = Config(data=given.data, eval=evaluation)
+    foreign = [text for text in overrides if not text.startswith(("data.", "eval."))]
+    if foreign:
+        raise InputError(f"{', '.join(foreign)}: an evaluation takes settings of data and eval alone; the model is the checkpoint's")
+    shared = checked_settings(base, overrides)
+    if shared.eval.samples > 1 and not variational:
+        if any(text.startswith("eval.samples=") for text in overrides):
+            if not loaded:
+                raise InputError(f"--samples {shared.eval.samples} is of probabilistic models, and none is evaluated; leave it out")
+            check_samples(shared.eval.samples, next(iter(loaded.values())).config)
+        shared = dataclasses.replace(shared, eval=dataclasses.replace(shared.eval, samples=1))
+    if config is None:
+        _check_agreement(loaded, shared, {text.partition("=")[0] for text in overrides})
+    return shared
+
+
+def checked_settings(base: Config, overrides: Sequence[str]) -> Config:
+    """`base` with the overrides, checked without regard to any model: each asks for a size of pictures of its own.
+
+    Raises:
+        InputError: a wrong setting; pictures smaller than SSIM's window.
+    """
+    shared = dataclasses.replace(replace_settings(base, overrides), model=ModelConfig(variational=True))  # which allows samples
+    size = shared.data.image_size
+    check_config(dataclasses.replace(shared, data=dataclasses.replace(shared.data, image_size=DataConfig.image_size)))
+    if size < WINDOW:
+        raise InputError(f"data.image_size={size} must be at least {WINDOW}, the window of SSIM")
+    return shared
+
+
+def _check_agreement(loaded: Mapping[str, LoadedModel], shared: Config, overridden: set[str]) -> None:
+    ours = to_dict(shared)
+    for name, of in loaded.items():
+        theirs = to_dict(of.config)
+        for key in SHARED:
+            section, setting = key.split(".")
+            if key not in overridden and theirs[section][setting] != ours[section][setting]:
+                raise InputError(
+                    f"the checkpoints disagree about {key}: {ours[section][setting]}, and {theirs[section][setting]} in {name}; "
+                    f"evaluate them apart, or add {key}=VALUE for all"
+                )
+
+
+def model_methods(loaded: Mapping[str, tuple[Path, LoadedModel]], shared: Config) -> list[ModelMethod]:
+    """InputError: a model that does not take pictures of this size."""
+    methods = []
+    for name, (folder, model) in loaded.items():
+        size, stride = shared.data.image_size, model.config.model.stride
+        if size % stride or size < SMALLEST:
+            raise InputError(f"data.image_size={size} must be divisible by {stride} and at least {SMALLEST} for {name}")
+        samples = shared.eval.samples if model.config.model.variational else 1
+        methods.append(ModelMethod(name, folder, model, dataclasses.replace(shared.eval, samples=samples)))
+    return methods
+
+
+def host_methods(results: Mapping[str, str], raw: bool, baselines: Sequence[str], photos: PhotoSource, size: int) -> list[HostMethod]:
+    """Folders of results and baselines. InputError: results that do not fit the photos, an unknown baseline."""
+    methods = []
+    for name, folder in results.items():
+        opened = ResultsFolder(name, folder, photos.names, size)
+        source = {"results": str(Path(folder).absolute()), "files": opened.fingerprint(), "raw": raw}
+        methods.append(HostMethod(name, opened.raw if raw else opened.completed, source))
+    for name in baselines:
+        methods.append(HostMethod(name, _Baseline(name), {"method": name}))
+    return methods
+
+
+@dataclasses.dataclass(frozen=True)
+class _Baseline:
+    name: str
+
+    def __call__(self, i: int, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return find_baseline(self.name)(image, mask)

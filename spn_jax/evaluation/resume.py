@@ -1,0 +1,236 @@
+"""What an evaluation has scored so far, on disk: an interrupted one continues, and memory does not grow with the number of photos.
+
+A folder with `progress.json` (what is evaluated, how many photos are done, the columns) and for each method and column of it an
+array of numbers without a header, a row a photo, to which every batch is appended. Rows beyond those that
+`progress.json` counts are of a batch that was not finished, and are cut off. A file is named in it before it is made, so that
+nothing but our own files is ever deleted.
+"""
+
+import contextlib
+import glob
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+
+from spn_jax.data.images import find_images, read_list
+from spn_jax.errors import InputError
+from spn_jax.evaluation.pairs import names_sha256
+from spn_jax.runtime.files import lock_folder, write_atomically
+
+FOLDER = ".spn_jax-partial"  # in the output folder
+FORMAT = 1
+PROGRESS = "progress.json"
+COMMIT_SECONDS = 1.0  # so much work at most is lost with the power
+_SCORES = "scores"  # the file of all columns that are one number a photo, float64
+
+
+class Partial:
+    """The rows of an evaluation that are done. Use as a context manager, which releases the folder.
+
+    Args:
+        folder: made if it is not there.
+        identity: what is evaluated, {name: plain value}; rows of another identity are thrown away.
+
+    Raises:
+        InputError: the folder holds files of others, another process writes to it, or it cannot be written to.
+
+    Attributes:
+        done: photos whose rows are there.
+        restarted: why rows that were there could not be used; "" where there were none or they could.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]):
+        self.folder = folder
+        self.done = 0
+        self.restarted = ""
+        self._identity = json.loads(json.dumps({"format": FORMAT, **identity}))
+        self._columns: dict[str, dict[str, int]] = {}  # {file: {column: numbers a row}}
+        self._files: dict[str, BinaryIO] = {}
+        self._committed = time.monotonic()
+        self._lock = -1
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder, os.O_RDONLY)
+            lock_folder(self._lock, f"another evaluation is writing to {folder.parent}; wait for it or choose another --output")
+            self._open()
+        except OSError as error:
+            raise self._cannot(error) from error
+
+    def _open(self) -> None:
+        stored = self._read_progress()
+        if stored is not None:
+            differing = [key for key in self._identity | stored["identity"] if self._identity.get(key) != stored["identity"].get(key)]
+            if (
+                stored["done"]
+                and not differing
+                and all(self._cut(file, columns, stored["done"]) for file, columns in stored["columns"].items())
+            ):
+                self.done, self._columns = stored["done"], stored["columns"]
+                return
+            if stored["done"]:
+                self.restarted = f"another {', '.join(differing)}" if differing else "its files are damaged"
+            self._delete(stored["columns"])
+        self._write_progress()
+
+    def _read_progress(self) -> dict[str, Any] | None:
+        """What is stored, None in an empty folder. InputError: the files are not ours."""
+        path = self.folder / PROGRESS
+        foreign = sorted(some.name for some in self.folder.iterdir() if not some.name.startswith(f".{PROGRESS}-"))
+        if not foreign:
+            return None
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, FileNotFoundError):
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if (
+                isinstance(stored["identity"], dict)
+                and isinstance(stored["done"], int)
+                and all(Path(file).name == file and sum(columns.values()) > 0 for file, columns in stored["columns"].items())
+            ):
+                return dict(stored)
+        raise InputError(
+            f"{self.folder} is where an unfinished evaluation is kept, but has {foreign[0]} and no readable {PROGRESS} of one; "
+            "move the folder away or choose another --output"
+        )
+
+    def _delete(self, files: Iterable[str]) -> None:
+        """Deletes what we wrote: these files, and what an interrupted writing of the progress left."""
+        for path in (*(self.folder / file for file in files), *self.folder.glob(f".{PROGRESS}-*")):
+            path.unlink(missing_ok=True)
+
+    def _cut(self, file: str, columns: Mapping[str, int], rows: int) -> bool:
+        """Cuts a file to so many rows; False if it has fewer."""
+        path, size = self.folder / file, rows * _row_bytes(file, columns)
+        if not path.is_file() or path.stat().st_size < size:
+            return False
+        os.truncate(path, size)
+        return True
+
+    def add(self, rows: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Appends the rows of the next n photos.
+
+        Args:
+            rows: {method: {column: (n,) or (n, d)}}, the same methods and columns every time.
+
+        Raises:
+            InputError: they cannot be written.
+        """
+        count = {len(values) for columns in rows.values() for values in columns.values()}
+        if len(count) != 1:
+            raise ValueError(f"columns of different lengths: {sorted(count)}")
+        tables: dict[str, np.ndarray] = {}
+        layout: dict[str, dict[str, int]] = {}
+        for method, columns in rows.items():
+            single = {name: values for name, values in columns.items() if values.ndim == 1}
+            if single:
+                tables[f"{method}.{_SCORES}"] = np.stack(list(single.values()), axis=1)
+                layout[f"{method}.{_SCORES}"] = dict.fromkeys(single, 1)
+            for name, values in columns.items():
+                if values.ndim == 2:
+                    tables[f"{method}.{name}"], layout[f"{method}.{name}"] = values, {name: values.shape[1]}
+        if not self._columns:
+            if taken := [file for file in layout if (self.folder / file).exists()]:
+                raise InputError(f"{self.folder / taken[0]} is no file of this evaluation; move it away or choose another --output")
+            self._columns = layout
+            self._write_progress()
+        if self._columns != layout:
+            raise ValueError(f"columns {layout} and before {self._columns}")
+        try:
+            for file, table in tables.items():
+                self._append(file, table)
+            self.done += count.pop()
+            if time.monotonic() - self._committed >= COMMIT_SECONDS:
+                self.commit()
+        except OSError as error:
+            raise self._cannot(error) from error
+
+    def _append(self, file: str, rows: np.ndarray) -> None:
+        if file not in self._files:
+            self._files[file] = open(self.folder / file, "ab")  # noqa: SIM115, closed by `close`
+        self._files[file].write(np.ascontiguousarray(rows, _dtype(file)).tobytes())
+
+    def commit(self) -> None:
+        """Makes the rows so far those that the next start continues after."""
+        try:
+            for file in self._files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._cannot(error) from error
+        self._write_progress()
+        self._committed = time.monotonic()
+
+    def _write_progress(self) -> None:
+        progress = {"identity": self._identity, "done": self.done, "columns": self._columns}
+        write_atomically(self.folder / PROGRESS, json.dumps(progress) + "\n")
+
+    def scores(self, method: str) -> dict[str, np.ndarray]:
+        """{column: float64 (n,)} of a method's columns of one number a photo."""
+        file = f"{method}.{_SCORES}"
+        table = self._map(file)
+        return {name: np.array(table[:, i]) for i, name in enumerate(self._columns[file])}
+
+    def rows(self, method: str, column: str) -> np.ndarray:
+        """A column of several numbers a photo, float32 (n, d), which stays on disk."""
+        return self._map(f"{method}.{column}")
+
+    def _map(self, file: str) -> np.ndarray:
+        if file in self._files:
+            self._files[file].flush()
+        return np.memmap(self.folder / file, _dtype(file), "r", shape=(self.done, sum(self._columns[file].values())))
+
+    def remove(self) -> None:
+        """Deletes our files, and the folder if nothing else is in it: the evaluation is complete."""
+        with contextlib.suppress(OSError):
+            self._delete([*self._columns, PROGRESS])
+            self.folder.rmdir()
+        self.close()
+
+    def close(self) -> None:
+        for file in self._files.values():
+            with contextlib.suppress(OSError):  # a full disk was reported by what wrote
+                file.close()
+        self._files.clear()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _cannot(self, error: OSError) -> InputError:
+        return InputError(f"{self.folder} cannot be written to ({error.strerror or error}); free space or choose another --output")
+
+
+def data_state(path: str) -> str:
+    """`files_state` of the images or records at `path`: a folder, a list, an archive, a file of records, or a pattern of such."""
+    location = Path(path).expanduser()
+    if location.is_dir():
+        return files_state([*find_images(location), *sorted(location.glob("*.array_record*"))])
+    if location.suffix.lower() == ".flist":
+        return files_state([location, *read_list(location, path, "")[1]])
+    return files_state([location] if location.exists() else map(Path, sorted(glob.glob(str(location)))))
+
+
+def files_state(files: Iterable[Path]) -> str:
+    """SHA-256, in hex, over name, size in bytes and time of change of every file; InputError: one cannot be asked for."""
+    try:
+        states = [(file, file.stat()) for file in files]
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}); it was there a moment ago, start again") from error
+    return names_sha256(f"{file}\0{state.st_size}\0{state.st_mtime_ns}" for file, state in states)
+
+
+def _dtype(file: str) -> np.dtype:
+    return np.dtype("<f8" if file.endswith(f".{_SCORES}") else "<f4")
+
+
+def _row_bytes(file: str, columns: Mapping[str, int]) -> int:
+    return sum(columns.values()) * _dtype(file).itemsize

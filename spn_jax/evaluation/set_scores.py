@@ -1,0 +1,61 @@
+"""Scores of whole sets of pictures, bin by bin: FID, KID, P-IDS and U-IDS from Inception's features."""
+
+import warnings
+
+import numpy as np
+
+from spn_jax.errors import InputError
+from spn_jax.evaluation.bins import ALL, LAYOUTS, Records
+from spn_jax.metrics import sets as distances
+
+NOT_COMPUTED = "not computed"
+
+
+def score_sets(
+    truth: np.ndarray, completed: np.ndarray, records: Records, layout: str
+) -> tuple[dict[str, dict[str, float]], dict[str, str], list[str]]:
+    """The scores `OF_SETS` of one method.
+
+    Args:
+        truth, completed: features (n, d) of photos and completed photos, row by row those of the records.
+        layout: one of `LAYOUTS`.
+
+    Returns:
+        {bin: {score: value}}, without what cannot be computed; {score: why it was not, in a few words}; sentences for the reader.
+    """
+    of_sets: dict[str, dict[str, float]] = {}
+    missing: dict[str, str] = {}
+    notes: list[str] = []
+    names = records[LAYOUTS[layout].key]
+    for bin in LAYOUTS[layout].bins:
+        chosen = np.flatnonzero(names == bin.name)
+        # All of them stay in their files.
+        real, fake = (truth, completed) if bin is ALL else (truth[chosen], completed[chosen])
+        if not len(real):
+            continue
+        scores = of_sets.setdefault(bin.name, {})
+        if len(real) < 2:
+            missing |= dict.fromkeys(("fid", "kid"), "under 2 images")
+        else:
+            scores["fid"] = distances.frechet_distance(real, fake)
+            scores["kid"], scores["kid_std"] = distances.kernel_distance(real, fake)
+        if len(real) < distances.IDS_LEAST:
+            few = f"under {distances.IDS_LEAST:,} images"
+            missing = dict.fromkeys(("p_ids", "u_ids"), few) | missing
+        elif missing.get("p_ids") != NOT_COMPUTED:
+            try:
+                scores["p_ids"], scores["u_ids"], converged = _ids(real, fake)
+                if not converged:
+                    notes.append(f"P-IDS and U-IDS of {bin.name}: the linear SVM did not converge")
+            except InputError as error:  # scikit-learn is not installed: the rest goes on
+                missing |= dict.fromkeys(("p_ids", "u_ids"), NOT_COMPUTED)
+                notes.append(str(error))
+    return of_sets, missing, notes
+
+
+def _ids(real: np.ndarray, fake: np.ndarray) -> tuple[float, float, bool]:
+    """P-IDS, U-IDS, and whether the fit converged."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        p_ids, u_ids = distances.ids(real, fake)
+    return p_ids, u_ids, not any("converge" in str(warning.message) for warning in caught)

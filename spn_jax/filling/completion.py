@@ -1,0 +1,90 @@
+"""What evaluations, profiles and single photos have in common: samples and their noise, and a completion in 8 bits."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from spn_jax.config import Config
+from spn_jax.errors import InputError
+
+SEEDS = 2**32
+PRECISION = functools.partial(jax.default_matmul_precision, "highest")  # at which completions are made and scored
+
+
+def check_samples(samples: int, config: Config) -> None:
+    """Raises InputError unless a model of this config makes so many different completions of a photo."""
+    if samples < 1:
+        raise InputError(f"--samples {samples} must be at least 1")
+    if samples > 1 and not config.model.variational:
+        raise InputError(
+            f"--samples {samples}: the checkpoint's model is deterministic and completes a photo in one way; "
+            "leave --samples out, or take a checkpoint of a probabilistic model"
+        )
+
+
+def composite(prediction: ArrayLike, image: ArrayLike, mask: ArrayLike) -> Array:
+    """The prediction in the hole, the image elsewhere, bit for bit.
+
+    Args:
+        prediction, image: (..., h, w, 3) in the same units.
+        mask: (..., h, w, 1), 1 = hole.
+    """
+    return jnp.where(jnp.asarray(mask) > 0, prediction, image)
+
+
+def quantise(values: ArrayLike, how: Literal["truncate", "round"]) -> Array:
+    """Values in [0, 1] as whole numbers 0..255 in float32; `truncate` is the released program's floor(255 x). NaN stays NaN."""
+    scaled = 255 * jnp.clip(jnp.asarray(values, jnp.float32), 0, 1)
+    return jnp.floor(scaled) if how == "truncate" else jnp.round(scaled)
+
+
+def complete(
+    model: Callable[..., Any], image: Array, mask: Array, noise: Array | None, how: Literal["truncate", "round"]
+) -> tuple[Array, Any]:
+    """Completes photos, at the precision that scores are reported for; to be called under jit.
+
+    Args:
+        model: maps image (b, h, w, 3) in [0, 1], mask (b, h, w, 1) and noise to an object with .image (b, s, h, w, 3).
+        image: uint8 (b, h, w, 3).
+        mask: uint8 (b, h, w, 1), 1 = hole.
+        noise: of `draw_noise`.
+        how: predictions become 8-bit values by this.
+
+    Returns:
+        8-bit composites uint8 (b, s, h, w, 3), and what the model returned.
+    """
+    with PRECISION():
+        output = model(image.astype(jnp.float32) / 255, mask.astype(jnp.float32), noise)
+    # Known pixels are the photo's own 8-bit values; quantising a float copy of them could only lose.
+    return composite(quantise(output.image, how).astype(jnp.uint8), image[:, None], mask[:, None]), output
+
+
+def draw_noise(model: Any, seed: int | Array, photos: Array, samples: Array, height: int, width: int) -> Array | None:
+    """What tells the completions of a photo from each other; None for a model that makes only one.
+
+    The noise of a completion follows from the seed, the photo's number and its own number alone: it does not depend on the batch or
+    the devices, and more samples add to those of fewer.
+
+    Args:
+        model: .variational, and .noise_shape(height, width); models without the former are deterministic.
+        seed: in [0, 2^32).
+        photos: their numbers (b,).
+        samples: the numbers (s,) of the completions of each.
+
+    Returns:
+        Standard normal (b, s, h/32, w/32, z).
+    """
+    if not getattr(model, "variational", False):
+        return None
+    key, shape = jax.random.key(seed), model.noise_shape(height, width)
+
+    def of_sample(photo: Array, sample: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, photo), sample), shape, jnp.float32)
+
+    of_photo = jax.vmap(of_sample, in_axes=(None, 0))
+    return jax.vmap(of_photo, in_axes=(0, None))(photos, samples)

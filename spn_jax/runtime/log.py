@@ -1,0 +1,191 @@
+"""Where a run's numbers go: JSON lines, TensorBoard, and the progress line on the terminal."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from spn_jax.errors import InputError
+from spn_jax.runtime.files import write_atomically
+
+
+class MetricsLog:
+    """metrics.jsonl (one JSON object a line, key "step" and path-like names) and TensorBoard events of a work directory.
+
+    Opening it for a run restored at step n removes every line after n, so that a killed and restarted run leaves the same
+    file as an uninterrupted one. What is written is on the disk before a method returns.
+
+    Raises:
+        InputError: a file cannot be written, here or later.
+    """
+
+    def __init__(self, workdir: Path, restored_step: int):
+        self._path = workdir / "metrics.jsonl"
+        with self._disk_errors():
+            cut_back(self._path, restored_step)
+            self._file = self._path.open("a", encoding="utf-8")
+            self._tensorboard = TensorBoard(workdir / "tensorboard", restored_step)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one line and one point a metric to each scalar's curve."""
+        with self._disk_errors():
+            numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # JSON has no infinity
+            self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._tensorboard.write_scalars(step, metrics)
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Adds a picture (h, w, 3) uint8 to TensorBoard."""
+        with self._disk_errors():
+            self._tensorboard.write_image(step, name, image)
+
+    def close(self) -> None:
+        """Closes the files; nothing is left to be written."""
+        for file in self._file, self._tensorboard:
+            with contextlib.suppress(OSError):  # a full disk was reported when it was met
+                file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"the log in {self._path.parent} could not be written ({error.strerror or error}); "
+                "earlier checkpoints are intact: free some space and run the same command again"
+            ) from error
+
+
+class TensorBoard:
+    """One TensorBoard event file, written at once: tensorboardX's own SummaryWriter hangs when its thread dies of a full disk."""
+
+    def __init__(self, folder: Path, restored_step: int):
+        self._summary, self._events, writer = tensorboard_modules()
+        folder.mkdir(parents=True, exist_ok=True)
+        # The name's own part tells seconds: a process started again within one would write over the file of the one before.
+        self._writer = writer.EventsWriter(str(folder / "events"), filename_suffix=f".{time.time_ns()}")
+        # Tells readers to forget what an earlier, killed process wrote from this step on.
+        self._write(restored_step + 1, session_log=self._events.SessionLog(status=self._events.SessionLog.START))
+
+    def write_scalars(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One point of each metric."""
+        for name, value in metrics.items():
+            self._write(step, summary=self._summary.scalar(name, value), flush=False)
+        self._writer.flush()
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture (h, w, 3) uint8."""
+        self._write(step, summary=self._summary.image(name, image, dataformats="HWC"))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+    def _write(self, step: int, *, flush: bool = True, **content: Any) -> None:
+        self._writer.write_event(self._events.Event(step=step, wall_time=time.time(), **content))
+        if flush:
+            self._writer.flush()
+
+
+def tensorboard_modules() -> tuple[Any, Any, Any]:
+    """tensorboardX's summary, event and writer modules, imported without torch.
+
+    It imports torch where that is installed, for tensors that are never passed here: three seconds and a pool of threads.
+    """
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
+    finally:
+        if hide:
+            del sys.modules["torch"]
+    return summary, event_pb2, event_file_writer
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Removes every line after `step`, and a half-written last one, from a JSON-lines file; a missing file stays missing."""
+    if path.exists():
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if is_kept(line, step)]
+        write_atomically(path, "".join(line + "\n" for line in kept))
+
+
+def is_kept(line: str, step: int) -> bool:
+    """Whether a line of metrics.jsonl is a complete record of a step no later than `step`."""
+    try:
+        return json.loads(line)["step"] <= step
+    except ValueError:  # the line that was being written when the run was killed
+        return False
+
+
+def has_evaluation(workdir: Path, step: int) -> bool:
+    """Whether the log of a work directory holds an evaluation of `step`."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = (json.loads(line) for line in lines if is_kept(line, step))
+    return any(record["step"] == step and any(name.startswith("eval/") for name in record) for record in records)
+
+
+def quiet_libraries() -> None:
+    """Keeps Orbax's reports off the terminal: what goes wrong comes back as an exception, and the command says it in words."""
+    for name in ("absl", "orbax"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+class Progress:
+    """Rate and time left, from the steps made since this object was created."""
+
+    def __init__(self, step: int, total: int):
+        self._first, self._total, self._start = step, total, time.monotonic()
+
+    def rate(self, step: int) -> float | None:
+        """Steps per second since the start of this process's work, first compilation left out by `restart`; None before it is known."""
+        elapsed = time.monotonic() - self._start
+        return (step - self._first) / elapsed if elapsed > 0 and step > self._first else None
+
+    def restart(self, step: int) -> None:
+        """Begins the measurement anew; called once the first step, with its compilation, is done."""
+        self._first, self._start = step, time.monotonic()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside, on evaluations and checkpoints, does not count."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._start += time.monotonic() - began
+
+    def line(self, step: int, metrics: Mapping[str, float]) -> str:
+        """One line for the terminal."""
+        rate = self.rate(step)
+        speed = f"{rate:.2f} steps/s  {duration((self._total - step) / rate)} left" if rate else "measuring speed"
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name in SHOWN)
+        return f"step {step}/{self._total}  {speed}  {shown}"
+
+
+SHOWN = ("generator/loss", "generator/reconstruction", "generator/prior", "generator/adversarial", "discriminator/loss")
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

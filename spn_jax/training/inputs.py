@@ -1,0 +1,120 @@
+"""What a training run reads: photos, masks, the teacher's features or the teacher itself, and the networks of its losses."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from spn_jax.checkpoints.online_teachers import OnlineTeacher, load_online_teacher
+from spn_jax.checkpoints.weights import load_vgg19
+from spn_jax.config import Config
+from spn_jax.data.images import KeptPhotos, PhotoSource, open_photos
+from spn_jax.data.masks import MaskSource, open_test_masks, open_train_masks
+from spn_jax.data.pipeline import training_batches
+from spn_jax.data.teacher import TeacherCache
+from spn_jax.training.step import Frozen
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Photos and masks of training and of evaluation, and the teacher's features of the former (None: no prior loss)."""
+
+    photos: PhotoSource
+    masks: MaskSource
+    cache: TeacherCache | None
+    test_photos: PhotoSource
+    test_masks: MaskSource
+
+
+def open_data(config: Config, config_file: str) -> Data:
+    """Opens all data of a run; InputError if something is missing or does not fit."""
+    photos = open_photos(config.data.train_photos, "data.train_photos")
+    return Data(
+        photos=KeptPhotos(photos, config.data.keep_decoded * 10**6),
+        masks=open_train_masks(config),
+        cache=open_cache(config, photos, config_file),
+        test_photos=open_photos(config.data.test_photos, "data.test_photos"),
+        test_masks=open_test_masks(config),
+    )
+
+
+def open_cache(config: Config, photos: PhotoSource, config_file: str) -> TeacherCache | None:
+    """The teacher's cached features, checked against config and photos; None without a prior loss, or where the teacher itself runs."""
+    if config.loss.prior == 0 or is_online(config):
+        return None
+    cache = TeacherCache.open(config.teacher.cache, config_file)
+    cache.check(config, photos)
+    return cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Lessons:
+    """What the prior learner distils; nothing in a run without a prior loss."""
+
+    channels: Mapping[int, int]  # of the teacher's maps by level
+    origin: str | None  # of the teacher's weights, for people
+    identity: str | None  # equal where the features are
+    summary: str
+
+
+def open_lessons(config: Config, data: Data, frozen: Frozen, origin: str | None) -> Lessons:
+    """Where the targets of the prior loss come from: the cache, or the teacher in `frozen`, whose weights are from `origin`."""
+    if data.cache is not None:
+        manifest = data.cache.manifest
+        line = f"teacher: {manifest.teacher}, weights {manifest.weights_origin}, features in {manifest.dtype}"
+        return Lessons(data.cache.channels, manifest.weights_origin, data.cache.identity(), line)
+    if frozen.teacher is None:
+        return Lessons({}, None, None, "teacher: none (loss.prior=0), trained without distillation")
+    assert isinstance(frozen.teacher, OnlineTeacher)
+    line = f"teacher: {config.teacher.name}, weights {origin}, run in the step"
+    return Lessons(frozen.teacher.channels, origin, f"online {weights_identity(origin)}", line)
+
+
+class Origins(NamedTuple):
+    """Where the weights of frozen networks come from, for people; None for one that is not there."""
+
+    teacher: str | None = None
+    vgg: str | None = None
+
+
+def open_frozen(config: Config) -> tuple[Frozen, Origins]:
+    """The networks that the losses need; InputError if they cannot be had.
+
+    All in float32 whatever the trained networks compute in: the targets do not change with a setting for speed, and rounded to
+    bfloat16 most pixels of two samples would be equal to VGG19.
+    """
+    frozen, origins = Frozen(), Origins()
+    if is_online(config):
+        teacher, origin = load_online_teacher(config)
+        frozen, origins = frozen._replace(teacher=teacher), origins._replace(teacher=origin)
+    if config.loss.perceptual or config.loss.diversity:
+        vgg, origin = load_vgg19(config.loss.vgg, config.train.seed, jnp.float32)
+        frozen, origins = frozen._replace(vgg=vgg), origins._replace(vgg=origin)
+    return frozen, origins
+
+
+def is_online(config: Config) -> bool:
+    """Whether the teacher runs in the step."""
+    return config.loss.prior > 0 and config.teacher.mode == "online"
+
+
+def read_batches(config: Config, data: Data, start: int, steps: int) -> Any:
+    """This process's part of the batches of steps start, ..., steps - 1."""
+    return training_batches(
+        config,
+        data.photos,
+        data.masks,
+        data.cache,
+        start_step=start,
+        steps=steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        with_2x=is_online(config),
+    )
+
+
+def weights_identity(origin: str | None) -> str | None:
+    """What of the text that `load_vgg19` gives does not depend on the name of a file: the weights' hash, or the seed of random ones."""
+    return origin.rpartition("sha256 ")[2] if origin else None

@@ -1,0 +1,102 @@
+"""The processes of a run: how they find each other, stop together and end, and that only one run is in a work directory."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import NoReturn, Self
+
+import jax
+from jax.experimental import multihost_utils
+
+from spn_jax.errors import InputError, find_input_error
+from spn_jax.runtime.files import lock_folder
+
+LAST_WORDS = 5  # seconds in which other processes that meet the same error may say so
+
+
+class Stop:
+    """Whether to stop, because SIGTERM came here or (agreed on by all) in any process."""
+
+    def __init__(self) -> None:
+        self._came = False
+
+    def __call__(self, step: int) -> bool:
+        """After a step. Every process must ask after every step."""
+        if jax.process_count() > 1:  # jax.distributed has installed a handler that tells the other processes
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._came
+
+    def during_evaluation(self) -> bool:
+        """At any time. Several processes could not agree in the middle of a step, so there it is False."""
+        return self._came
+
+    def __enter__(self) -> Self:
+        if jax.process_count() == 1:
+            self._previous = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+
+
+@contextlib.contextmanager
+def only_run_in(workdir: Path) -> Iterator[None]:
+    """Makes the work directory and locks it until the process ends; InputError if it cannot be made or another run is in it."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(workdir, os.O_RDONLY)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"--workdir {workdir} cannot be written ({reason}); choose another folder or free space") from error
+    try:
+        lock_folder(handle, f"another run is writing to --workdir {workdir}; wait for it or stop it")
+        yield
+    finally:
+        os.close(handle)
+
+
+def join_processes(options: argparse.Namespace) -> None:
+    """Joins the other processes of the run, if the command line says that there are any; InputError if that does not work."""
+    by_hand = {"--coordinator": options.coordinator, "--processes": options.processes, "--process": options.process}
+    missing = [name for name, value in by_hand.items() if value is None]
+    if options.cluster and len(missing) < len(by_hand):
+        raise InputError("--cluster finds out about the other processes by itself; leave out --coordinator, --processes and --process")
+    if len(missing) == len(by_hand) and not options.cluster:
+        return
+    if missing and not options.cluster:
+        raise InputError(f"a run of several processes needs {', '.join(by_hand)} in each of them; missing here: {', '.join(missing)}")
+    try:
+        jax.distributed.initialize(options.coordinator, options.processes, options.process, heartbeat_timeout_seconds=30)
+    except (ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the processes of the run did not find each other ({reason}); check --coordinator, --processes, --process"
+        ) from error
+
+
+def end_all_processes(error: Exception) -> NoReturn:
+    """Reports an error and ends this process at once, which ends the others.
+
+    The ordinary way out would wait for them, and they wait for this one in the middle of a step.
+    """
+    wrong_input = find_input_error(error)
+    if wrong_input is None:
+        traceback.print_exception(error)
+    else:
+        print(f"error: {wrong_input}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:  # with it goes the service that joins them, and then the others are aborted
+        time.sleep(LAST_WORDS)
+    os._exit(1 if wrong_input is None else 2)

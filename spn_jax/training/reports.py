@@ -1,0 +1,102 @@
+"""What a run says: its first lines, the metrics of every step, files that describe it; and values that are not finite."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from clu import parameter_overview
+from flax import nnx
+from jax.sharding import Mesh
+
+from spn_jax.checkpoints.parameters import named_arrays
+from spn_jax.config import Config, describe
+from spn_jax.errors import InputError
+from spn_jax.runtime.files import write_atomically
+from spn_jax.runtime.log import MetricsLog, Progress
+from spn_jax.training.inputs import Data, Lessons
+from spn_jax.training.step import Metrics, TrainState
+
+Say = Callable[[str], None]
+
+
+def summary(
+    config: Config, state: TrainState, mesh: Mesh, data: Data, lessons: Lessons, steps: int, vgg_origin: str | None
+) -> Iterator[str]:
+    """The lines a run begins with: parameters by part, devices, sizes of the data."""
+    for network, tree in ("", state.model), ("discriminator.", state.discriminator):
+        counts: dict[str, int] = {}
+        for name, array in named_arrays(tree).items():
+            part = network + ".".join(name.split(".")[:2])
+            counts[part] = counts.get(part, 0) + math.prod(array.shape)
+        yield from (f"{part:42}{count:>14,} parameters" for part, count in counts.items())
+        yield f"{'total ' + (network.rstrip('.') or 'prior learner and generator'):42}{sum(counts.values()):>14,} parameters"
+    kind = jax.devices()[0].device_kind
+    yield f"devices: {mesh.size} x {kind}, mesh data={mesh.size}, {jax.process_count()} process(es)"
+    yield f"photos: {len(data.photos):,} for training, {len(data.test_photos):,} held out"
+    yield f"masks: {len(data.masks):,} for training, {len(data.test_masks):,} held out"
+    yield lessons.summary
+    if vgg_origin:
+        yield f"VGG19: weights {vgg_origin}"
+    train = config.train
+    completions = f", {train.samples} completions each," if train.samples > 1 else ""
+    yield f"steps: {steps:,} of {train.batch_size} photos{completions} in {train.micro_batches} part(s), computed in {train.compute_dtype}"
+
+
+def write_descriptions(workdir: Path, config: Config, parameters: nnx.State) -> None:
+    """Writes the resolved settings and the table of parameters, for people to read."""
+    write_atomically(workdir / "parameters.txt", parameter_overview.get_parameter_overview(named_arrays(parameters)) + "\n")
+    write_atomically(workdir / "config.txt", "\n".join(describe(config)) + "\n")
+
+
+class StepReports:
+    """Checks and logs the metrics of each step once the next one has been started."""
+
+    def __init__(self, log_every: int, log: MetricsLog | None, progress: Progress, say: Say):
+        self._log_every, self._log, self._progress, self._say = log_every, log, progress, say
+        self._pending: tuple[int, Metrics] | None = None
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of a step that has just been started and reports those of the step before; InputError as `flush`."""
+        self.flush()
+        self._pending = step, metrics
+
+    def flush(self) -> None:
+        """Reports what was added last, waiting for its step.
+
+        Raises:
+            InputError: a loss is not finite.
+        """
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        stop_unless_finite(step, [name for name, value in values.items() if not math.isfinite(value)])
+        if step % self._log_every == 0:
+            if self._log:
+                rate = self._progress.rate(step)
+                self._log.write(step, values | ({"time/steps_per_second": rate} if rate else {}))
+            self._say(self._progress.line(step, values))
+
+
+def stop_unless_finite(step: int, broken: Sequence[str]) -> None:
+    """Raises InputError if there are names of broken values."""
+    if broken:
+        raise InputError(
+            f"at step {step} these values are not finite: {', '.join(broken)}; the last checkpoint is from before. "
+            "Lower optimizer.learning_rate, or use train.compute_dtype=float32, and start the command again"
+        )
+
+
+def check_finite(step: int, state: TrainState) -> None:
+    """Raises InputError for a state that must not be saved: a finite loss can have a gradient that is not."""
+    finite = all_finite({"prior learner and generator": state.model, "discriminator": state.discriminator})
+    stop_unless_finite(step, [f"parameters of the {name}" for name, value in finite.items() if not value])
+
+
+@jax.jit
+def all_finite(trees: dict[str, Any]) -> dict[str, jax.Array]:
+    """For each tree whether all of its numbers are finite."""
+    return {name: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all() for name, tree in trees.items()}

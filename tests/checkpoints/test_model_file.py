@@ -1,0 +1,108 @@
+"""Models in one file, and those that come with the package."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from scripts import make_pretrained
+from spn_jax import pretrained
+from spn_jax.checkpoints.model_file import INFO, read_model_arrays, write_model_file
+from spn_jax.checkpoints.parameters import named_arrays
+from spn_jax.checkpoints.store import find_checkpoint, load_discriminator, load_model
+from spn_jax.errors import InputError
+from tests.tiny import save_checkpoints
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoints(tmp_path_factory.mktemp("run"))["spn"]
+
+
+@pytest.fixture(scope="module")
+def packed(checkpoint, tmp_path_factory):
+    path = tmp_path_factory.mktemp("packed") / "weights.npz"
+    make_pretrained.main([str(checkpoint), "--output", str(path)])
+    return path
+
+
+def parameters(loaded):
+    return {name: np.asarray(array) for name, array in named_arrays(nnx.as_pure(nnx.state(loaded.model))).items()}
+
+
+def test_a_model_file_is_the_checkpoint_in_float16(checkpoint, packed):
+    whole, small = load_model(checkpoint), load_model(packed)
+    assert small.step == whole.step and small.config.model == whole.config.model
+    before, after = parameters(whole), parameters(small)
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        assert after[name].dtype == np.float32
+        np.testing.assert_array_equal(after[name], array.astype(np.float16).astype(np.float32))
+
+
+def test_a_model_file_tells_no_path_of_the_machine_that_trained_it(packed):
+    with np.load(packed) as archive:
+        info = json.loads(archive[INFO].tobytes())
+    assert not [value for section in info["config"].values() for value in section.values() if isinstance(value, str) and "/" in value]
+
+
+def test_a_run_can_start_from_a_model_file_which_has_no_discriminator(packed):
+    assert find_checkpoint(packed) == packed
+    assert load_discriminator(packed) is None
+
+
+def test_damage_and_other_files_end_in_a_sentence(packed, tmp_path):
+    whole = packed.read_bytes()
+    cut, other, newer = tmp_path / "cut.npz", tmp_path / "other.npz", tmp_path / "newer.npz"
+    cut.write_bytes(whole[: len(whole) // 2])
+    np.savez(other, x=np.zeros(3))
+    with np.load(packed) as archive:
+        entries = {name: archive[name] for name in archive.files}
+    text = json.loads(entries[INFO].tobytes()) | {"format": 99}
+    np.savez(newer, **{**entries, INFO: np.frombuffer(json.dumps(text).encode(), np.uint8)})
+    for path, words in ((cut, "is damaged"), (other, "was not written by spn_jax"), (newer, "has format 99")):
+        with pytest.raises(InputError, match=words):
+            load_model(path)
+    with pytest.raises(InputError, match="neither a folder nor a model file"):
+        load_model(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_flipped_bit_never_passes_for_a_model(packed, tmp_path, place):
+    data = bytearray(packed.read_bytes())
+    data[int(place * len(data))] ^= 0x40
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(data)
+    try:
+        arrays = read_model_arrays(broken)
+    except InputError:
+        return
+    untouched = read_model_arrays(packed)
+    assert all(np.array_equal(arrays[name], untouched[name]) for name in untouched)
+
+
+def test_values_beyond_float16_are_refused(tmp_path):
+    with pytest.raises(InputError, match="not finite in float16"):
+        write_model_file(tmp_path / "w.npz", {"a.kernel": np.array([1e6])}, {"step": 1})
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_pretrained_models_are_named():
+    with pytest.raises(InputError, match="no pretrained model is called 'nothing'"):
+        find_checkpoint("pretrained:nothing")
+
+
+@pytest.mark.parametrize("name", pretrained.names())
+def test_what_ships_fits_the_code_of_today_and_is_small(name):
+    path = pretrained.pretrained_file(f"pretrained:{name}")
+    assert path.stat().st_size <= make_pretrained.LARGEST and (path.parent / pretrained.CARD).is_file()
+    loaded = load_model(f"pretrained:{name}")
+    arrays = parameters(loaded)
+    assert sum(array.size for array in arrays.values()) <= 4_000_000
+    stored = read_model_arrays(path)
+    assert arrays.keys() == stored.keys()
+    for key, array in stored.items():
+        np.testing.assert_array_equal(arrays[key], array)
+    assert all(np.isfinite(array).all() for array in jax.tree.leaves(arrays))

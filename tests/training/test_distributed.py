@@ -1,0 +1,116 @@
+"""Several devices and several processes compute what one device does, and take over each other's checkpoints."""
+
+import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spn_jax.checkpoints.store import FOLDER, newest_checkpoint
+from tests import trainer
+from tests.trainer import Inputs, finish_both, last_arrays, metrics, start_two, wait_for
+
+
+def assert_close(workdir: Path, reference: Path, steps: int) -> None:
+    """The first lines of both logs: equal to 1e-5 at step 0, the first, to 1e-3 at those after it."""
+    ours, theirs = ([line for line in metrics(folder) if line["step"] <= steps] for folder in (workdir, reference))
+    assert [line.keys() for line in ours] == [line.keys() for line in theirs]
+    assert ours
+    for our, their in zip(ours, theirs, strict=True):
+        assert our == pytest.approx(their, rel=1e-5 if their["step"] == 1 else 1e-3), their["step"]
+
+
+def resumed_at(step: int, reference: Path, workdir: Path) -> Path:
+    """A work directory whose newest checkpoint is the reference run's of `step`."""
+    shutil.copytree(reference, workdir, ignore=lambda folder, names: [n for n in names if n.isdigit() and int(n) > step])
+    return workdir
+
+
+def test_four_devices_compute_what_one_does(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    output, _ = trainer.run(inputs.arguments(tmp_path / "run", "schedule.length=3"), devices=4)
+    assert "devices: 4 x cpu, mesh data=4, 1 process(es)" in output
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 3]
+    lines = [line for line in metrics(tmp_path / "run") if "eval/psnr" not in line]
+    for ours, theirs in zip(lines, metrics(reference), strict=False):
+        assert ours == pytest.approx(theirs, rel=1e-5 if ours["step"] == 1 else 1e-3)
+
+
+def test_four_devices_take_over_from_one(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    workdir = resumed_at(4, reference, tmp_path / "run")
+    output, _ = trainer.run(inputs.arguments(workdir), devices=4)
+    assert "devices: 4 x cpu" in output and "continues at step 4" in output
+    assert_close(workdir, reference, trainer.STEPS)
+
+
+def test_a_split_state_computes_what_a_whole_one_does_and_either_continues_the_other(
+    inputs: Inputs, reference: Path, tmp_path: Path
+) -> None:
+    """Four devices with a part of the parameters each take over from one device, and one from them."""
+    workdir = resumed_at(1, reference, tmp_path / "run")
+    trainer.run(inputs.arguments(workdir, "train.shard_parameters=true", "train.keep_last=100"), devices=4)
+    assert_close(workdir, reference, trainer.STEPS)
+
+    whole = resumed_at(4, workdir, tmp_path / "whole")
+    output, _ = trainer.run(inputs.arguments(whole))
+    assert "continues at step 4" in output
+    assert_close(whole, reference, trainer.STEPS)
+
+
+def test_two_processes_train_stop_at_sigterm_to_one_and_are_continued_by_one(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    processes = start_two(inputs.arguments(workdir, "schedule.length=1000"))
+    wait_for(processes[0], "step 4/")
+    processes[1].send_signal(signal.SIGTERM)
+    (first, _), (second, _) = finish_both(processes)
+    newest = newest_checkpoint(workdir / FOLDER)
+    assert newest is not None
+    step = int(newest.name)
+    assert f"stopped by SIGTERM after step {step}; the same command continues there" in first
+    assert "step 4  evaluation" in first
+    assert "step" not in second  # the first alone reports
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    assert [line["step"] for line in metrics(workdir) if "eval/psnr" not in line] == list(range(1, step + 1))
+    assert_close(workdir, reference, 4)
+
+    last = max(step + 1, trainer.STEPS)
+    output, _ = trainer.run(inputs.arguments(workdir, f"schedule.length={last}"))
+    assert "1 process(es)" in output and f"continues at step {step}" in output
+    assert metrics(workdir)[-1]["step"] == last
+    assert_close(workdir, reference, trainer.STEPS if last == trainer.STEPS else 5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("split", ["false", "true"])
+def test_two_processes_start_from_another_run_and_continue(inputs: Inputs, reference: Path, tmp_path: Path, split: str) -> None:
+    workdir, splitting = tmp_path / "run", f"train.shard_parameters={split}"
+    (first, _), _ = finish_both(start_two(inputs.arguments(workdir, "schedule.length=1", splitting, "--init", str(reference))))
+    assert "starts from the parameters of" in first
+    ours, theirs = last_arrays(workdir), last_arrays(reference)
+    difference = np.abs(ours["model/generator.output.kernel"] - theirs["ema/generator.output.kernel"])
+    assert 0 < difference.max() < 1.1e-4  # one step of Adam
+
+    (first, _), _ = finish_both(start_two(inputs.arguments(workdir, "schedule.length=2", splitting, "--init", str(reference))))
+    assert f"continues at step 1; --init {reference} was for the first start" in first
+    assert [line["step"] for line in metrics(workdir) if "eval/psnr" not in line] == [1, 2]
+
+
+def test_batch_that_does_not_divide_over_processes(inputs: Inputs, tmp_path: Path) -> None:
+    processes = start_two(inputs.arguments(tmp_path / "run", "train.batch_size=3"))
+    for _, errors in finish_both(processes, status=2):
+        assert "error: train.batch_size=3 does not divide over 2 devices; the nearest that does is 2 or 4" in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_in_one_process_ends_the_other(inputs: Inputs, tmp_path: Path) -> None:
+    """Process 1 alone meets a photo that cannot be read."""
+    broken = tmp_path / "broken"
+    shutil.copytree(inputs.train, broken)
+    for photo in broken.iterdir():
+        photo.write_bytes(photo.read_bytes()[:100].ljust(photo.stat().st_size, b"x"))  # same size: the cache still fits
+    first, second = start_two(inputs.arguments(tmp_path / "run"), [], [f"data.train_photos={broken}"])
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(lambda process: process.communicate(timeout=150), (first, second)))
+    assert second.returncode == 2 and "cannot be read as an image" in outputs[1][1]
+    assert first.returncode != 0

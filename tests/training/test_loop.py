@@ -1,0 +1,60 @@
+"""The training loop keeps the devices at work: a step is started before anybody waits for the one before it."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from spn_jax.config import load_config
+from spn_jax.training import loop
+from spn_jax.training.step import TrainState
+from tests.trainer import CONFIG_FILE, Inputs
+
+Event = tuple[str, int]
+
+
+class Pending:
+    """A number that a device still computes: who wants to see it, waits."""
+
+    def __init__(self, step: int, events: list[Event]):
+        self._step, self._events = step, events
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        self._events.append(("waited for", self._step))
+        return np.asarray(1.0, dtype)
+
+    def block_until_ready(self) -> "Pending":
+        self._events.append(("waited for", self._step))
+        return self
+
+
+def test_a_step_is_started_before_the_one_before_it_is_waited_for(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events: list[Event] = []
+    wait = jax.block_until_ready
+
+    def wait_and_tell(tree: Any) -> Any:
+        if isinstance(tree, TrainState) or (isinstance(tree, tuple) and any(isinstance(part, TrainState) for part in tree)):
+            events.append(("waited for the state of", sum(what == "started" for what, _ in events)))
+        return wait(tree)
+
+    def start_step(graph: Any, state: Any, frozen: Any, batch: Any) -> tuple[Any, dict[str, Pending]]:
+        step = 1 + sum(what == "started" for what, _ in events)
+        events.append(("started", step))
+        return state, {"generator/loss": Pending(step, events)}
+
+    monkeypatch.setattr(jax, "block_until_ready", wait_and_tell)
+    monkeypatch.setattr(loop, "compile_train_step", lambda mesh, kept: start_step)
+    monkeypatch.setattr(loop.HeldOut, "look", lambda *arguments: None)
+    rare = [f"train.{what}_every=4" for what in ("eval", "image", "checkpoint")]
+    arguments = inputs.arguments(tmp_path / "run")
+    loop.train(load_config(CONFIG_FILE, [*arguments[4:], *rare]), tmp_path / "run")
+
+    first = [("started", 1), ("waited for", 1)]  # the clock of steps/s begins where compilation ends
+    apart = [*first, *[event for step in (2, 3, 4) for event in (("started", step), ("waited for", step - 1))]]
+    saved = ("waited for", 4)  # its line is on the disk before the checkpoint is
+    assert events == [*apart, saved, ("started", 5), ("started", 6), ("waited for", 5), ("waited for", 6)]
+    assert "step 6/6" in capsys.readouterr().out

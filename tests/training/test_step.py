@@ -1,0 +1,365 @@
+"""The training step: what one update does, and the choices that must not change what it computes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from spn_jax.checkpoints.parameters import named_arrays
+from spn_jax.config import Config
+from spn_jax.models.discriminator import Judgement
+from spn_jax.models.spn import SPNOutput, merge_samples, split_samples
+from spn_jax.training.step import (
+    Frozen,
+    References,
+    Schedule,
+    StepGraph,
+    TrainState,
+    build_networks,
+    create_state,
+    generator_loss,
+    judge,
+    learning_rate,
+    moving_average,
+    power_iteration,
+    prior_switch,
+    resolve_schedule,
+    split_batch,
+    targets,
+    train_step,
+)
+from tests.tiny import CHANNELS, compiled_step, new_state, random_batch, run_steps, tiny
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[TrainState, list]:
+    """Three plain steps on three batches."""
+    return run_steps(tiny(), 3)
+
+
+def largest_difference(ours: TrainState, theirs: TrainState, field: str) -> float:
+    pairs = zip(jax.tree.leaves(getattr(ours, field)), jax.tree.leaves(getattr(theirs, field)), strict=True)
+    return max(float(jnp.abs(a - b).max()) for a, b in pairs)
+
+
+def assert_metrics_close(ours: dict, theirs: dict, tolerance: float) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, rel=tolerance), name
+
+
+def test_step_is_pure_and_counts(plain: tuple) -> None:
+    again, metrics = run_steps(tiny(), 3)
+    assert int(again.step) == 3
+    assert metrics == plain[1]
+    assert largest_difference(again, plain[0], "model") == 0
+
+
+def test_generators_loss_is_the_weighted_sum_of_its_terms(plain: tuple) -> None:
+    for metrics in plain[1]:
+        levels = sum(metrics[f"generator/prior_level_{level}"] for level in (1, 2, 3))
+        assert metrics["generator/prior"] == pytest.approx(levels, rel=1e-6)
+        total = metrics["generator/adversarial"] + 10 * metrics["generator/reconstruction"] + metrics["generator/prior"]
+        assert metrics["generator/loss"] == pytest.approx(total, rel=1e-6)
+        assert metrics["discriminator/loss"] == pytest.approx((metrics["discriminator/real"] + metrics["discriminator/fake"]) / 2, rel=1e-6)
+
+
+def test_generator_is_judged_by_the_updated_discriminator_after_three_power_iterations() -> None:
+    config = tiny()
+    graph, before = new_state(config)
+    batch = random_batch(config)
+    after, metrics = run_steps(config, 1, batch=batch)
+
+    twice = power_iteration(graph, before.discriminator, power_iteration(graph, before.discriminator, before.spectral))
+    vectors = power_iteration(graph, after.discriminator, twice)
+    for ours, theirs in zip(jax.tree.leaves(after.spectral), jax.tree.leaves(vectors), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    floats = {"image": jnp.asarray(batch["image"], jnp.float32) / 255, "mask": jnp.asarray(batch["mask"], jnp.float32)}
+    fake = merge_samples(nnx.merge(graph.model, before.model)(floats["image"], floats["mask"]).image)
+
+    def adversarial(kernels: nnx.State) -> float:
+        return float(-jax.nn.log_sigmoid(judge(graph, kernels, vectors, fake).logits).mean())
+
+    assert metrics[0]["generator/adversarial"] == pytest.approx(adversarial(after.discriminator), rel=1e-5)
+    assert metrics[0]["generator/adversarial"] != pytest.approx(adversarial(before.discriminator), rel=1e-4)
+
+
+def test_first_update_of_adam_has_the_size_of_the_learning_rate(plain: tuple) -> None:
+    config = tiny()
+    _, before = new_state(config)
+    after, _ = run_steps(config, 1)
+    rate = config.optimizer.learning_rate
+    for field in ("model", "discriminator"):
+        assert largest_difference(after, before, field) == pytest.approx(rate, rel=1e-2)
+
+
+def test_gradient_accumulation_equals_one_large_batch() -> None:
+    whole, metrics = run_steps(tiny(), 2)
+    accumulated, metrics_of_parts = run_steps(tiny("train.micro_batches=2"), 2)
+    for ours, theirs in zip(metrics_of_parts, metrics, strict=True):
+        assert_metrics_close(ours, theirs, 1e-5)
+    assert gradient_difference(accumulated, whole) < 1e-4
+
+
+def gradient_difference(ours: TrainState, theirs: TrainState) -> float:
+    """Largest difference of gradients, relative to the largest gradient. With beta1 = 0 Adam's first moment is the gradient."""
+    pairs = [(a.mu, b.mu) for a, b in ((getattr(ours, f), getattr(theirs, f)) for f in ("model_optimizer", "discriminator_optimizer"))]
+    differences = [largest(jax.tree.map(jnp.subtract, a, b)) / largest(b) for a, b in pairs]
+    return max(differences)
+
+
+def largest(tree: nnx.State) -> float:
+    return max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
+
+
+def test_rematerialisation_changes_memory_not_numbers(plain: tuple) -> None:
+    _, metrics = run_steps(tiny("train.rematerialise=true"), 2)
+    for ours, theirs in zip(metrics, plain[1], strict=False):
+        assert_metrics_close(ours, theirs, 1e-5)
+    graph, state = new_state(tiny("train.rematerialise=true"))
+    assert "remat" in str(jax.make_jaxpr(train_step, static_argnums=0)(graph, state, Frozen(), random_batch(tiny())))
+
+
+def test_bfloat16_keeps_parameters_optimiser_and_losses_in_float32(plain: tuple) -> None:
+    config = tiny("train.compute_dtype=bfloat16")
+    graph, state = new_state(config)
+    new, metrics = jax.eval_shape(lambda s: train_step(graph, s, Frozen(), random_batch(config)), state)
+    assert {x.dtype for x in jax.tree.leaves(new)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+    assert {x.dtype for x in metrics.values()} == {jnp.dtype("float32")}
+    assert_metrics_close(run_steps(config, 1)[1][0], plain[1][0], 0.03)
+
+
+def test_moving_average_follows_the_parameters() -> None:
+    graph, state = new_state(tiny("train.ema_decay=0.75"))
+    new = jax.tree.map(lambda x: x + 1, state.model)
+    average = moving_average(graph, state.ema, new)
+    for ours, old in zip(jax.tree.leaves(average), jax.tree.leaves(state.model), strict=True):
+        np.testing.assert_allclose(ours, old + 0.25, atol=1e-6)
+    assert new_state(tiny())[1].ema is None
+    after, _ = jax.eval_shape(lambda s: train_step(graph, s, Frozen(), random_batch(tiny())), state)
+    assert named_arrays(after).keys() == named_arrays(state).keys()
+
+
+def test_without_distillation_there_are_no_heads_and_no_targets_are_read() -> None:
+    config = tiny("loss.prior=0")
+    graph, state = create_state(config, resolve_schedule(config, 10), *build_networks(config, {}))
+    batch = {key: value for key, value in random_batch(config).items() if key != "targets"}
+    _, metrics = jax.eval_shape(lambda s: train_step(graph, s, Frozen(), batch), state)
+    assert "generator/prior_level_3" not in metrics
+    assert not any(name.startswith("prior_learner.distillation_heads") for name in named_arrays(state.model))
+
+
+class DoublingTeacher(nnx.Module):
+    """Stands for a teacher on the device: features computed from the photo at 2P."""
+
+    def __init__(self) -> None:
+        self.factor = nnx.Param(jnp.asarray(2.0))
+
+    def __call__(self, photo: jax.Array) -> dict[int, jax.Array]:
+        reduced = {1: photo[:, ::4, ::4], 2: photo[:, ::4, ::4], 3: photo[:, ::8, ::8]}
+        return {level: jnp.repeat(x[..., :1] * self.factor[...], CHANNELS[level], -1) for level, x in reduced.items()}
+
+
+def test_targets_computed_on_the_device_equal_the_same_targets_from_a_cache() -> None:
+    config, teacher = tiny(), DoublingTeacher()
+    batch = random_batch(config)
+    photo = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    cached = jax.tree.map(np.asarray, teacher(jnp.asarray(photo, jnp.float32) / 255))
+    _, with_cache = run_steps(config, 1, batch={**batch, "targets": cached})
+    del batch["targets"]
+    _, on_device = run_steps(config, 1, Frozen(teacher), {**batch, "image_2x": photo})
+    assert_metrics_close(on_device[0], with_cache[0], 1e-6)
+
+
+def schedule_of(config: Config, steps_per_epoch: int = 100) -> Schedule:
+    return resolve_schedule(config, steps_per_epoch)
+
+
+def test_schedule_converts_epochs_and_drops_the_learning_rate() -> None:
+    config = tiny("schedule.unit=epochs", "schedule.length=4", "schedule.learning_rate_drops=2,3", "schedule.prior_loss_until=3")
+    schedule = schedule_of(config)
+    assert (schedule.length, schedule.drops, schedule.prior_loss_until) == (400, (200, 300), 300)
+    rates = [float(learning_rate(schedule, jnp.asarray(step))) for step in (0, 199, 200, 299, 300)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6])
+    assert [float(prior_switch(schedule, jnp.asarray(step))) for step in (299, 300)] == [1, 0]
+
+
+def test_learning_rate_scales_with_the_batch_where_asked() -> None:
+    assert schedule_of(tiny("train.batch_size=32", "schedule.base_batch_size=8")).learning_rate == pytest.approx(4e-4)
+    assert schedule_of(tiny("train.batch_size=32")).learning_rate == pytest.approx(1e-4)
+
+
+def test_prior_loss_is_reported_but_not_learnt_after_its_end() -> None:
+    graph, _ = new_state(tiny("schedule.prior_loss_until=1"))
+    batch = random_batch(tiny())
+    images, maps = jnp.zeros((4, 1, 32, 32, 3)), {3: jnp.zeros((4, 1, 8, 8, 7))}
+    output = SPNOutput(image=images, prior={}, distilled=maps, posterior=None)
+    judgement = Judgement(logits=jnp.zeros((4, 2, 2, 1)), features=())
+    floats = {"image": jnp.ones((4, 32, 32, 3)), "mask": jnp.ones((4, 32, 32, 1))}
+    known = References(teacher=batch["targets"], judged=(), perceived=())
+    (on, terms), (off, _) = (generator_loss(graph, jnp.asarray(s), output, judgement, (), known, floats) for s in (0, 1))
+    assert float(terms["generator/prior"]) > 0
+    assert float(on - off) == pytest.approx(float(terms["generator/prior"]), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def traced() -> jax.stages.Traced:
+    graph, state = new_state(tiny())
+    return jax.jit(train_step, static_argnums=0, donate_argnums=1).trace(graph, state, Frozen(), random_batch(tiny()))
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_step_lowers_for_accelerators_with_plain_convolutions(traced: jax.stages.Traced, platform: str) -> None:
+    """The stem at 2P = 64: unpadded there, padded and cut only on the CPU."""
+    text, on_cpu = (traced.lower(lowering_platforms=(name,)).as_text() for name in (platform, "cpu"))
+    width = tiny().model.width
+    operands = f"(tensor<4x70x70x4xf32>, tensor<7x7x4x{width}xf32>) -> "
+    plain, padded = f"{operands}tensor<4x64x64x{width}xf32>", f"{operands}tensor<4x70x70x{width}xf32>"
+    assert (text.count(plain), text.count(padded)) == (1, 0)
+    assert (on_cpu.count(plain), on_cpu.count(padded)) == (0, 1)
+
+
+def test_exactly_one_generator_forward_a_step(traced: jax.stages.Traced) -> None:
+    """The output convolution of the generator is the only one whose result has the photo's shape."""
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    width = tiny().model.width
+    assert text.count(f"(tensor<4x38x38x{width}xf32>, tensor<7x7x{width}x3xf32>) -> tensor<4x32x32x3xf32>") == 1
+
+
+def test_graph_is_a_hashable_static_argument() -> None:
+    (graph, _), (same, _) = new_state(tiny()), new_state(tiny())
+    assert isinstance(graph, StepGraph)
+    assert hash(graph) == hash(same)
+    assert graph == same
+
+
+def test_compiled_step_gives_back_the_states_memory() -> None:
+    graph, state = new_state(tiny())
+    compiled_step()(graph, state, Frozen(), random_batch(tiny()))
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.model))
+
+
+# --- the probabilistic model ---
+
+
+class Perceiver(nnx.Module):
+    """Stands for VGG19: five maps of halving size, each a few fixed combinations of the mean colours."""
+
+    def __init__(self) -> None:
+        self.mixing = nnx.Param(jnp.asarray(np.random.default_rng(5).standard_normal((5, 3, 4)), jnp.float32))
+
+    def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
+        levels = []
+        for level in range(5):
+            levels.append(jax.nn.relu(image @ self.mixing[...][level]))
+            image = nnx.avg_pool(image, (2, 2), (2, 2))
+        return tuple(levels)
+
+
+PROBABILISTIC = (
+    *("model.variational=true", "model.latent_channels=6", "model.spade_hidden_up_to_prior=true", "model.discriminator=instance_norm"),
+    *("loss.adversarial=hinge", "loss.feature_matching=10", "loss.perceptual=10", "loss.diversity=1", "loss.kl=0.05", "train.samples=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def sampled() -> tuple[TrainState, list]:
+    """Two steps of the probabilistic model on two batches."""
+    return run_steps(tiny(*PROBABILISTIC), 2, Frozen(vgg=Perceiver()))
+
+
+def test_probabilistic_loss_is_the_weighted_sum_of_its_terms(sampled: tuple) -> None:
+    factors = {"adversarial": 1, "reconstruction": 10, "prior": 1, "feature_matching": 10, "perceptual": 10, "diversity": 1, "kl": 0.05}
+    for metrics in sampled[1]:
+        assert all(np.isfinite(value) for value in metrics.values())
+        total = sum(factor * metrics[f"generator/{name}"] for name, factor in factors.items())
+        assert metrics["generator/loss"] == pytest.approx(total, rel=1e-6)
+
+
+def test_every_parameter_of_the_probabilistic_model_gets_a_gradient(sampled: tuple) -> None:
+    sizes = {name: float(jnp.abs(g).max()) for name, g in named_arrays(sampled[0].model_optimizer.mu).items()}
+    silent = {name for name, size in sizes.items() if size == 0}
+    # Their loss-free biases: a normalisation without parameters takes every constant away.
+    assert all(name.endswith(".bias") for name in silent)
+    assert not [name for name in silent if "variational" in name or "prior_blocks" in name]
+
+
+def noise(config: Config, step: int) -> jax.Array:
+    """What a step draws where no noise is given."""
+    return jax.random.normal(jax.random.fold_in(jax.random.key(config.train.seed), step), (4, 2, 1, 1, 6))
+
+
+def test_bfloat16_changes_the_probabilistic_losses_little(sampled: tuple) -> None:
+    low = run_steps(tiny(*PROBABILISTIC, "train.compute_dtype=bfloat16"), 1, Frozen(vgg=Perceiver()))[1][0]
+    for name in ("adversarial", "reconstruction", "prior", "feature_matching", "perceptual", "kl"):
+        assert low[f"generator/{name}"] == pytest.approx(sampled[1][0][f"generator/{name}"], rel=0.05), name
+    assert np.isfinite(low["generator/diversity"])
+
+
+def test_noise_follows_from_seed_and_step_and_may_be_given(sampled: tuple) -> None:
+    config, vgg = tiny(*PROBABILISTIC), Frozen(vgg=Perceiver())
+    same, later = (run_steps(config, 1, vgg, random_batch(config) | {"noise": noise(config, i)})[1][0] for i in (0, 1))
+    # At first the samples hardly differ, and the diversity loss magnifies the rounding of that.
+    assert same["generator/diversity"] == pytest.approx(sampled[1][0]["generator/diversity"], rel=1e-2)
+    for name in ("reconstruction", "feature_matching", "perceptual"):
+        assert same[f"generator/{name}"] == pytest.approx(sampled[1][0][f"generator/{name}"], rel=1e-6)
+        assert later[f"generator/{name}"] != pytest.approx(sampled[1][0][f"generator/{name}"], rel=1e-6)
+
+
+def test_gradient_accumulation_of_the_probabilistic_model_equals_one_large_batch() -> None:
+    """The diversity loss is no mean over photos, and holes of different size make its parts unlike."""
+    config, vgg = tiny(*PROBABILISTIC), Frozen(vgg=Perceiver())
+    batch = random_batch(config) | {"noise": 100 * noise(config, 0)}  # samples that differ visibly
+    batch["mask"][:2, :, 8:] = 0
+    whole, metrics = run_steps(config, 1, vgg, batch)
+    accumulated, metrics_of_parts = run_steps(tiny(*PROBABILISTIC, "train.micro_batches=2"), 1, vgg, batch)
+    assert_metrics_close(metrics_of_parts[0], metrics[0], 1e-4)
+    assert gradient_difference(accumulated, whole) < 1e-4
+
+
+def test_feature_matching_compares_with_the_photos_features_before_the_discriminators_update() -> None:
+    config = tiny(*PROBABILISTIC)
+    graph, before = new_state(config)
+    batch = random_batch(config)
+    after, metrics = run_steps(config, 1, Frozen(vgg=Perceiver()), batch)
+    image, mask = jnp.asarray(batch["image"], jnp.float32) / 255, jnp.asarray(batch["mask"], jnp.float32)
+    once = power_iteration(graph, before.discriminator, before.spectral)
+    real = judge(graph, before.discriminator, once, image).features
+    fakes = merge_samples(nnx.merge(graph.model, before.model)(image, mask, noise(config, 0)).image)
+    fake = judge(graph, after.discriminator, after.spectral, fakes).features
+    distances = [float(jnp.abs(split_samples(f, 2) - r[:, None]).mean()) for f, r in zip(fake, real, strict=True)]
+    assert metrics[0]["generator/feature_matching"] == pytest.approx(np.mean(distances), rel=1e-4)
+
+
+def test_photos_are_judged_once_a_step() -> None:
+    """Feature matching judges them again with the same kernels; the compiler must see that it is the same."""
+    graph, state = new_state(tiny(*PROBABILISTIC))
+    lowered = jax.jit(train_step, static_argnums=0).lower(graph, state, Frozen(vgg=Perceiver()), random_batch(tiny()))
+    lines = str(lowered.compile().as_text()).splitlines()
+    assert sum("f32[4,16,16,4]{3,2,1,0} convolution(" in line and "size=4x4 stride=2x2" in line for line in lines) == 1
+
+
+def test_step_of_spl_has_one_prior_and_trains_everything() -> None:
+    config = tiny("model.decoder=region_norm", "model.prior_levels=3", "model.prior_encoder_slope=0.1")
+    batch = random_batch(config)
+    batch["targets"] = {3: batch["targets"][3]}
+    state, history = run_steps(config, 1, batch=batch)
+    assert history[0]["generator/prior"] == history[0]["generator/prior_level_3"]
+    total = history[0]["generator/adversarial"] + 10 * history[0]["generator/reconstruction"] + history[0]["generator/prior"]
+    assert history[0]["generator/loss"] == pytest.approx(total, rel=1e-6)
+    silent = [name for name, g in named_arrays(state.model_optimizer.mu).items() if float(jnp.abs(g).max()) == 0]
+    assert all(name.endswith(".bias") for name in silent), silent
+
+
+def test_eight_bit_targets_become_numbers_on_the_device() -> None:
+    rng = np.random.default_rng(0)
+    codes = {"codes": rng.integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)}
+    codes |= {name: rng.standard_normal((2, 3)).astype(np.float32) for name in ("low", "step")}
+    plain = rng.standard_normal((2, 4, 4, 5)).astype(np.float32)
+    found = jax.jit(lambda batch: targets(Frozen(), batch))({"targets": {2: codes, 3: plain}})
+    expected = [codes["low"][i] + codes["step"][i] * codes["codes"][i] for i in range(2)]
+    np.testing.assert_allclose(found[2], np.stack(expected), rtol=1e-6)
+    np.testing.assert_array_equal(found[3], plain)
+    halves = split_batch({"targets": {2: codes}}, 2)["targets"][2]
+    assert {name: array.shape for name, array in halves.items()} == {"codes": (2, 1, 4, 4, 3), "low": (2, 1, 3), "step": (2, 1, 3)}
