@@ -428,6 +428,20 @@ def test_the_page_works_below_a_prefix(page: Page, server: tuple[subprocess.Pope
     assert asked and all(url.startswith((f"{server[1]}spn/", "blob:")) for url in asked)
 
 
+def test_large_photos_are_not_offered_at_full_size(page: Page) -> None:
+    """Twice the 32 pixels of the model are the most."""
+    assert page.evaluate("() => fetch('api/model').then((answer) => answer.json())")["original"] == 64
+    load(page, encode_photo(deep_photo(), ".png"))
+    page.locator("summary", has_text="More settings").click()
+    page.locator("#strategy").select_option("original")
+    buffer = io.BytesIO()
+    Image.new("RGB", (65, 10)).save(buffer, "PNG")
+    page.set_input_files("#photo-file", {"name": "long.png", "mimeType": "", "buffer": buffer.getvalue()})
+    expect(page.locator("#name")).to_have_text("long.png")
+    expect(page.locator("#strategy [value=original]")).to_be_disabled()
+    expect(page.locator("#strategy")).to_have_value("auto")
+
+
 def test_a_name_is_shown_as_it_is_and_starts_nothing(page: Page) -> None:
     name = "&lt;img src=x onerror=alert(1)&gt;<i>.png"
     page.set_input_files("#photo-file", {"name": name, "mimeType": "", "buffer": encode_photo(deep_photo(), ".png")})
@@ -443,7 +457,6 @@ def test_the_photo_is_as_large_as_the_window_allows(page: Page) -> None:
     stroke(page, (12, 12), (20, 12))
     fill(page)
     sizes.append(page.locator("#frame").bounding_box())
-    expect(page.locator("#strategy [value=original]")).to_be_disabled()  # the model is one of 16 pixels, and the photo has more than 32
     assert sizes[0] is not None and sizes[0]["height"] > 800 and sizes[0] == sizes[1]
     assert page.evaluate("() => document.documentElement.scrollHeight") <= 1000
     page.set_viewport_size({"width": 1000, "height": 1000})
