@@ -82,5 +82,5 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    set_up()
+    set_up(training=True)
     run_command(main)

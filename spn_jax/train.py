@@ -46,5 +46,5 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    set_up()
+    set_up(training=True)
     run_command(main)
