@@ -1,6 +1,6 @@
 """The training step compiled for TPUs that are not there: memory a chip, and what the chips tell each other.
 
-libtpu, the compiler, is a package of its own and needs no TPU: `pip install 'spn_jax[tpu]'` brings the one that fits jax.
+libtpu, the compiler, is a package of its own and needs no TPU: `pip install -e '.[tpu]'` brings the one that fits jax.
 """
 
 import argparse
@@ -90,9 +90,7 @@ def run(options: argparse.Namespace) -> str:
 def tpu_mesh(topology: str) -> Mesh:
     """A mesh over the chips of a topology; InputError where there is no libtpu, or no such topology."""
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError(
-            "compiling for a TPU needs libtpu, which is not installed; pip install 'spn_jax[tpu]' brings it, a TPU is not needed"
-        )
+        raise InputError("compiling for a TPU needs libtpu, which is not installed; pip install -e '.[tpu]' brings it, a TPU is not needed")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:

@@ -8,6 +8,7 @@ a sweep that was stopped or killed. Given on several machines that see the same 
 
 import argparse
 import dataclasses
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from spn_jax.runtime.device import set_up
 from spn_jax.runtime.files import check_writable
 from spn_jax.runtime.log import quiet_libraries
 
+STOPPED = 128 + signal.SIGTERM  # status of a sweep that SIGTERM stopped, so that `make` and `&&` do not go on without it
 
-def main(arguments: Sequence[str]) -> None:
-    """The command line."""
+
+def main(arguments: Sequence[str]) -> int | None:
+    """The command line; the exit status where that is not 0."""
     quiet_libraries()
     options = parse(arguments)
     base = load_config(options.config, options.overrides)
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     chosen = chosen_runs(sweep, options.only)
     if options.list:
         print("\n".join(listed(sweep, chosen, base, workdir)))
-        return
+        return None
 
     # Everything that can be known to be wrong is known before the first step of the first run
     check_writable(workdir)
@@ -48,9 +51,10 @@ def main(arguments: Sequence[str]) -> None:
     check_order(work, workdir)
     provide_caches(work, workdir)
     if not conduct(work):
-        print("stopped; the same command continues the sweep", flush=True)
-        return
+        print("stopped by SIGTERM; the same command continues the sweep", flush=True)
+        return STOPPED
     report(sweep, base, workdir, pairs)
+    return None
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -61,7 +65,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--table", required=True, choices=tuple(SWEEPS), help="the paper's table or figure, or the weights of its losses")
     add("--workdir", type=Path, help="folder of the runs and tables; default runs/<name of the config>_ablations")
     add("--only", nargs="+", default=[], metavar="NAME", help="train these runs alone; the table shows the others as far as they are there")
-    add("--list", action="store_true", help="print the runs and what each changes, and end")
+    add("--list", action="store_true", help="list the runs and their settings, then exit")
     add("--export", action="store_true", help="export missing features of teachers by python -m teacher_export, which needs its extra")
     add("--weights", metavar="W", help="of the config's teacher, for --export: FILE, timm:NAME or random")
     add("--teacher", action="append", metavar="[LABEL=]NAME[@W]", help="of fig8, repeatable: teacher.name and --weights of its export; "

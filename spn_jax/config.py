@@ -71,6 +71,7 @@ class DataConfig:
     train_masks: str = "strokes"  # folder, .flist or .zip; or drawn in all hole ratios: "strokes", "objects", or "drawn", which is both
     test_masks: str = "strokes"  # the same for evaluation
     invert_masks: bool = False  # mask files have black holes
+    mask_fit: Literal["as_photos", "squeeze", "center", "refuse"] = "as_photos"  # how a mask that is not square becomes so; as crop says
     image_size: int = 256  # P, the training resolution, divisible by the network's stride
     crop: Literal["none", "center", "random"] = "none"  # a square first: the centred one (CelebA), or in training of random side and place
     resize_filter: Literal["box", "bilinear", "bicubic", "lanczos"] = "bicubic"  # Pillow's, with antialiasing

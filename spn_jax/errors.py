@@ -1,4 +1,4 @@
-"""The one exception for wrong input, and the door through which every command reports it."""
+"""The one exception for wrong input, the door through which every command reports it, and numbers and lists in its sentences."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,18 +11,33 @@ class InputError(ValueError):
     """
 
 
-def find_input_error(error: BaseException | None) -> InputError | None:
-    """The InputError that `error` is, wraps or was raised from; None if there is none.
+WRAPPERS = ("grain",)  # packages whose exceptions stand for the one that was being handled when they were raised
 
-    Loader threads wrap exceptions of the functions they call, so the cause chain has to be searched.
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """Returns the InputError that `error` is or was raised from, or None if there is none.
+
+    Follows `raise ... from cause`. An exception that merely came up while an InputError was being handled is a fault of the
+    program and keeps its traceback; only those of WRAPPERS, raised by reader threads without a cause, are looked behind.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, InputError):
             return error
         seen.add(id(error))
-        error = error.__cause__ or error.__context__
+        wraps = type(error).__module__.partition(".")[0] in WRAPPERS and not error.__suppress_context__
+        error = error.__cause__ or (error.__context__ if wraps else None)
     return None
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: "1 photo", "12,000 photos"; `plural` where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def first_few(entries: Sequence[object], count: int = 3) -> str:
+    """The first entries, separated by commas, with dots where there are more."""
+    return ", ".join(str(entry) for entry in entries[:count]) + (", ..." if len(entries) > count else "")
 
 
 def run_command(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -39,3 +54,9 @@ def run_command(main: Callable[[Sequence[str]], int | None]) -> None:
         print(f"error: {wrong_input}", file=sys.stderr)
         sys.exit(2)
     sys.exit(status or 0)
+
+
+def enumerated(names: Sequence[str], last: str = "and") -> str:
+    """ "a", "a and b", "a, b and c"."""
+    *others, final = names
+    return f"{', '.join(others)} {last} {final}" if others else final

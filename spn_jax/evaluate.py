@@ -67,7 +67,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, help="photos a call over all devices: eval.batch_size")
     add("--bins", choices=("paper", "tenths"), default="paper", help="columns: the paper's, or six of ten percent")
     add("--paper", choices=(*paper.DATA_SETS, "none"), help="quote the paper's figures for a data set; that of --pairs if not given")
-    add("--inception", metavar="FILE.npz", help="weights for FID, KID, P-IDS and U-IDS")
+    add("--inception", metavar="FILE.npz", help="weights for FID (with pytorch-fid's resizing and clean-fid's), KID, P-IDS and U-IDS")
     add("--lpips-alex", metavar="FILE.npz", help="weights for LPIPS (AlexNet)")
     add("--lpips-vgg", metavar="FILE.npz", help="weights for LPIPS (VGG16)")
     add("--raw-results", action="store_true", help="score --results as they are, also where the photo was known")

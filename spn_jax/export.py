@@ -11,7 +11,7 @@ from pathlib import Path
 from spn_jax.checkpoints.store import load_model
 from spn_jax.errors import InputError, run_command
 from spn_jax.filling.archive import archive, check_sizes
-from spn_jax.pretrained import DEFAULT, announce
+from spn_jax.pretrained.catalogue import DEFAULT, announce
 from spn_jax.runtime.device import set_up
 from spn_jax.runtime.files import check_writable, write_atomically
 

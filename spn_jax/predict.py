@@ -1,23 +1,23 @@
 """Fills holes in photos: `python -m spn_jax.predict --image FILE_OR_DIR --mask FILE_OR_DIR --output FILE_OR_DIR`.
 
 The model that comes with spn_jax fills them, or with --checkpoint one of your own. White in the mask is the hole; photos have any size,
-and what is outside the hole comes back as it was. A folder of photos (not what lies in folders below it) goes with one mask for all, or
-with a folder of masks, which are called as their photos or NAME_mask001.png; both may be the same folder. `--samples N` writes N
+and what is outside the hole comes back as it was. A folder of photos, which is searched through, goes with one mask for all, or with a
+folder of masks, which lie and are called as their photos, or NAME_mask001.png; both may be the same folder. `--samples N` writes N
 completions by a probabilistic model, as NAME_0 ... NAME_(N-1).
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from spn_jax.errors import InputError, run_command
+from spn_jax.errors import InputError, counted, run_command
 from spn_jax.filling.completion import SEEDS, check_samples
-from spn_jax.filling.folders import Settings, fill, fill_all, find_tasks
+from spn_jax.filling.folders import Settings, fill, fill_all, find_tasks, report
+from spn_jax.filling.holes import MASK_FROM
 from spn_jax.filling.inpainter import Inpainter
 from spn_jax.filling.photos import FORMATS
 from spn_jax.filling.windows import STRATEGIES
-from spn_jax.pretrained import DEFAULT, announce
+from spn_jax.pretrained.catalogue import CHECKPOINT_HELP, DEFAULT, announce
 from spn_jax.runtime.device import choose_device, keep_compiled_programs
 
 
@@ -25,29 +25,28 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     check_options(options)
     tasks, without_mask = find_tasks(options.image, options.mask, options.output)
+    if options.skip_existing:
+        found = len(tasks)
+        tasks = [task for task in tasks if not task.is_done(1 if options.concat else options.samples)]
+        print(f"{counted(found - len(tasks), 'result')} there already, {len(tasks):,} to do")
+        if not tasks:
+            return report([], without_mask)
     choose_device(options.device)
     announce(options.checkpoint)
     inpainter = Inpainter.load(options.checkpoint)
     check_samples(options.samples, inpainter.config)
-    settings = Settings(options.samples, options.seed, options.invert_mask, options.dilate, options.strategy, options.concat)
-    if options.image.is_file() and len(tasks) == 1:
-        fill(tasks[0], inpainter, settings)
-        return 0
-
-    failures = [*without_mask, *fill_all(tasks, inpainter, settings)]
-    if failures:
-        sys.stdout.flush()
-        print(f"error: {len(failures)} photos were not filled:", *failures, sep="\n  ", file=sys.stderr)
-    return 1 if failures else 0
+    settings = Settings(
+        options.samples, options.seed, options.invert_mask, options.dilate, options.strategy, options.concat, options.mask_from
+    )
+    if options.image.is_file() and len(tasks) == 1 and not without_mask:
+        return report([fill(tasks[0], inpainter, settings)], [])
+    left_out, failures = fill_all(tasks, inpainter, settings)
+    return report(left_out, [*without_mask, *failures])
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spn_jax.predict", description=__doc__)
-    parser.add_argument(
-        "--checkpoint",
-        default=DEFAULT,
-        help=f"a run's work directory (its newest checkpoint), one checkpoint or a model file; default: {DEFAULT}",
-    )
+    parser.add_argument("--checkpoint", default=DEFAULT, help=CHECKPOINT_HELP)
     parser.add_argument("--image", required=True, type=Path, help="the photo, or a folder of photos")
     parser.add_argument("--mask", required=True, type=Path, help="an image of the photo's size, white is the hole; or a folder of them")
     parser.add_argument(
@@ -59,11 +58,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="different completions (probabilistic models only)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise that makes them different")
-    parser.add_argument("--invert-mask", action="store_true", help="black is the hole")
+    parser.add_argument("--invert-mask", action="store_true", help="black is the hole; with --mask-from alpha what is opaque")
+    parser.add_argument(
+        "--mask-from", choices=MASK_FROM, default="white", help="what marks the hole: white, or alpha: what is transparent in the mask"
+    )
     parser.add_argument("--dilate", type=int, default=0, metavar="N", help="pixels by which the hole grows to all sides")
     parser.add_argument("--strategy", choices=STRATEGIES, default="auto", help="how photos of any size are shown to the network")
     parser.add_argument("--concat", action="store_true", help="write photo, hole and completions side by side, in 8 bits, as one picture")
-    parser.add_argument("--device", help="cpu, gpu, tpu, ...: where it is computed; JAX's first choice if left out")
+    parser.add_argument("--skip-existing", action="store_true", help="leave out photos whose results are there already")
+    parser.add_argument("--device", help="cpu, gpu or tpu (default: JAX's choice)")
     return parser.parse_args(arguments)
 
 

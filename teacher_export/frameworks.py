@@ -8,7 +8,7 @@ from spn_jax.errors import InputError
 try:
     import torch
 except ImportError as error:
-    raise InputError("teacher_export needs torch and timm; install them with `pip install 'spn_jax[teacher]'`") from error
+    raise InputError("teacher_export needs torch and timm; install them with `pip install -e '.[teacher]'`") from error
 
 _kept_alive: list[torch.library.Library] = []
 
@@ -41,6 +41,6 @@ try:
     import torchvision
     from timm.models.tresnet import checkpoint_filter_fn as rename_tresnet
 except ImportError as error:
-    raise InputError(f"teacher_export needs timm ({error}); install it with `pip install 'spn_jax[teacher]'`") from error
+    raise InputError(f"teacher_export needs timm ({error}); install it with `pip install -e '.[teacher]'`") from error
 
 __all__ = ["rename_tresnet", "timm", "torch", "torchvision"]

@@ -22,7 +22,7 @@ class Share:
 
 
 def find_share(process: int | None, processes: int | None, environment: Mapping[str, str] = os.environ) -> Share:
-    """The share that the flags --process and --processes say, else torchrun, SLURM (tasks or an array) or a Kubernetes indexed job.
+    """The share that the flags --process and --processes say, else torchrun, SLURM (tasks, an array or both) or a Kubernetes indexed job.
 
     Raises:
         InputError: one flag without the other, numbers that make no sense, an indexed job whose size is not known.
@@ -42,18 +42,32 @@ def find_share(process: int | None, processes: int | None, environment: Mapping[
         return _checked(_number(environment, "JOB_COMPLETION_INDEX"), processes, None, "Kubernetes indexed job")
     if processes is not None:
         raise InputError(f"--processes {processes} needs --process, the number of this one, from 0 to {processes - 1}")
-    if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
-        first = _number(environment, "SLURM_ARRAY_TASK_MIN") if "SLURM_ARRAY_TASK_MIN" in environment else 0
-        return _checked(
-            _number(environment, "SLURM_ARRAY_TASK_ID") - first, _number(environment, "SLURM_ARRAY_TASK_COUNT"), None, "SLURM array"
-        )
+    return _of_slurm(environment)
+
+
+def _of_slurm(environment: Mapping[str, str]) -> Share:
+    """The share among the jobs of an array and the tasks of each of them; a share of its own where there is neither."""
+    job, jobs, task, tasks, local = 0, 1, 0, 1, None
+    if in_array := {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= environment.keys():
+        first, step = (_number(environment, f"SLURM_ARRAY_TASK_{name}", default) for name, default in (("MIN", 0), ("STEP", 1)))
+        job, beside = divmod(_number(environment, "SLURM_ARRAY_TASK_ID") - first, max(step, 1))
+        jobs = _number(environment, "SLURM_ARRAY_TASK_COUNT")
+        if beside or not 0 <= job < jobs:
+            raise InputError(
+                f"the number {environment['SLURM_ARRAY_TASK_ID']} of this job in its SLURM array of {jobs} does not tell its place; "
+                "submit the array as --array=0-N, or set --process and --processes"
+            )
     if "SLURM_PROCID" in environment and environment.get("SLURM_NTASKS", "1") != "1":
+        task, tasks = _number(environment, "SLURM_PROCID"), _number(environment, "SLURM_NTASKS")
         local = _local(environment, "SLURM_LOCALID")
-        return _checked(_number(environment, "SLURM_PROCID"), _number(environment, "SLURM_NTASKS"), local, "SLURM")
-    return Share()
+    if not in_array and tasks == 1:
+        return Share()
+    return _checked(job * tasks + task, jobs * tasks, local, "SLURM array" if in_array else "SLURM")
 
 
-def _number(environment: Mapping[str, str], name: str) -> int:
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    if default is not None and name not in environment:
+        return default
     try:
         return int(environment[name])
     except ValueError:

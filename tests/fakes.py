@@ -78,13 +78,16 @@ def batched(images: np.ndarray, masks: np.ndarray, size: int) -> Iterator[dict[s
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class FakeFeatures:
-    """In place of Inception: the mean colours of the four quarters of a picture."""
+    """In place of Inception: the mean colours of the four quarters of a picture, three times that with clean-fid's resizing."""
 
     scale: jax.Array
 
     def __call__(self, image: jax.Array) -> jax.Array:
         b, h, w, c = image.shape
         return self.scale * image.reshape(b, 2, h // 2, 2, w // 2, c).mean((2, 4)).reshape(b, -1)
+
+    def clean(self, image: jax.Array) -> jax.Array:
+        return 3 * self(image)
 
 
 @jax.tree_util.register_dataclass

@@ -415,6 +415,7 @@ OTHER: dict[str, Any] = {  # values for the settings that cannot be doubled
     "data.train_masks": "a",
     "data.test_masks": "a",
     "data.invert_masks": True,
+    "data.mask_fit": "squeeze",
     "data.crop": "center",
     "data.resize_filter": "box",
     "data.flip": "none",

@@ -1,12 +1,14 @@
 """How a command reports wrong input, and that its own faults keep their traceback."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
-from spn_jax.errors import InputError, find_input_error, run_command
+from spn_jax.errors import InputError, counted, find_input_error, first_few, run_command
 
 
 def exit_status(main: Callable[[Sequence[str]], int | None]) -> int | str | None:
@@ -83,15 +85,50 @@ run_command(main)
 
 def raised_from(error: Exception, cause: Exception | None, context: Exception | None = None) -> Exception:
     error.__cause__, error.__context__ = cause, context
+    error.__suppress_context__ = cause is not None
     return error
 
 
-def test_search_follows_causes_and_contexts_and_ends() -> None:
+def test_search_follows_causes_and_ends() -> None:
     wanted = InputError("wanted")
     assert find_input_error(wanted) is wanted
-    assert find_input_error(raised_from(ValueError(), raised_from(KeyError(), None, context=wanted))) is wanted
+    assert find_input_error(raised_from(ValueError(), raised_from(KeyError(), wanted))) is wanted
     assert find_input_error(ValueError("no InputError anywhere")) is None
     assert find_input_error(None) is None
     circle = ValueError()
-    circle.__context__ = raised_from(KeyError(), circle)
+    circle.__cause__ = raised_from(KeyError(), circle)
     assert find_input_error(circle) is None
+
+
+def test_contexts_are_followed_through_wrappers_alone() -> None:
+    wanted = InputError("wanted")
+    wrapper = type("PyGrainInternalError", (Exception,), {"__module__": "grain._src.core.exceptions"})
+    assert find_input_error(raised_from(wrapper(), None, context=wanted)) is wanted
+    assert find_input_error(raised_from(ValueError(), None, context=wanted)) is None
+    hidden = raised_from(wrapper(), None, context=wanted)
+    hidden.__suppress_context__ = True
+    assert find_input_error(hidden) is None
+
+
+def test_a_fault_while_wrong_input_is_handled_keeps_its_traceback() -> None:
+    def main(arguments: Sequence[str]) -> int:
+        try:
+            raise InputError("optional.txt is not there")
+        except InputError:
+            return {"right": 0}["typo"]
+
+    with pytest.raises(KeyError, match="typo"):
+        run_command(main)
+
+
+def test_numbers_and_lists_in_sentences() -> None:
+    assert [counted(n, "photo") for n in (0, 1, 12_000)] == ["0 photos", "1 photo", "12,000 photos"]
+    assert counted(2, "process", "processes") == "2 processes"
+    assert first_few(["a"]) == "a" and first_few(list("abcd")) == "a, b, c, ..."
+
+
+def test_no_text_has_anybody_install_the_package_from_a_registry_that_does_not_have_it() -> None:
+    root = Path(__file__).resolve().parent.parent
+    files = [file for folder in ("spn_jax", "teacher_export", "scripts") for file in (root / folder).rglob("*.py")]
+    wrong = re.compile(r"pip install '?spn_jax")
+    assert files and not [str(file) for file in files if wrong.search(file.read_text())]

@@ -21,7 +21,7 @@ from spn_jax.data.images import open_photos
 from spn_jax.data.manifest import MANIFEST
 from spn_jax.data.masks import open_test_masks
 from spn_jax.data.pipeline import steps_per_epoch
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted
 from spn_jax.evaluation.pairs import PairList, draw_pairs, make_pair_list, match, open_pair_list, write_pair_list
 from spn_jax.evaluation.run import evaluate
 from spn_jax.evaluation.session import Request
@@ -41,13 +41,13 @@ def chosen_runs(sweep: Sweep, only: Sequence[str]) -> list[Run]:
     """The runs named with --only, all of them if none is. InputError: an unknown name."""
     names = [run.name for run in sweep.runs]
     if unknown := [name for name in only if name not in names]:
-        raise InputError(f"--only {unknown[0]} is no run of this sweep; it has {', '.join(names)}")
+        raise InputError(f"--only {unknown[0]}: unknown run; available: {', '.join(names)}")
     return [run for run in sweep.runs if not only or run.name in only]
 
 
 def listed(sweep: Sweep, chosen: Sequence[Run], base: Config, workdir: Path) -> Iterator[str]:
     """The runs of a sweep, for people: folder, how far it is, what it changes."""
-    yield f"{sweep.title}: {len(chosen)} run(s) in {workdir}"
+    yield f"{sweep.title}: {counted(len(chosen), 'run')} in {workdir}"
     for run in chosen:
         newest = newest_checkpoint(workdir / run.name / TRAINED / FOLDER)
         state = "not begun" if newest is None else f"at step {int(newest.name):,}"
@@ -178,7 +178,9 @@ def check_order(work: Sequence[Work], workdir: Path) -> None:
             and one.run.after not in names
             and newest_checkpoint(workdir / one.run.after / TRAINED / FOLDER) is None
         ):
-            raise InputError(f"{one.run.name} learns from the run {one.run.after}, which is not trained; add it to --only")
+            raise InputError(
+                f"{one.run.name} learns from the run {one.run.after}, which has not been trained; add {one.run.after} to --only"
+            )
 
 
 def has_cache(config: Config) -> bool:
@@ -198,8 +200,8 @@ def provide_caches(work: Sequence[Work], workdir: Path) -> None:
         commands = "; ".join(f"`python {shlex.join(one.export_command())}`" for one in missing.values())
         late = [one for one in missing.values() if one.run.after is not None]
         when = "".join(f" ({one.run.name}'s after the run {one.run.after} is trained: --only {one.run.after})" for one in late)
-        raise InputError(f"features of teachers are missing, nothing was trained; add --export, or make them with {commands}{when}")
-    with waiting_for(workdir, "another process exports features"):
+        raise InputError(f"teacher features are missing (nothing was trained); add --export, or run {commands}{when}")
+    with waiting_for(workdir, "another process is exporting features"):
         for one in missing.values():
             if one.run.after is None and not has_cache(one.config):
                 export(one)
@@ -270,7 +272,8 @@ def conduct(work: Sequence[Work]) -> bool:
             left.remove(one)
         if left and len(left) == before:
             if not said:
-                print(f"other processes are at {', '.join(one.run.name for one in left)}; waiting for them", flush=True)
+                are = "is" if len(left) == 1 else "are"
+                print(f"{', '.join(one.run.name for one in left)} {are} being trained by another process; waiting", flush=True)
             said = True
             time.sleep(POLL_SECONDS)
     return True

@@ -154,7 +154,7 @@ def results_from_json(content: Mapping[str, Any], method: str) -> Results:
     """A method's scores from the text of a results.json; KeyError where it has none. Infinite PSNRs, null there, are infinite again."""
     records = {}
     for name, values in content["images"][method].items():
-        empty = math.inf if name.startswith("psnr") else math.nan
+        empty = math.inf if "psnr" in name else math.nan
         records[name] = np.array([empty if value is None else value for value in values])
     of_sets = {row["hole"]: {score: row[score] for score in OF_SETS if row.get(score) is not None} for row in content["rows"][method]}
     return Results(records, of_sets, content.get("notes", {}).get(method, ()), content.get("missing", {}).get(method, {}))

@@ -35,7 +35,7 @@ def write_model_file(path: Path, arrays: Mapping[str, np.ndarray], info: Mapping
     text = json.dumps({**info, "format": FORMAT}, sort_keys=True)
     with_info = {INFO: np.frombuffer(text.encode(), np.uint8), **packed}
     file = io.BytesIO()
-    np.savez_compressed(file, **with_info)
+    np.savez_compressed(file, allow_pickle=False, **with_info)
     write_atomically(path, file.getvalue())
 
 

@@ -25,12 +25,12 @@ from flax import nnx
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
-from spn_jax import pretrained
 from spn_jax.checkpoints.model_file import SUFFIX, is_model_file, read_model_arrays, read_model_info, read_model_shapes
 from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
 from spn_jax.config import Config, from_dict
 from spn_jax.errors import InputError
 from spn_jax.models.spn import SPN
+from spn_jax.pretrained import catalogue as pretrained
 from spn_jax.runtime.sharding import array_sharding
 
 FOLDER = "checkpoints"
@@ -209,8 +209,7 @@ def find_checkpoint(path: str | Path) -> Path:
         return given
     if not given.is_dir():
         raise InputError(
-            f"checkpoint {given} is neither a folder nor a model file that ends in {SUFFIX}; "
-            "pass a run's work directory or one of its checkpoints"
+            f"checkpoint {given} is not a folder; pass a run's work directory, one of its checkpoints or a model file that ends in {SUFFIX}"
         )
     if is_checkpoint(given):
         return given
@@ -354,8 +353,11 @@ def teacher_channels(info: Mapping[str, Any]) -> dict[int, int]:
     return {int(level): count for level, count in channels.items()}
 
 
-def load_model(path: str | Path) -> LoadedModel:
+def load_model(path: str | Path, dtype: Any = None) -> LoadedModel:
     """The model of a checkpoint, alone from its folder; the moving average where the run kept one.
+
+    Args:
+        dtype: compute type of the model; the run's own where it is not given. Parameters are float32.
 
     Raises:
         InputError: no complete checkpoint at `path`, a damaged one, or one of another version.
@@ -363,10 +365,9 @@ def load_model(path: str | Path) -> LoadedModel:
     folder = find_checkpoint(path)
     info = read_info(folder)
     config = from_dict(info["config"], origin=str(folder))
+    computed_in = jnp.dtype(config.train.compute_dtype if dtype is None else dtype)
     graph, shapes = nnx.split(
-        nnx.eval_shape(
-            lambda: SPN(config.model, teacher_channels(info), rng=np.random.default_rng(0), dtype=jnp.dtype(config.train.compute_dtype))
-        )
+        nnx.eval_shape(lambda: SPN(config.model, teacher_channels(info), rng=np.random.default_rng(0), dtype=computed_in))
     )
     shapes = nnx.as_pure(shapes)
     arrays = load_parameters(folder, named_arrays(shapes))

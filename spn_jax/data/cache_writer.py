@@ -13,7 +13,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from spn_jax.data.manifest import MANIFEST, PLAN, Manifest, Shard, plan_differences, read_manifest
-from spn_jax.data.shards import READER_OPTIONS, TEMPORARY, BeingWritten, count_records, new_shard, write_text
+from spn_jax.data.shards import READER_OPTIONS, TEMPORARY, BeingWritten, count_records, is_same_file, new_shard, write_text
 from spn_jax.data.teacher import damaged_shards
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import lock_folder
@@ -82,8 +82,14 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
         self.complete = manifest_path.is_file()
 
     def _remove_leftovers(self) -> None:
+        """Deletes what killed processes left behind. In a shared export that is only what no process has locked: it may be at work."""
         for leftover in self.folder.glob(TEMPORARY + "*"):
-            leftover.unlink(missing_ok=True)
+            if self.processes == 1:
+                leftover.unlink(missing_ok=True)
+            elif leftover.name.startswith(f"{TEMPORARY}features-"):
+                with locked_file(leftover, create=False) as mine:
+                    if mine:
+                        leftover.unlink(missing_ok=True)
 
     def _require_same(self, stored: Manifest | None) -> None:
         if stored is None:
@@ -159,18 +165,12 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
     @contextlib.contextmanager
     def verification(self) -> Iterator[bool]:
         """Context that yields whether this process may verify the cache: one at a time does."""
-        handle = os.open(self.folder / MERGE_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            except OSError:  # no locks here: two that verify do no harm
-                pass
-            yield True
-        finally:
-            os.close(handle)
+        lock = self.folder / MERGE_LOCK
+        with locked_file(lock, create=True) as mine:
+            # Without locks (None) two may verify, which does no harm.
+            yield mine is not False
+            if mine is not False:
+                lock.unlink(missing_ok=True)
 
     def damage(self, threads: int, done: Callable[[int], None]) -> dict[int, str]:
         """{shard: what is wrong} of the shards of which not every record can be read, after reading them all.
@@ -216,6 +216,31 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
         )
         manifest = dataclasses.replace(self.plan, shards=shards)
         write_text(self.folder / MANIFEST, manifest.to_json())
-        self._remove_leftovers()
+        if self.processes > 1:  # alone, the leftovers went when the folder was taken up
+            self._remove_leftovers()
         self.complete, self.unfinished = True, []
         return manifest
+
+
+@contextlib.contextmanager
+def locked_file(path: Path, create: bool) -> Iterator[bool | None]:
+    """Context that yields whether this process has the file to itself; None where the file system has no locks.
+
+    False as well for a file that is not there, or that went while it was being locked.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine: bool | None = is_same_file(path, handle)
+        except BlockingIOError:
+            mine = False
+        except OSError:
+            mine = None
+        yield mine
+    finally:
+        os.close(handle)

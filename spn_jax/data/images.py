@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
 from spn_jax.config import Config
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted, first_few
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
+ORIENTATION = 0x0112  # EXIF's tag
 _FILTERS = {
     "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
@@ -81,7 +83,7 @@ class PhotoFiles(PhotoSource):
         return f"{self._setting}: photo {self._files[i]}"
 
     def fingerprint(self) -> str:
-        return _digest(f"{name}\0{size}" for name, size in zip(self.names, self._sizes, strict=True))
+        return digest(f"{name}\0{size}" for name, size in zip(self.names, self._sizes, strict=True))
 
 
 OPEN_FILES = 256  # a data set can have more shards than a process may have open files
@@ -129,7 +131,7 @@ class PhotoRecords(PhotoSource):
         return shard, i - (self._ends[shard] - self._counts[shard])
 
     def fingerprint(self) -> str:
-        return _digest(f"{f.name}\0{size}\0{n}" for f, size, n in zip(self._files, self._sizes, self._counts, strict=True))
+        return digest(f"{f.name}\0{size}\0{n}" for f, size, n in zip(self._files, self._sizes, self._counts, strict=True))
 
 
 NAMES = "names.txt"  # beside ArrayRecord files: what their photos are called, one name a line, in the order of the records
@@ -190,7 +192,7 @@ class SelectedPhotos(PhotoSource):
         return self._photos.describe(self._indices[i])
 
     def fingerprint(self) -> str:
-        return _digest([self._photos.fingerprint(), *map(str, self._indices)])
+        return digest([self._photos.fingerprint(), *map(str, self._indices)])
 
 
 def checksum(data: bytes) -> int:
@@ -205,7 +207,8 @@ def open_photos(path: str, setting: str) -> PhotoSource:
     (one path a line, absolute or relative to the list), or ArrayRecord: a file, a glob, or a folder of *.array_record*.
 
     Raises:
-        InputError: nothing there, a folder without photos, a list with missing entries, a broken ArrayRecord file.
+        InputError: nothing there, a folder without photos or with both photos and ArrayRecord files, a list with missing
+            entries, a broken ArrayRecord file.
     """
     if "*" in path:
         return PhotoRecords(_matching(path, setting), setting)
@@ -215,9 +218,15 @@ def open_photos(path: str, setting: str) -> PhotoSource:
             return PhotoRecords([location], setting)
         return PhotoFiles(*read_list(location, setting, "*.array_record*"), setting)
     files = find_images(location)
+    records = sorted(f for f in location.iterdir() if f.is_file() and _is_record(f))
+    if files and records:
+        raise InputError(
+            f"{setting}: folder {location} holds {counted(len(records), 'ArrayRecord file')} and {counted(len(files), 'picture')}, such as "
+            f"{files[0].relative_to(location)}, and which of them are the photos is not clear; move one kind to a folder of its own, "
+            f"or set {setting}={location}/*.array_record* to read the ArrayRecord files"
+        )
     if files:
         return PhotoFiles([f.relative_to(location).as_posix() for f in files], files, setting)
-    records = sorted(f for f in location.iterdir() if f.is_file() and _is_record(f))
     if records:
         return PhotoRecords(records, setting)
     raise InputError(
@@ -270,6 +279,8 @@ def files_below(folder: Path, hidden: bool = False) -> Iterator[Path]:
 def read_list(path: Path, setting: str, else_known: str) -> tuple[list[str], list[Path]]:
     """Names and files of a .flist. A file below the list's folder is named by its path from there, so a moved data set keeps its names.
 
+    Lists written by Windows programs are understood: a byte-order mark and quotes around a path are no part of a path.
+
     Raises:
         InputError: `path` is no list (the text says what else would have been known), or nothing is in it.
     """
@@ -278,7 +289,7 @@ def read_list(path: Path, setting: str, else_known: str) -> tuple[list[str], lis
             f"{setting}: {path} is none of these: a folder, a .flist (text, one path a line), {else_known}; set {setting} to one"
         )
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [_unquoted(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise InputError(f"{setting}: {path} is not text in UTF-8; write one path a line") from error
     files = [path.parent / line for line in lines if line]
@@ -288,14 +299,28 @@ def read_list(path: Path, setting: str, else_known: str) -> tuple[list[str], lis
     return [(f.relative_to(base) if f.is_relative_to(base) else f).as_posix() for f in files], files
 
 
+def _unquoted(line: str) -> str:
+    """The path in a line of a list, without the quotes that stand around all of it."""
+    return line[1:-1] if len(line) > 2 and line[0] == line[-1] and line[0] in "\"'" else line
+
+
 def byte_sizes(files: Sequence[Path], setting: str) -> list[int]:
-    """Size of every file, InputError with the first few that do not exist and their number."""
+    """Size in bytes of every file. InputError, with the first few and their number, if some do not exist or are folders."""
     sizes = [_byte_size(f) for f in files]
-    missing = [str(f) for f, size in zip(files, sizes, strict=True) if size is None]
-    if missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    absent = [f for f, size in zip(files, sizes, strict=True) if size is None]
+    folders = [f for f in absent if f.is_dir()]
+    if folders:
+        are = "is a folder" if len(folders) == 1 else "are folders"
         raise InputError(
-            f"{setting}: {len(missing)} of the {len(files)} files listed do not exist: {shown}; correct or remove these entries"
+            f"{setting}: {len(folders)} of the {counted(len(files), 'path')} listed {are}: {first_few(folders)}; "
+            f"list the files in it, or set {setting} to the folder itself"
+        )
+    if absent:
+        do, these = ("does", "this entry") if len(absent) == 1 else ("do", "these entries")
+        hint = " (folders are separated by / here, not by \\)" if any("\\" in str(f) for f in absent) else ""
+        raise InputError(
+            f"{setting}: {len(absent)} of the {counted(len(files), 'file')} listed {do} not exist: {first_few(absent)}{hint}; "
+            f"correct or remove {these}"
         )
     return [size for size in sizes if size is not None]
 
@@ -319,15 +344,16 @@ def _open_records(kind: Callable[[list[str]], Any], file: Path, setting: str) ->
         raise InputError(f"{setting}: {file} cannot be read as ArrayRecord ({reason}); copy or write it again") from error
 
 
-def _digest(entries: Iterable[str]) -> str:
-    digest = hashlib.sha256()
+def digest(entries: Iterable[str]) -> str:
+    """SHA-256, in hex, over the entries in order, each ended by a line break."""
+    sha256 = hashlib.sha256()
     for entry in entries:
-        digest.update(entry.encode("utf-8", "surrogateescape") + b"\n")
-    return digest.hexdigest()
+        sha256.update(entry.encode("utf-8", "surrogateescape") + b"\n")
+    return sha256.hexdigest()
 
 
 def decode_photo(file: Path | io.BytesIO, what: str) -> np.ndarray:
-    """Decodes an image to uint8 (H, W, 3) RGB: upright by its EXIF tag, transparency laid on white, 16 bits cut to 8.
+    """Decodes an image to uint8 (H, W, 3) RGB: upright by its EXIF tag, transparency laid on white, 16 bits rounded to 8.
 
     Raises:
         InputError: it is not an image, or a broken one; `what` names it.
@@ -346,13 +372,28 @@ def decode_image(file: Path | io.BytesIO, what: str) -> Image.Image:
     """Reads the whole of an image file, upright by its EXIF tag, in the file's own mode; InputError, naming `what`, if that fails."""
     try:
         with Image.open(file) as image:
+            deep = image.mode in ("RGB", "RGBA") and any(";16" in str(tile) for tile in image.tile)
             image.load()
-            return ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(_rounded(image, file) if deep else image)
     except MemoryError:
         raise
     except Exception as error:  # broken files raise OSError, SyntaxError, ValueError, struct.error, ... according to the format
         reason = "the file is empty or of no known image format" if "cannot identify" in str(error) else error
         raise InputError(f"{what} cannot be read as an image ({reason}); replace it or take it out of the data set") from error
+
+
+def _rounded(image: Image.Image, file: Path | io.BytesIO) -> Image.Image:
+    """A colour image of 16 bits a channel at 8, each value the nearest; Pillow cuts the lower bits off, and not those of grey ones."""
+    data = file.read_bytes() if isinstance(file, Path) else file.getvalue()
+    decoded, shallow = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), np.asarray(image)
+    if decoded is None or decoded.dtype != np.uint16 or decoded.shape != shallow.shape:
+        return image
+    deep = np.asarray(decoded[..., [2, 1, 0, 3][: shallow.shape[2]]], np.uint16)
+    if not np.array_equal(deep >> 8, shallow):  # another reading of the file than Pillow's, which knows more kinds
+        return image
+    rounded = Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    rounded.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+    return rounded
 
 
 def lay_on(image: Image.Image, background: int) -> Image.Image:
@@ -368,13 +409,14 @@ def prepare_photo(photo: np.ndarray, size: int, crop: str, resize_filter: str) -
     which cuts them by itself (`random_square`).
     """
     if crop != "none":
-        photo = _center_square(photo)
+        photo = center_square(photo)
     if photo.shape[:2] == (size, size):
         return np.array(photo)
     return np.array(Image.fromarray(photo).resize((size, size), _FILTERS[resize_filter]))
 
 
-def _center_square(photo: np.ndarray) -> np.ndarray:
+def center_square(photo: np.ndarray) -> np.ndarray:
+    """The largest centred square of a picture (H, W, ...)."""
     height, width = photo.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -13,7 +13,7 @@ from spn_jax.data.images import decode_image
 from spn_jax.data.masks import MASKS_PER_TENTH, TENTHS
 from spn_jax.data.official import Photo, files
 from spn_jax.data.sources import Source
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted
 from spn_jax.runtime.files import write_atomically
 from spn_jax.runtime.progress import Progress
 
@@ -86,6 +86,6 @@ def check_tenths(names: Sequence[str], shares: np.ndarray, per_tenth: int, inver
         raise InputError(f"the masks have their holes in {'white' if invert else 'black'}; {flag}")
     first = wrong[0]
     raise InputError(
-        f"{len(wrong)} masks are not in the tenth of hole share that their number says, such as {names[first]} with {shares[first]:.1%} "
+        f"{counted(len(wrong), 'mask')} outside the tenth of hole share of the number, such as {names[first]} with {shares[first]:.1%} "
         f"in {tenths[first] * 10}-{tenths[first] * 10 + 10} %; this is another set: use it as it is, as data.train_masks"
     )

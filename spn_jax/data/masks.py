@@ -6,18 +6,30 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from spn_jax.config import Config
-from spn_jax.data.images import IMAGE_SUFFIXES, byte_sizes, decode_image, existing_path, find_images, lay_on, read_list
+from spn_jax.config import Config, DataConfig
+from spn_jax.data.images import (
+    IMAGE_SUFFIXES,
+    byte_sizes,
+    center_square,
+    decode_image,
+    digest,
+    existing_path,
+    find_images,
+    lay_on,
+    read_list,
+)
 from spn_jax.errors import InputError
 
 TENTHS = 6  # of hole share in the paper's set of irregular masks: (0, 10 %], ..., (50, 60 %]; the drawn set is laid out alike
 MASKS_PER_TENTH = 2000  # in either set, whose order is that of the tenths
 TEST_STROKES = 1 << 32  # added to the seed of drawn test masks, so that no run is evaluated on the masks it was trained on
+Fit = Literal["squeeze", "center", "refuse"]  # what happens to a mask that is not square: squeezed, cut about its centre, or an error
 
 
 class MaskSource(ABC):
@@ -37,8 +49,17 @@ class MaskSource(ABC):
         be gone from the result, which then is all zeros. Training learns the known pixels from it, evaluations count it as 0 %.
 
         Raises:
-            InputError: the file cannot be read, has no hole, or is not square.
+            InputError: the file cannot be read, has no hole (or none in the square that is cut from it), or is not square where
+                masks have to be.
         """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over the name and the size in bytes of every mask, in order; of drawn masks over their names."""
+
+    def state(self) -> str | None:
+        """SHA-256, in hex, that changes with the files and with how they are read; None where there is no file that could be broken."""
+        return None
 
     def tenths(self, indices: np.ndarray) -> np.ndarray | None:
         """The tenth of hole share, 0 for (0, 10 %], that each mask belongs to by its number; None in sets where it has to be measured.
@@ -51,21 +72,27 @@ class MaskSource(ABC):
 class MaskFiles(MaskSource):
     """One image file a mask."""
 
-    def __init__(self, names: Sequence[str], files: Sequence[Path], size: int, invert: bool, setting: str):
-        byte_sizes(files, setting)  # says what is missing
+    def __init__(self, names: Sequence[str], files: Sequence[Path], size: int, invert: bool, setting: str, fit: Fit = "refuse"):
+        self._sizes = byte_sizes(files, setting)
         self.names = names
         self.ordered = _is_paper_set(names)
-        self._files, self._size, self._invert, self._setting = files, size, invert, setting
+        self._files, self._size, self._invert, self._setting, self._fit = files, size, invert, setting, fit
 
     def load(self, i: int) -> np.ndarray:
-        return _read_mask(self._files[i], self._size, self._invert, f"{self._setting}: mask {self._files[i]}")
+        return _read_mask(self._files[i], self._size, self._invert, f"{self._setting}: mask {self._files[i]}", self._fit)
+
+    def fingerprint(self) -> str:
+        return digest(f"{name}\0{size}" for name, size in zip(self.names, self._sizes, strict=True))
+
+    def state(self) -> str:
+        return _state(self._files, self._size, self._invert, self._fit)
 
 
 class MaskZip(MaskSource):
     """The image files in a zip archive."""
 
-    def __init__(self, path: Path, size: int, invert: bool, setting: str):
-        self._path, self._size, self._invert, self._setting = path, size, invert, setting
+    def __init__(self, path: Path, size: int, invert: bool, setting: str, fit: Fit = "refuse"):
+        self._path, self._size, self._invert, self._setting, self._fit = path, size, invert, setting, fit
         self._lock = threading.Lock()  # a ZipFile counts the readers of its one open file, unlocked
         try:
             self._zip = zipfile.ZipFile(path)
@@ -83,7 +110,13 @@ class MaskZip(MaskSource):
                 data = self._zip.read(self.names[i])
         except Exception as error:  # broken archives raise BadZipFile, zlib.error, EOFError, NotImplementedError, ...
             raise InputError(f"{what} cannot be unpacked ({error}); copy the archive again") from error
-        return _read_mask(io.BytesIO(data), self._size, self._invert, what)
+        return _read_mask(io.BytesIO(data), self._size, self._invert, what, self._fit)
+
+    def fingerprint(self) -> str:
+        return digest(f"{name}\0{self._zip.getinfo(name).file_size}" for name in self.names)
+
+    def state(self) -> str:
+        return _state([self._path], self._size, self._invert, self._fit)
 
 
 class DrawnMasks(MaskSource):
@@ -101,12 +134,15 @@ class DrawnMasks(MaskSource):
     def load(self, i: int) -> np.ndarray:
         return self._draw[i % len(self._draw)](i, self._size, self._seed)
 
+    def fingerprint(self) -> str:
+        return digest(self.names)
 
-def open_masks(spec: str, size: int, invert: bool, seed: int, setting: str) -> MaskSource:
+
+def open_masks(spec: str, size: int, invert: bool, seed: int, setting: str, fit: Fit = "refuse") -> MaskSource:
     """Opens the masks at `spec`: a folder, a .flist, a .zip, or a word of DRAWN for drawn ones (of `seed`, which nothing else uses).
 
-    Masks come at (size, size). `invert`: in the files black is the hole (drawn masks are as they are).
-    `setting` is the config key that `spec` came from, for error texts.
+    Masks come at (size, size). `invert`: in the files black is the hole (drawn masks are as they are). `fit`: what happens to a
+    file that is not square, as `mask_fit` says. `setting` is the config key that `spec` came from, for error texts.
 
     Raises:
         InputError: nothing there, a folder or archive without masks, a list with missing entries.
@@ -118,23 +154,42 @@ def open_masks(spec: str, size: int, invert: bool, seed: int, setting: str) -> M
         files = find_images(location)
         if not files:
             raise InputError(f"{setting}: folder {location} holds no mask; looked there and below for {' '.join(IMAGE_SUFFIXES)}")
-        return MaskFiles([f.relative_to(location).as_posix() for f in files], files, size, invert, setting)
+        return MaskFiles([f.relative_to(location).as_posix() for f in files], files, size, invert, setting, fit)
     if location.suffix.lower() == ".zip":
-        return MaskZip(location, size, invert, setting)
+        return MaskZip(location, size, invert, setting, fit)
     names, files = read_list(location, setting, f"a .zip, one of the words {', '.join(DRAWN)}")
-    return MaskFiles(names, files, size, invert, setting)
+    return MaskFiles(names, files, size, invert, setting, fit)
 
 
 def open_train_masks(config: Config) -> MaskSource:
     """The masks that training photos get, at P; InputError as `open_masks`."""
     data = config.data
-    return open_masks(data.train_masks, data.image_size, data.invert_masks, data.seed, "data.train_masks")
+    return open_masks(data.train_masks, data.image_size, data.invert_masks, data.seed, "data.train_masks", mask_fit(data))
 
 
 def open_test_masks(config: Config) -> MaskSource:
     """The masks of evaluations, at P; drawn ones are others than those of training. InputError as `open_masks`."""
     data = config.data
-    return open_masks(data.test_masks, data.image_size, data.invert_masks, data.seed + TEST_STROKES, "data.test_masks")
+    seed = data.seed + TEST_STROKES
+    return open_masks(data.test_masks, data.image_size, data.invert_masks, seed, "data.test_masks", mask_fit(data))
+
+
+def mask_fit(data: DataConfig) -> Fit:
+    """How a mask that is not square becomes so. By default as the photos do: cut about the centre where these are cut, else squeezed.
+
+    Crops of random side and place are drawn for photos alone; masks are cut about their centre then.
+    """
+    if data.mask_fit == "as_photos":
+        return "squeeze" if data.crop == "none" else "center"
+    return data.mask_fit
+
+
+def _state(files: Sequence[Path], *how: object) -> str:
+    try:
+        states = [(file.absolute(), file.stat()) for file in files]
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}); it was there a moment ago, start again") from error
+    return digest([repr(how), *(f"{file}\0{state.st_size}\0{state.st_mtime_ns}" for file, state in states)])
 
 
 def _is_hidden(name: str) -> bool:
@@ -160,30 +215,60 @@ def hole_of(image: Image.Image, invert: bool) -> np.ndarray:
     return _is_white(image, background=255 if invert else 0) != invert
 
 
-def _read_mask(file: Path | io.BytesIO, size: int, invert: bool, what: str) -> np.ndarray:
-    hole = read_hole(file, invert, what)
+def _read_mask(file: Path | io.BytesIO, size: int, invert: bool, what: str, fit: Fit) -> np.ndarray:
+    image = decode_image(file, what)
+    hole = hole_of(image, invert)
     height, width = hole.shape
     if not hole.any():
-        colour, advice = ("black", "data.invert_masks=false") if invert else ("white", "data.invert_masks=true")
+        raise InputError(f"{what} has no hole: {_why_no_hole(image, invert)}")
+    if height != width and fit == "refuse":
         raise InputError(
-            f"{what} has no hole: no pixel is {colour}; take it out of the set, or set {advice} if holes have the other colour"
+            f"{what} is {width} x {height} pixels, the photos are {size} x {size}; make masks that are square, "
+            "or set data.mask_fit=as_photos to cut or squeeze them as the photos"
         )
-    if height != width:
-        raise InputError(f"{what} is {width} x {height} pixels, the photos are {size} x {size}; make masks of the same aspect ratio")
-    if height != size:
+    if height != width and fit == "center":
+        hole = center_square(hole)
+        if not hole.any():
+            raise InputError(
+                f"{what} has its hole outside the centred square that is kept of its {width} x {height} pixels; "
+                "take it out of the set, or set data.mask_fit=squeeze"
+            )
+    if hole.shape != (size, size):
         hole = np.array(Image.fromarray(hole.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST))
     return hole.astype(np.uint8)[..., None]
 
 
+def _why_no_hole(image: Image.Image, invert: bool) -> str:
+    """What the pixels of a mask without a hole are instead, and what to do."""
+    deep = image.mode.startswith("I")
+    if not deep and image.mode != "F":
+        image = (lay_on(image, 255 if invert else 0) if image.has_transparency_data else image).convert("L")
+    values, full = np.asarray(image), 65535 if deep else 1 if image.mode == "F" else 255
+    colour, extreme, other = (
+        ("black", f"darkest has {values.min()}", "false") if invert else ("white", f"brightest has {values.max()}", "true")
+    )
+    text = f"no pixel is {colour}, the {extreme} of {full}; "
+    if not invert and full > 1 and 0 < values.max() <= full // 255:  # 0 and 1 as numbers of classes, or 8 bits in a file of 16
+        return text + f"if {values.max()} marks the hole, save the masks with {full} in its place"
+    return text + f"take it out of the set, or set data.invert_masks={other} if holes have the other colour"
+
+
 def _is_white(image: Image.Image, background: int) -> np.ndarray:
     """(h, w) bool: at or above half of the file's range. Transparent parts count as `background`."""
+    values, white, _ = levels_of(image, background)
+    return values >= white
+
+
+def levels_of(image: Image.Image, background: int) -> tuple[np.ndarray, float, float]:
+    """The brightness (h, w) of a picture, transparent parts as `background` (0..255); the least value that is white, half of the
+    range; and the largest value of the range."""
     if image.mode.startswith("I"):
-        return np.asarray(image) >= 32768  # 16-bit grey
+        return np.asarray(image), 32768, 65535  # 16-bit grey
     if image.mode == "F":
-        return np.asarray(image) >= 0.5
+        return np.asarray(image), 0.5, 1
     if image.has_transparency_data:
         image = lay_on(image, background)
-    return np.asarray(image.convert("L")) >= 128
+    return np.asarray(image.convert("L")), 128, 255
 
 
 def draw_strokes(i: int, size: int, seed: int) -> np.ndarray:

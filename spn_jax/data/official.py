@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from spn_jax.data.images import IMAGE_SUFFIXES
 from spn_jax.data.sources import Source
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted
 
 SHOWN = 5  # names of missing photos in an error
 
@@ -129,7 +129,9 @@ def select_celebahq(sources: Sequence[Source], options: Options) -> Selection:
     total, test = options.counts["all"], options.counts["test"]
     extra = [number for number in by_number if number >= total]
     if extra:
-        raise InputError(f"{len(extra)} photos have numbers from {min(extra)} on, CelebA-HQ ends with {total - 1}; pass its folder alone")
+        raise InputError(
+            f"{counted(len(extra), 'photo')} with numbers from {min(extra)} on, CelebA-HQ ends with {total - 1}; pass its folder alone"
+        )
     train_photos = take(map(str, range(total - test)), numbered, "training photos", options, notes)
     return Selection(train_photos, take(map(str, range(total - test, total)), numbered, "test photos", options, notes), tuple(notes))
 

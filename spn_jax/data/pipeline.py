@@ -14,7 +14,7 @@ import numpy as np
 from spn_jax.config import Config
 from spn_jax.data.images import PhotoSource, checksum, prepare_photo, random_square, teacher_photo
 from spn_jax.data.masks import MaskSource
-from spn_jax.errors import InputError, find_input_error
+from spn_jax.errors import InputError, counted, find_input_error
 
 Batch = dict[str, Any]
 Completer = Callable[[int, np.ndarray, np.ndarray], np.ndarray]  # photo's number, photo (h, w, 3), mask (h, w, 1) -> completed (h, w, 3)
@@ -36,7 +36,7 @@ def steps_per_epoch(config: Config, photos: PhotoSource) -> int:
     steps = len(photos) // config.train.batch_size
     if not steps:
         raise InputError(
-            f"train.batch_size={config.train.batch_size} is more than the {len(photos)} photos of data.train_photos; "
+            f"train.batch_size={config.train.batch_size} is more than the {counted(len(photos), 'photo')} of data.train_photos; "
             "choose a smaller batch or add photos"
         )
     return steps

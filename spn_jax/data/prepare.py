@@ -24,7 +24,7 @@ from typing import Any
 from spn_jax.data.images import NAMES, decode_photo
 from spn_jax.data.official import Photo, Selection
 from spn_jax.data.shards import TEMPORARY, count_records, new_shard, write_text
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted
 from spn_jax.runtime.files import lock_folder
 from spn_jax.runtime.progress import Progress
 
@@ -87,7 +87,7 @@ def prepare(
 def check_names(names: Sequence[str]) -> None:
     """Raises InputError unless each name fits into a line of names.txt."""
     if wrong := [name for name in names if "\n" in name]:
-        raise InputError(f"{len(wrong)} photos have a line break in their names, such as {wrong[0]!r}; rename them")
+        raise InputError(f"{counted(len(wrong), 'photo')} with a line break in the name, such as {wrong[0]!r}; rename the files")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +197,9 @@ def write_splits(splits: Mapping[str, Split], output: Path, threads: int) -> Non
         pool.shutdown(cancel_futures=True)
     if broken:
         more = f"; and {len(broken) - BROKEN_SHOWN} more" if len(broken) > BROKEN_SHOWN else ""
-        raise InputError(f"{len(broken)} photos are broken: {'; '.join(broken[:BROKEN_SHOWN])}{more}; mend the source and run it again")
+        raise InputError(
+            f"{counted(len(broken), 'broken photo')}: {'; '.join(broken[:BROKEN_SHOWN])}{more}; mend the source and run it again"
+        )
 
 
 class BrokenPhotos(Exception):

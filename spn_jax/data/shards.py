@@ -81,14 +81,15 @@ def _reserve(folder: Path, name: str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
             temporary = folder / f"{TEMPORARY}{name}-{socket.gethostname()}-{os.getpid()}"
         else:
-            if not _is_same_file(temporary, handle):  # it was finished or given up between opening and locking
+            if not is_same_file(temporary, handle):  # it was finished or given up between opening and locking
                 raise BeingWritten(name)
         yield temporary
     finally:
         os.close(handle)
 
 
-def _is_same_file(path: Path, handle: int) -> bool:
+def is_same_file(path: Path, handle: int) -> bool:
+    """Whether the open file still has this name: it may have been renamed or deleted between opening and locking."""
     try:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:

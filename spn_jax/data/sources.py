@@ -164,7 +164,7 @@ def import_tfds() -> Any:
     try:
         return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
-        raise InputError("--source tfds:... needs tensorflow-datasets; install it with `pip install 'spn_jax[datasets]'`") from error
+        raise InputError("--source tfds:... needs tensorflow-datasets; install it with `pip install -e '.[datasets]'`") from error
 
 
 def tfds_splits(name: str, folder: str | None) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from spn_jax.config import Config
 from spn_jax.demo.limits import Limits
 from spn_jax.errors import InputError, run_command
-from spn_jax.pretrained import DEFAULT, announce
+from spn_jax.pretrained.catalogue import DEFAULT, announce
 from spn_jax.runtime.device import choose_device, set_up
 
 

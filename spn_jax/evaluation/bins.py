@@ -16,11 +16,12 @@ import numpy as np
 Records = Mapping[str, np.ndarray]
 
 # Of a picture, and the mean over the samples of a picture where there are several; of a set of pictures.
-OF_COMPLETIONS = ("psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae", "lpips_alex", "lpips_vgg")
+OF_COMPLETIONS = ("psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae", "border_psnr", "border_mae", "lpips_alex", "lpips_vgg")
 OF_SAMPLES = ("diversity", "diversity_lpips")
 OF_PICTURES = (*OF_COMPLETIONS, *(f"{score}_mean" for score in OF_COMPLETIONS), *OF_SAMPLES)
-OF_SETS = ("fid", "kid", "kid_std", "p_ids", "u_ids")
+OF_SETS = ("fid", "fid_clean", "kid", "kid_std", "p_ids", "u_ids")
 SCORES = (*OF_COMPLETIONS, *OF_SETS, *OF_PICTURES[len(OF_COMPLETIONS) :])
+IN_THE_HOLE = (*OF_SAMPLES, "hole_mae", "border_psnr", "border_mae", "hole_mae_mean", "border_psnr_mean", "border_mae_mean")
 
 NORMAL_95 = 1.96  # standard errors on either side that hold 95 % of a normal distribution
 
@@ -110,7 +111,7 @@ def rows_of(records: Records, layout: str = "deterministic", of_sets: Mapping[st
         chosen = np.ones(len(names), bool) if bin is ALL else names == bin.name
         if not bin.always and not chosen.any():
             continue
-        values = {score: records[score][chosen & counted(score, records)] for score in OF_PICTURES if score in records}
+        values = {score: records[score][chosen & has_score(score, records)] for score in OF_PICTURES if score in records}
         means = {score: _mean(v) for score, v in values.items()} | dict(of_sets.get(bin.name, {}))
         if unknown := [score for score in means if score not in SCORES]:
             raise ValueError(f"{unknown} are no scores that tables know")
@@ -120,9 +121,12 @@ def rows_of(records: Records, layout: str = "deterministic", of_sets: Mapping[st
     return rows
 
 
-def counted(score: str, records: Records) -> np.ndarray:
-    """Which pictures a mean is over, (n,): what is measured inside the hole needs one."""
-    return records["hole"] > 0 if score in (*OF_SAMPLES, "hole_mae", "hole_mae_mean") else np.ones(len(records["bin"]), bool)
+def has_score(score: str, records: Records) -> np.ndarray:
+    """Which pictures a mean is over, (n,): what is measured inside the hole or at its border needs one."""
+    if score not in IN_THE_HOLE:
+        return np.ones(len(records["bin"]), bool)
+    of_border = score.startswith("border")
+    return (records["hole"] > 0) & ((records["hole"] < 1) | (not of_border))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 
 from spn_jax.config import Config, apply_overrides
 from spn_jax.data.images import existing_path, open_photos, read_list
+from spn_jax.data.mask_check import check_masks
 from spn_jax.data.masks import MaskSource, open_test_masks
 from spn_jax.evaluation.pairs import PairList, draw_pairs, draw_pairs_per_bin, make_pair_list
 
@@ -23,15 +24,18 @@ def draw_pair_list(photos: str, masks: str, *, seed: int, per_bin: bool, overrid
     Raises:
         InputError: photos or masks that cannot be read, or a mask without a hole.
     """
-    source = open_test_masks(apply_overrides(Config(), [*overrides, f"data.test_masks={masks}"]))
+    config = apply_overrides(Config(), [*overrides, f"data.test_masks={masks}"])
+    source = open_test_masks(config)
     names = photo_names(photos)
     if per_bin:
         bins = source.tenths(np.arange(len(source)))
         chosen = draw_pairs_per_bin(len(names), measured_tenths(source) if bins is None else bins, seed)
     else:
         chosen = draw_pairs(len(names), len(source), seed)
-    for mask in np.unique(chosen):
-        source.load(int(mask))  # one without a hole, which no evaluation takes, must not get into a list that is published
+    # One without a hole, which no evaluation takes, must not get into a list that is published.
+    check = check_masks(source, config.data.threads, chosen)
+    if check is not None and (question := check.question(config.data)):
+        print(f"{masks}: {question}", flush=True)
     return make_pair_list(names, source.names, chosen, f"seed {seed}, {'per bin' if per_bin else 'from the whole set'}")
 
 

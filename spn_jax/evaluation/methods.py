@@ -22,7 +22,7 @@ from spn_jax.models.spn import SMALLEST
 ONE_MODEL = "spn"  # what a lone checkpoint is called
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 # What checkpoints may not disagree about, because all methods are scored on the same pictures.
-SHARED = ("data.image_size", "data.crop", "data.resize_filter", "data.invert_masks", "eval.quantise")
+SHARED = ("data.image_size", "data.crop", "data.resize_filter", "data.invert_masks", "data.mask_fit", "eval.quantise")
 
 
 @dataclasses.dataclass(frozen=True)

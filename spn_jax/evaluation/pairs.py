@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted
 from spn_jax.runtime.files import write_atomically
 
 FORMAT = 1
@@ -83,7 +83,7 @@ class PairList:
     @property
     def title(self) -> str:
         """One line for reports."""
-        return f"{len(self.photos)} pairs, sha256 {self.sha256[:16]} ({self.drawn})"
+        return f"{counted(len(self.photos), 'pair')}, sha256 {self.sha256[:16]} ({self.drawn})"
 
 
 def make_pair_list(photos: Sequence[str], masks: Sequence[str], pairs: np.ndarray, drawn: str) -> PairList:
@@ -163,7 +163,9 @@ def from_text(text: str, what: str) -> PairList:
     Raises:
         InputError: another format, or pairs that are not those the header has the hash of.
     """
-    text = text.replace("\r\n", "\n")  # as some version control and editors leave it; the hashes are of the names alone
+    text = text.removeprefix("\ufeff").replace(
+        "\r\n", "\n"
+    )  # as some version control and editors leave it; the hashes are of the names alone
     header = _HEADER.match(text)
     if header is None or int(header["format"]) != FORMAT:
         raise InputError(f"{what} is no pair list of format {FORMAT}; draw one with `python -m spn_jax.evaluate pairs`")
@@ -244,7 +246,8 @@ def match(pairs: PairList, photos: Sequence[str], masks: Sequence[str]) -> Match
     indices, how = _match_photos(pairs.photos, short_names(photos))
     notes = [f"{how} of the photos differ from the pair list's"] if how else []
     if left_out := len(photos) - len(indices):
-        notes.append(f"{left_out} of {len(photos)} photos are not in the pair list and were left out")
+        are, were = ("is", "was") if left_out == 1 else ("are", "were")
+        notes.append(f"{left_out} of {counted(len(photos), 'photo')} {are} not in the pair list and {were} left out")
     return Match(indices, mask_indices, tuple(notes))
 
 
@@ -280,7 +283,8 @@ def _match_photos(listed: Sequence[str], names: Sequence[str]) -> tuple[np.ndarr
     missing = [name for name in listed if name not in there and PurePosixPath(name).stem not in there]
     if missing:
         raise InputError(
-            f"{len(missing)} of the {len(listed)} photos of the pair list are not among the {len(names)} at hand: {_some(missing)}; "
+            f"{len(missing)} of the {counted(len(listed), 'photo')} of the pair list {'is' if len(missing) == 1 else 'are'} not among "
+            f"the {len(names)} at hand: {_some(missing)}; "
             "pass the list's photos with --photos"
         )
     stems = [PurePosixPath(name).stem for name in names]

@@ -7,7 +7,7 @@ of the paper's Fig. 7). "SPN" is the row "Ours". A dash in the paper is a figure
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted
 
 PRINTED_MAE = 10  # what the paper prints is this times the mean absolute error
 
@@ -324,12 +324,12 @@ def differences(
     of_paper = DATA_SETS[data_set]
     wanted = {
         f"the images are not known to be the paper's ({of_paper.name}: {of_paper.test_set})": own_images,
-        f"{images:,} images, the paper {of_paper.images:,}": images == of_paper.images,
-        f"{masks:,} masks, the paper the {MASKS:,} irregular ones": masks == MASKS,
+        f"{counted(images, 'image')}, the paper {of_paper.images:,}": images == of_paper.images,
+        f"{counted(masks, 'mask')}, the paper the {MASKS:,} irregular ones": masks == MASKS,
         f"images of {image_size} pixels, the paper {IMAGE_SIZE}": image_size == IMAGE_SIZE,
         f"images are {_crop(crop == 'center')}, in the paper {_crop(of_paper.cropped)}": (crop == "center") == of_paper.cropped,
         f"8-bit values by quantise={quantise}, the released program truncates": quantise == "truncate",
-        f"the best of {samples} completions, the paper of {SAMPLES[kind]}": samples == SAMPLES[kind],
+        f"the best of {counted(samples, 'completion')}, the paper of {SAMPLES[kind]}": samples == SAMPLES[kind],
         "known pixels are not the photo's own in all results": not raw_results,
         f"Inception's weights are those of {inception}, not pytorch-fid's": inception is None or PYTORCH_FID in inception,
     }

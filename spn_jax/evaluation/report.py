@@ -12,7 +12,7 @@ from spn_jax.checkpoints import weights
 from spn_jax.data.images import SelectedPhotos, find_images
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.drawing import figures
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted, first_few
 from spn_jax.evaluation import gallery, paper, tables
 from spn_jax.evaluation.methods import HostMethod
 from spn_jax.evaluation.pairs import PROTOCOLS
@@ -34,8 +34,8 @@ def announcement(evaluation: Evaluation, mesh: Mesh) -> str:
         lines.append(f"{model.name}: checkpoint {origin}; its teacher's weights: {teacher}{several}")
     data = evaluation.config.data
     lines.append(
-        f"{len(evaluation.photos)} photos of {data.test_photos} at {data.image_size} pixels, "
-        f"{len(evaluation.masks)} masks of {data.test_masks}, {mesh.size} device(s)"
+        f"{counted(len(evaluation.photos), 'photo')} of {data.test_photos} at {data.image_size} pixels, "
+        f"{counted(len(evaluation.masks), 'mask')} of {data.test_masks}, {counted(mesh.size, 'device')}"
     )
     return "\n".join([*lines, f"pair list: {evaluation.pairs.title}"])
 
@@ -51,8 +51,8 @@ def check_composites(folder: Path, evaluation: Evaluation) -> None:
         others = sorted(name for path in find_images(inside) if (name := path.relative_to(inside).as_posix()) not in own)
         if others:
             raise InputError(
-                f"{inside} holds {len(others)} pictures of other photos than those of this evaluation: {', '.join(others[:3])}"
-                f"{', ...' if len(others) > 3 else ''}; remove the folder or choose another --output"
+                f"{inside} contains {counted(len(others), 'image')} that {'does' if len(others) == 1 else 'do'} not belong to this "
+                f"evaluation: {first_few(others)}; remove the folder or choose another --output"
             )
 
 
@@ -79,7 +79,8 @@ def lines_below(evaluation: Evaluation, results: Mapping[str, tables.Results]) -
         if option not in evaluation.origins:
             command = weights.dump_command(network)
             wanted = [score for score in scores if score != "diversity_lpips" or evaluation.layout == "probabilistic"]
-            lines.append(f"no weights: {', '.join(wanted)} need `{command}` and --{option.replace('_', '-')} {command.split()[-1]}")
+            need = "needs" if len(wanted) == 1 else "need"
+            lines.append(f"no weights: {', '.join(wanted)} {need} `{command}` and --{option.replace('_', '-')} {command.split()[-1]}")
     return lines
 
 
@@ -87,7 +88,8 @@ def quote(request: Request, evaluation: Evaluation) -> paper.Quotation | None:
     """The paper's figures that stand with ours, if any."""
     protocols = [name for name in PROTOCOLS if request.pairs == name]
     data_set = request.paper or (protocols[0] if protocols else "none")
-    kind = evaluation.layout
+    # By the models and not by the samples: one completion of a probabilistic model is none of Table 1's methods.
+    kind = "probabilistic" if any(model.loaded.config.model.variational for model in evaluation.models) else "deterministic"
     if data_set == "none" or (request.paper is None and not paper.figures(data_set, kind)):
         return None
     data, settings = evaluation.config.data, evaluation.config.eval

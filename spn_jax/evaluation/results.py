@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from spn_jax.data.images import decode_photo, find_images
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted, first_few
 from spn_jax.evaluation.pairs import short_names
 from spn_jax.evaluation.resume import files_state
 
@@ -52,20 +52,20 @@ class ResultsFolder:
             states = dict(zip(wanted, pool.map(lambda file: self._state(location / file), wanted), strict=True))
         problems = {
             "missing": found.missing,
-            "of no test photo": found.foreign,
-            "there more than once": [" and ".join(some) for some in found.of_photo if len(some) > 1],
-            "that cannot be read as an image, make these again": [file for file, state in states.items() if isinstance(state, str)],
-            f"not {self._size} x {self._size} pixels, the size of the evaluated photos": [
+            "not named after any photo": found.foreign,
+            "more than one for a photo": [" and ".join(some) for some in found.of_photo if len(some) > 1],
+            "unreadable (make these again)": [file for file, state in states.items() if isinstance(state, str)],
+            f"not {self._size} x {self._size} pixels": [
                 f"{file} ({state[0]} x {state[1]})"
                 for file, state in states.items()
                 if not isinstance(state, str) and state != (self._size, self._size)
             ],
         }
-        if told := [
-            f"{len(some)} {problem}: {', '.join(some[:3])}{', ...' if len(some) > 3 else ''}" for problem, some in problems.items() if some
-        ]:
+        listed = [f"{problem} ({len(some):,}): {first_few(some)}" for problem, some in problems.items() if some]
+        if listed:
             raise InputError(
-                f"{self._what} must hold one completed image for each of the {len(photos)} photos, named after it; {'; '.join(told)}"
+                f"{self._what}: expected one image per photo ({counted(len(photos), 'photo')} of {self._size} x {self._size} pixels), "
+                f"named like it; {'; '.join(listed)}"
             )
         return [location / some[0] for some in found.of_photo]
 
@@ -160,8 +160,12 @@ def composite_stems(names: Sequence[str]) -> list[str]:
 
 
 def _inside(names: Sequence[str]) -> list[str]:
-    """The short names, without what would lead out of a folder."""
-    return [
-        PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", "..", "."))).as_posix()
-        for name in short_names(names)
-    ]
+    """The short names, without what would lead out of a folder; names that would become one keep a folder "_" in place of "..".
+
+    So neither of them overwrites the other's composite, and both are found again as results.
+    """
+    paths = [[part for part in PurePosixPath(name).parts if part not in ("/", ".")] for name in short_names(names)]
+    inside = [PurePosixPath(*(part for part in parts if part != "..")).as_posix() for parts in paths]
+    if len(set(inside)) == len(inside):
+        return inside
+    return [PurePosixPath(*("_" if part == ".." else part for part in parts)).as_posix() for parts in paths]

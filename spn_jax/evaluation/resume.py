@@ -24,7 +24,7 @@ from spn_jax.evaluation.pairs import names_sha256
 from spn_jax.runtime.files import lock_folder, write_atomically
 
 FOLDER = ".spn_jax-partial"  # in the output folder
-FORMAT = 1
+FORMAT = 2  # of the columns, too: rows of an earlier version are not continued
 PROGRESS = "progress.json"
 COMMIT_SECONDS = 1.0  # so much work at most is lost with the power
 _SCORES = "scores"  # the file of all columns that are one number a photo, float64
@@ -42,7 +42,8 @@ class Partial:
 
     Attributes:
         done: photos whose rows are there.
-        restarted: why rows that were there could not be used; "" where there were none or they could.
+        restarted: why rows that were there could not be used, as the end of a sentence about that evaluation; "" where there
+            were none, or they could.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]):
@@ -74,7 +75,7 @@ class Partial:
                 self.done, self._columns = stored["done"], stored["columns"]
                 return
             if stored["done"]:
-                self.restarted = f"another {', '.join(differing)}" if differing else "its files are damaged"
+                self.restarted = f"differs in {', '.join(differing)}" if differing else "has damaged files"
             self._delete(stored["columns"])
         self._write_progress()
 

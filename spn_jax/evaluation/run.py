@@ -7,7 +7,7 @@ from spn_jax.evaluation import tables
 from spn_jax.evaluation.baselines import find_baseline
 from spn_jax.evaluation.methods import check_names, checked_settings, named, named_checkpoints
 from spn_jax.evaluation.report import about_run, announcement, check_composites, compare, lines_below, quote, remove_pictures, write_curves
-from spn_jax.evaluation.session import Request, open_evaluation, overrides_of, partial_results, results_of, score_all
+from spn_jax.evaluation.session import Request, open_evaluation, overrides_of, partial_results, results_of, score_all, with_checked_masks
 from spn_jax.runtime.files import check_writable, write_atomically
 from spn_jax.runtime.sharding import make_mesh
 
@@ -17,7 +17,7 @@ COMPARED = 6  # photos in the comparison picture of several methods, where --gri
 def evaluate(request: Request) -> None:
     """Scores checkpoints, folders of results and classical methods on the same pairs of photo and mask."""
     check_options(request)
-    evaluation = open_evaluation(request)
+    evaluation = with_checked_masks(open_evaluation(request))
     quotation = quote(request, evaluation)
     output = request.output
     composites = output if request.save_composites else None

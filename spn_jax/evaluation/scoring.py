@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from spn_jax.config import Config, EvalConfig
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted
 from spn_jax.evaluation import bins
 from spn_jax.filling.completion import complete, draw_noise
 from spn_jax.metrics import image as metrics
@@ -36,7 +36,16 @@ class Detail(enum.IntEnum):
 
 
 PASSED_ON: tuple[str, ...] = ("index", "valid", "finite")  # what a scored batch keeps of the batch
+FEATURES = ("inception", "inception_clean")  # after pytorch-fid's resizing and after clean-fid's
 SAMPLES_SHOWN = 5  # completions of a photo in a grid, at most
+
+
+class Inception(Protocol):
+    """Images (b, h, w, 3) in [0, 1] -> features (b, d), after pytorch-fid's resizing or, `clean`, clean-fid's."""
+
+    def __call__(self, image: jax.Array, /) -> jax.Array: ...
+
+    def clean(self, image: jax.Array, /) -> jax.Array: ...
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("inception", "lpips_alex", "lpips_vgg"), meta_fields=())
@@ -44,7 +53,7 @@ SAMPLES_SHOWN = 5  # completions of a photo in a grid, at most
 class Networks:
     """Trained networks that scores need. Without one its scores are left out."""
 
-    inception: Callable[[jax.Array], jax.Array] | None = None  # images (b, h, w, 3) in [0, 1] -> features (b, d)
+    inception: Inception | None = None
     lpips_alex: Callable[[jax.Array, jax.Array], jax.Array] | None = None  # two such images -> distances (b,)
     lpips_vgg: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
@@ -91,7 +100,7 @@ def score_batch(networks: Networks, batch: DeviceArrays, *, mesh: Mesh, detail: 
     Returns:
         By name, (b,) each: the scores of `bins.OF_COMPLETIONS` that the networks allow; of several completions also the mean
         of each over all of them, NAME_mean, and `bins.OF_SAMPLES`; hole_area and pixels. Inception's features of the
-        completion, (b, d). What `Detail` says.
+        completion, (b, d), by the names of FEATURES. What `Detail` says.
     """
     with jax.default_matmul_precision("highest"):
         return _everywhere(_score_batch(networks, batch, detail), mesh)
@@ -113,7 +122,7 @@ def _score_batch(networks: Networks, batch: DeviceArrays, detail: Detail) -> Dev
     result["hole_area"] = metrics.hole_area(mask)
     result["pixels"] = jnp.full_like(result["hole_area"], image.shape[1] * image.shape[2])
     if networks.inception is not None:
-        result["inception"] = networks.inception(_unit(completed))
+        result |= _features(networks.inception, completed)
     if detail >= Detail.PICTURES:
         result["completed"] = completed
     if detail >= Detail.GRID:
@@ -126,10 +135,14 @@ def _score_batch(networks: Networks, batch: DeviceArrays, detail: Detail) -> Dev
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def features_of(inception: Any, image: jax.Array, *, mesh: Mesh) -> jax.Array:
-    """Inception's features (b, d) of photos uint8 (b, h, w, 3)."""
+def features_of(inception: Inception, image: jax.Array, *, mesh: Mesh) -> DeviceArrays:
+    """Inception's features (b, d) of photos uint8 (b, h, w, 3), by the names of FEATURES."""
     with jax.default_matmul_precision("highest"):
-        return _everywhere(inception(_unit(image)), mesh)
+        return _everywhere(_features(inception, image), mesh)
+
+
+def _features(inception: Inception, image: jax.Array) -> DeviceArrays:
+    return {"inception": inception(_unit(image)), "inception_clean": inception.clean(_unit(image))}
 
 
 def _everywhere(tree: Any, mesh: Mesh) -> Any:
@@ -151,6 +164,8 @@ def _scores(networks: Networks, completions: jax.Array, image: jax.Array, mask: 
         "mae": metrics.mae(completions, photo),
         "mae_rgb": metrics.mae_rgb(completions, photo),
         "hole_mae": metrics.hole_mae(completions, photo, hole),
+        "border_psnr": metrics.border_psnr(completions, photo, hole),
+        "border_mae": metrics.border_mae(completions, photo, hole),
     }
     for name, network in {"lpips_alex": networks.lpips_alex, "lpips_vgg": networks.lpips_vgg}.items():
         if network is not None:
@@ -235,7 +250,7 @@ def records_of(parts: Sequence[Mapping[str, np.ndarray]], tenths: np.ndarray | N
 def not_finite(photos: np.ndarray, of: int, name: str = "the model") -> InputError:
     """The error for predictions that are not finite: of these photos, among so many."""
     return InputError(
-        f"the prediction of {name} is not finite for {len(photos)} of {of} photos, first for photo {int(photos[0])}; "
+        f"{name} predicted NaN or infinity for {len(photos)} of {counted(of, 'photo')}, first for photo {int(photos[0])}; "
         "its training diverged: evaluate an earlier checkpoint"
     )
 

@@ -18,11 +18,12 @@ from spn_jax import __version__
 from spn_jax.checkpoints import weights
 from spn_jax.config import Config, to_dict
 from spn_jax.data.images import PhotoSource, SelectedPhotos, open_photos
+from spn_jax.data.mask_check import check_masks
 from spn_jax.data.mask_kinds import mask_note
 from spn_jax.data.masks import DRAWN, MaskSource, open_test_masks
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.drawing import figures
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted
 from spn_jax.evaluation import tables
 from spn_jax.evaluation.methods import (
     HostMethod,
@@ -39,6 +40,7 @@ from spn_jax.evaluation.results import composite_stems
 from spn_jax.evaluation.resume import FOLDER as PARTIAL_FOLDER
 from spn_jax.evaluation.resume import Partial, data_state
 from spn_jax.evaluation.scoring import (
+    FEATURES,
     Detail,
     Networks,
     complete_batch,
@@ -58,7 +60,7 @@ TRUTH = "_truth"  # beside the methods in partial results; no method can have th
 
 # {network of `weights`: (option, scores that need it)}
 NEEDS = {
-    "inception": ("inception", ("fid", "kid", "p_ids", "u_ids")),
+    "inception": ("inception", ("fid", "fid_clean", "kid", "p_ids", "u_ids")),
     "lpips-alex": ("lpips_alex", ("lpips_alex", "diversity_lpips")),
     "lpips-vgg": ("lpips_vgg", ("lpips_vgg",)),
 }
@@ -170,6 +172,14 @@ def open_evaluation(request: Request) -> Evaluation:
     return Evaluation(config, photos, masks, mask_of, pair_list, model_methods(loaded, config), hosts, networks, origins, notes)
 
 
+def with_checked_masks(evaluation: Evaluation) -> Evaluation:
+    """Reads every mask that will be used once, and notes where they look inverted. InputError: some are broken."""
+    data = evaluation.config.data
+    check = check_masks(evaluation.masks, data.threads, evaluation.mask_of)
+    question = None if check is None else check.question(data)
+    return evaluation if question is None else dataclasses.replace(evaluation, notes=[*evaluation.notes, f"{data.test_masks}: {question}"])
+
+
 def load_networks(request: Request) -> tuple[Networks, dict[str, str]]:
     """The networks whose weights were given, and where these come from."""
     loaders: dict[str, Callable[[str], tuple[Any, str]]] = {
@@ -191,26 +201,28 @@ def partial_results(request: Request, evaluation: Evaluation) -> Iterator[Partia
             folder = request.output / PARTIAL_FOLDER
         partial = stack.enter_context(Partial(folder, identity_of(evaluation, request.save_composites)))
         if partial.restarted:
-            print(f"the unfinished evaluation in {request.output} is of {partial.restarted}: starting anew", flush=True)
+            print(f"the unfinished evaluation in {request.output} {partial.restarted}; starting over", flush=True)
         if partial.done:
-            print(f"continuing the unfinished evaluation in {request.output}: {partial.done} photos are done", flush=True)
+            done = f"{partial.done:,} of {counted(len(evaluation.photos), 'photo')}"
+            print(f"continuing the unfinished evaluation in {request.output}: {done} already scored", flush=True)
         yield partial
 
 
 def identity_of(evaluation: Evaluation, save_composites: bool) -> dict[str, Any]:
     """What an unfinished evaluation must have in common with this one for its rows to be used."""
     values, data = to_dict(evaluation.config), evaluation.config.data
-    left_out = ("batch_size", "photos", "threads", "prefetch", "train_photos", "train_masks", "flip")  # change no score
+    # These change no score.
+    left_out = ("batch_size", "photos", "threads", "prefetch", "train_photos", "train_masks", "flip", "keep_decoded", "shuffle_window")
     settings = {f"{section}.{key}": v for section in ("data", "eval") for key, v in values[section].items() if key not in left_out}
     return {
-        "pair list": evaluation.pairs.sha256,
-        "set of photos": evaluation.photos.fingerprint(),
-        "choice of settings": settings,
-        "choice of methods": {method.name: method.identity() for method in evaluation.methods},
-        "choice of weights": dict(evaluation.origins),
-        "choice of what is saved": save_composites,
-        "state of the photo files": data_state(data.test_photos),
-        "state of the mask files": "" if data.test_masks in DRAWN else data_state(data.test_masks),
+        "pairs": evaluation.pairs.sha256,
+        "photos": evaluation.photos.fingerprint(),
+        "settings": settings,
+        "methods": {method.name: method.identity() for method in evaluation.methods},
+        "weights of Inception or LPIPS": dict(evaluation.origins),
+        "--save-composites": save_composites,
+        "photo files": data_state(data.test_photos),
+        "mask files": "" if data.test_masks in DRAWN else data_state(data.test_masks),
         "version of spn_jax": __version__,
     }
 
@@ -268,7 +280,7 @@ def scored(evaluation: Evaluation, batches: Iterable[Mapping[str, Any]], mesh: M
             completions = shard_batch({"completions": padded["completed"][host.name][:, None]}, mesh)
             parts[host.name] = score_batch(networks, pictures | completions, mesh=mesh, detail=detail)
         if networks.inception is not None:
-            parts[TRUTH] = {"inception": features_of(networks.inception, pictures["image"], mesh=mesh)}
+            parts[TRUTH] = dict(features_of(networks.inception, pictures["image"], mesh=mesh))
         yield {key: padded[key] for key in ("valid", "index")}, parts
 
 
@@ -309,7 +321,7 @@ def results_of(evaluation: Evaluation, partial: Partial, layout: str) -> dict[st
             missing.pop("diversity_lpips", None)
         notes: list[str] = []
         if evaluation.networks.inception is not None:
-            truth, completed = (partial.rows(name, "inception") for name in (TRUTH, method.name))
+            truth, completed = ({kind: partial.rows(name, kind) for kind in FEATURES} for name in (TRUTH, method.name))
             of_sets, unavailable, notes = score_sets(truth, completed, records, layout)
             missing |= unavailable
         results[method.name] = tables.Results(records, of_sets, notes, missing)

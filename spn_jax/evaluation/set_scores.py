@@ -1,6 +1,7 @@
 """Scores of whole sets of pictures, bin by bin: FID, KID, P-IDS and U-IDS from Inception's features."""
 
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,12 +13,13 @@ NOT_COMPUTED = "not computed"
 
 
 def score_sets(
-    truth: np.ndarray, completed: np.ndarray, records: Records, layout: str
+    truth: Mapping[str, np.ndarray], completed: Mapping[str, np.ndarray], records: Records, layout: str
 ) -> tuple[dict[str, dict[str, float]], dict[str, str], list[str]]:
     """The scores `OF_SETS` of one method.
 
     Args:
-        truth, completed: features (n, d) of photos and completed photos, row by row those of the records.
+        truth, completed: features (n, d) of photos and completed photos, row by row those of the records; "inception" with
+            pytorch-fid's resizing, from which all scores are, and "inception_clean" with clean-fid's, for fid_clean alone.
         layout: one of `LAYOUTS`.
 
     Returns:
@@ -30,14 +32,18 @@ def score_sets(
     for bin in LAYOUTS[layout].bins:
         chosen = np.flatnonzero(names == bin.name)
         # All of them stay in their files.
-        real, fake = (truth, completed) if bin is ALL else (truth[chosen], completed[chosen])
+        of_bin = {kind: (truth[kind], completed[kind]) for kind in truth}
+        if bin is not ALL:
+            of_bin = {kind: (photos[chosen], results[chosen]) for kind, (photos, results) in of_bin.items()}
+        real, fake = of_bin["inception"]
         if not len(real):
             continue
         scores = of_sets.setdefault(bin.name, {})
         if len(real) < 2:
-            missing |= dict.fromkeys(("fid", "kid"), "under 2 images")
+            missing |= dict.fromkeys(("fid", "fid_clean", "kid"), "under 2 images")
         else:
             scores["fid"] = distances.frechet_distance(real, fake)
+            scores["fid_clean"] = distances.frechet_distance(*of_bin["inception_clean"])
             scores["kid"], scores["kid_std"] = distances.kernel_distance(real, fake)
         if len(real) < distances.IDS_LEAST:
             few = f"under {distances.IDS_LEAST:,} images"

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spn_jax.errors import InputError
-from spn_jax.evaluation.bins import OF_PICTURES, SCORES, Records, Row, counted, rows_of
+from spn_jax.errors import InputError, counted
+from spn_jax.evaluation.bins import OF_PICTURES, SCORES, Records, Row, has_score, rows_of
 from spn_jax.evaluation.paper import PRINTED_MAE, Quotation
+from spn_jax.metrics.image import BORDER
 from spn_jax.metrics.sets import FID_RELIABLE
 
 NOT_PRINTED = ("kid_std",)  # the text and LaTeX tables print all other scores; files have all scores and digits
-DIGITS = {"psnr": 2, "psnr_mean": 2, "fid": 2, "kid": 5}
+DIGITS = {"psnr": 2, "psnr_mean": 2, "border_psnr": 2, "border_psnr_mean": 2, "fid": 2, "fid_clean": 2, "kid": 5}
 FEWER_DIGITS = 4
 
 LATEX_LABELS = {
@@ -26,9 +27,12 @@ LATEX_LABELS = {
     "mae_x10": r"MAE, grey, $\times 10$ $\downarrow$",
     "mae_rgb": r"MAE $\downarrow$",
     "hole_mae": r"MAE in the hole $\downarrow$",
+    "border_psnr": r"PSNR at the hole's border $\uparrow$",
+    "border_mae": r"MAE at the hole's border $\downarrow$",
     "lpips_alex": r"LPIPS, AlexNet $\downarrow$",
     "lpips_vgg": r"LPIPS, VGG $\downarrow$",
     "fid": r"FID $\downarrow$",
+    "fid_clean": r"FID, clean $\downarrow$",
     "kid": r"KID $\downarrow$",
     "p_ids": r"P-IDS $\uparrow$",
     "u_ids": r"U-IDS $\uparrow$",
@@ -36,7 +40,7 @@ LATEX_LABELS = {
     "diversity_lpips": r"Diversity, LPIPS $\uparrow$",
 }
 
-NOT_COMPARABLE = "paper, other images and masks: not comparable"
+NOT_COMPARABLE = "From the paper (different images and masks; not comparable)"
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ def _comments(notes: Sequence[str]) -> str:
 
 def _notes(methods: Methods, rows: Mapping[str, Sequence[Row]], beside: Quotation | None) -> list[str]:
     notes = [
-        f"{name}: {of_method[-1].identical} of {of_method[-1].images} results equal the photo; "
+        f"{name}: {of_method[-1].identical} of {counted(of_method[-1].images, 'result')} equal the photo; "
         "their infinite PSNR is left out of the means."
         for name, of_method in rows.items()
         if of_method[-1].identical
@@ -239,6 +243,16 @@ def _notes(methods: Methods, rows: Mapping[str, Sequence[Row]], beside: Quotatio
         )
     if any("psnr_mean" in row.means for row in every_row):
         notes.append("Of several samples of a picture the one of best PSNR is scored; scores that end in _mean are means over all samples.")
+    if any("border_psnr" in row.means for row in every_row):
+        notes.append(
+            f"border_psnr and border_mae are over a ring of {BORDER} pixels on either side of the hole's border; where the known pixels "
+            "are the photo's own, all differences lie on the inner side. Infinite values are left out of the mean of border_psnr."
+        )
+    if any("fid_clean" in row.means for row in every_row):
+        notes.append(
+            "fid has pytorch-fid's resizing (bilinear, without antialiasing), as most papers; fid_clean has clean-fid's (Pillow's bicubic, "
+            "antialiased). They are two scores: compare neither with the other."
+        )
     few = {f"{row.bin} ({row.images})": None for row in every_row if "fid" in row.means and row.images < FID_RELIABLE}
     if few:
         notes.append(f"Warning: FID over fewer than {FID_RELIABLE:,} images depends on their number: {', '.join(few)}.")
@@ -258,13 +272,13 @@ def _notes_of_paper(quotation: Quotation) -> list[str]:
 
 def diversity_in_words(records: Records, samples: int) -> str:
     """One line: how far apart the completions of a photo are, on average, and over how many photos."""
-    pictures = int(counted("diversity", records).sum())
+    pictures = int(has_score("diversity", records).sum())
     if not pictures:
         return "mean pairwise distance between samples inside the hole: not defined, no picture has a hole\n"
     mean = rows_of(records)[-1].means["diversity"]
     return (
         f"mean pairwise distance between samples inside the hole: {mean:.4f} "
-        f"(of 1; over {pictures} picture{'' if pictures == 1 else 's'}, {samples} samples each)\n"
+        f"(of 1; over {counted(pictures, 'picture')}, {counted(samples, 'sample')} each)\n"
     )
 
 

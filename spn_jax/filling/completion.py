@@ -16,14 +16,14 @@ SEEDS = 2**32
 PRECISION = functools.partial(jax.default_matmul_precision, "highest")  # at which completions are made and scored
 
 
-def check_samples(samples: int, config: Config) -> None:
-    """Raises InputError unless a model of this config makes so many different completions of a photo."""
+def check_samples(samples: int, config: Config, name: str = "--samples") -> None:
+    """Raises InputError unless a model of this config makes so many different completions of a photo; `name` is what asked for them."""
     if samples < 1:
-        raise InputError(f"--samples {samples} must be at least 1")
+        raise InputError(f"{name} {samples} must be at least 1")
     if samples > 1 and not config.model.variational:
         raise InputError(
-            f"--samples {samples}: the checkpoint's model is deterministic and completes a photo in one way; "
-            "leave --samples out, or take a checkpoint of a probabilistic model"
+            f"{name} {samples}: the checkpoint's model is deterministic and completes a photo in one way; "
+            f"leave {name} out, or take a checkpoint of a probabilistic model"
         )
 
 

@@ -1,35 +1,42 @@
 """Photos, masks and results as files: which belong together, in a folder too, and what becomes of them.
 
-A folder of photos (not what lies in folders below it) goes with one mask for all, or with a folder of masks, which are called as their
-photos or NAME_mask001.png; both may be the same folder.
+A folder of photos, which is searched through, goes with one mask for all, or with a folder of masks, which lie and are called as their
+photos, or NAME_mask001.png; both may be the same folder.
 """
 
 import dataclasses
 import re
-from collections import Counter
+import sys
+import traceback
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from spn_jax.data.images import IMAGE_SUFFIXES
+from spn_jax.data.images import IMAGE_SUFFIXES, files_below
 from spn_jax.drawing.figures import masked_input
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, counted, enumerated
+from spn_jax.filling.holes import MaskFrom
 from spn_jax.filling.inpainter import Inpainter
+from spn_jax.filling.metadata import MALFORMED_EXIF
 from spn_jax.filling.photos import (
     FORMATS,
+    PHOTO_SUFFIXES,
     Photo,
     check_holds,
     check_suffix,
     encode_photo,
+    examine_mask,
     is_lossy,
     lossless_suffixes,
-    read_mask,
     read_photo,
     usual_suffix,
 )
 from spn_jax.filling.windows import Strategy
 from spn_jax.runtime.files import check_writable, write_atomically
+from spn_jax.runtime.memory import out_of_memory_in_words
 from spn_jax.runtime.progress import Progress
 
 MASK_NAME = re.compile(r"(?P<photo>.+)_mask\d*")  # a mask beside its photo, as LaMa's programs take them
@@ -43,6 +50,15 @@ class Task:
     mask: Path
     output: Path
     suffix: str | None
+
+    def is_done(self, samples: int) -> bool:
+        """Whether there is a file for each of its results, of whatever format."""
+        suffixes = [self.suffix] if self.suffix else FORMATS
+        return all(any(self.output.with_name(name + suffix).is_file() for suffix in suffixes) for name in self.names(samples))
+
+    def names(self, samples: int) -> list[str]:
+        """The names of its results, without suffix."""
+        return [self.output.name] if samples == 1 else [f"{self.output.name}_{i}" for i in range(samples)]
 
     @property
     def photo_name(self) -> str:
@@ -63,6 +79,20 @@ class Settings:
     dilate: int = 0
     strategy: Strategy = "auto"
     concat: bool = False
+    mask_from: MaskFrom = "white"
+
+
+def report(left_out: Sequence[Sequence[str]], failures: Sequence[str]) -> int:
+    """Prints what was not kept of the photos, and which ones were not filled; the exit status."""
+    counts = Counter(name for names in left_out for name in names)
+    if counts:
+        names = [name if len(left_out) == 1 else f"{name} ({counted(count, 'photo')})" for name, count in counts.items()]
+        reason = "" if set(counts) == {MALFORMED_EXIF} else ", which may show what was in the hole"
+        print(f"note: left out {enumerated(names)}{reason}")
+    if failures:
+        sys.stdout.flush()
+        print(f"error: {counted(len(failures), 'photo')} could not be filled:", *failures, sep="\n  ", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def find_tasks(image: Path, mask: Path, output: Path) -> tuple[list[Task], list[str]]:
@@ -72,61 +102,110 @@ def find_tasks(image: Path, mask: Path, output: Path) -> tuple[list[Task], list[
         InputError: nothing there, or results that would replace each other or what is read.
     """
     for name, path in ("--image", image), ("--mask", mask):
-        if not path.exists():
-            raise InputError(f"{name} {path} does not exist; pass an image or a folder of them")
-    photos = image_files(image)
-    masks = image_files(mask)
+        check_exists(path, name)
+    photos = image_files(image, [mask, output])
+    masks = image_files(mask, [image, output])
     if image.is_dir() and mask.is_dir() and image.samefile(mask):
         photos, masks = apart(photos)
     if not photos:
-        raise InputError(f"--image {image} holds no photo; looked in it for {' '.join(IMAGE_SUFFIXES)}")
-    pairs = {photo: masks if mask.is_file() else masks_of(photo, masks) for photo in photos}
-    found = [(photo, one, name) for photo, ours in pairs.items() for one, name in named(photo, ours)]
+        raise InputError(f"--image {image} contains no photo; looked in it for {' '.join(PHOTO_SUFFIXES)}")
+    pairs = [(photo, [mask]) for photo in photos] if mask.is_file() else matched(photos, masks)
+    found = [(photo.file, one, place) for photo, ours in pairs for one, place in named(photo, ours)]
     if not found:
-        raise InputError(f"--mask {mask} holds no mask for {image}; call it as the photo, or NAME_mask001.png for NAME.jpg")
-    is_file = image.is_file() and len(found) == 1 and bool(output.suffix) and not output.is_dir()
-    if is_file:
+        matching = f"{image}" if image.is_file() else f"a photo in {image}"
+        raise InputError(f"no mask in {mask} matches {matching}; name it photo.png or photo_mask001.png for photo.jpg")
+    if image.is_file() and len(found) == 1 and bool(output.suffix) and not output.is_dir():
         check_suffix(output.suffix, f"--output {output}")
         tasks = [Task(photo, one, output.with_suffix(""), output.suffix) for photo, one, _ in found]
     else:
         check_folder(output, image, mask)
-        tasks = [Task(photo, one, output / name, None) for photo, one, name in found]
+        tasks = [Task(photo, one, output / place, None) for photo, one, place in found]
     check_apart(tasks)
-    return tasks, [f"--image {photo} has no mask in {mask}" for photo, ours in pairs.items() if not ours]
+    say_what_is_left_out(image, [mask, output])
+    return tasks, [f"--image {photo.file}: no mask in {mask} matches it" for photo, ours in pairs if not ours]
 
 
-def image_files(path: Path) -> list[Path]:
-    """The file itself, or the images in the folder, by name; hidden ones are left out."""
+def check_exists(path: Path, name: str) -> None:
+    """Raises InputError unless there is a file or a folder; `name` is the option that named it."""
+    if path.exists():
+        return
+    if path.is_symlink():
+        raise InputError(f"{name} {path} is a link that leads to nothing; pass an image or a folder of them")
+    raise InputError(f"{name} {path} does not exist; pass an image or a folder of them")
+
+
+class Found(NamedTuple):
+    """An image file, and its place in the folder that was searched, without suffix."""
+
+    place: Path
+    file: Path
+
+
+def image_files(path: Path, others: Sequence[Path]) -> list[Found]:
+    """The file itself, or the images in the folder and below, in order.
+
+    Hidden files are left out, and what lies in one of the `others` if that is a folder below this one.
+    """
     if not path.is_dir():
-        return [path]
-    return sorted(
-        file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
+        return [Found(Path(path.stem), path)]
+    files = sorted(file for file in seen_below(path, others) if file.suffix.lower() in PHOTO_SUFFIXES)
+    return [Found(file.relative_to(path).with_name(file.stem), file) for file in files]
 
 
-def apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+def seen_below(folder: Path, others: Sequence[Path]) -> Iterator[Path]:
+    """The files in a folder and below, without those in one of the `others`."""
+    whole = folder.resolve()
+    apart_from = [other.resolve() for other in others if other.resolve().is_relative_to(whole) and other.resolve() != whole]
+    for file in files_below(folder):
+        if not apart_from or not any(file.resolve().is_relative_to(other) for other in apart_from):
+            yield file
+
+
+def say_what_is_left_out(image: Path, others: Sequence[Path]) -> None:
+    """Prints which images of a folder are of formats that training reads and filling does not."""
+    if not image.is_dir():
+        return
+    suffixes = Counter(file.suffix.lower() for file in seen_below(image, others))
+    left_out = {suffix: suffixes[suffix] for suffix in IMAGE_SUFFIXES if suffix not in PHOTO_SUFFIXES and suffix in suffixes}
+    if left_out:
+        print(f"note: left out {counted(sum(left_out.values()), 'file')} of other formats ({' '.join(left_out)}); convert them to .png")
+
+
+def apart(files: Sequence[Found]) -> tuple[list[Found], list[Found]]:
     """Photos and masks of one folder: masks are called NAME_mask or NAME_mask001 after a photo NAME."""
-    stems = {file.stem for file in files}
-    masks = [file for file in files if (match := MASK_NAME.fullmatch(file.stem)) and match["photo"] in stems]
-    return [file for file in files if file not in masks], masks
+    places = {file.place for file in files}
+    photos: list[Found] = []
+    masks: list[Found] = []
+    for file in files:
+        (masks if photo_of_mask(file.place) in places else photos).append(file)
+    return photos, masks
 
 
-def masks_of(photo: Path, masks: Sequence[Path]) -> list[Path]:
-    """The masks that are called as the photo, or else after it."""
-    same = [mask for mask in masks if mask.stem == photo.stem]
-    return same or [mask for mask in masks if (match := MASK_NAME.fullmatch(mask.stem)) and match["photo"] == photo.stem]
+def photo_of_mask(place: Path) -> Path | None:
+    """The place of the photo that a mask is called after; None if its name is not that of a mask."""
+    match = MASK_NAME.fullmatch(place.name)
+    return None if match is None else place.with_name(match["photo"])
 
 
-def named(photo: Path, masks: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Each mask of a photo with the name of the result: the photo's, or the mask's where there are several."""
+def matched(photos: Sequence[Found], masks: Sequence[Found]) -> list[tuple[Found, list[Path]]]:
+    """The masks of each photo: those that lie and are called as it, or else after it."""
+    same, after = defaultdict(list), defaultdict(list)
+    for place, file in masks:
+        same[place].append(file)
+        after[photo_of_mask(place)].append(file)
+    return [(photo, same.get(photo.place) or after.get(photo.place) or []) for photo in photos]
+
+
+def named(photo: Found, masks: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Each mask of a photo with the place of the result, which is called as the photo, or as the mask where there are several."""
     for mask in masks:
-        yield mask, photo.stem if len(masks) == 1 else mask.stem
+        yield mask, photo.place if len(masks) == 1 else photo.place.with_name(mask.stem)
 
 
 def check_folder(output: Path, image: Path, mask: Path) -> None:
     """Raises InputError unless results can go to this folder."""
     if output.suffix.lower() in FORMATS and not output.is_dir():
-        raise InputError(f"--output {output} is the name of one file, and there are several results; pass a folder")
+        raise InputError(f"--output {output} names one file, and there are several results; pass a folder")
     for name, path in ("--image", image), ("--mask", mask):
         if path.is_dir() and output.exists() and output.samefile(path):
             raise InputError(f"--output {output} is the folder of {name}, whose files could be replaced; choose another")
@@ -134,63 +213,77 @@ def check_folder(output: Path, image: Path, mask: Path) -> None:
 
 def check_apart(tasks: Sequence[Task]) -> None:
     """Raises InputError if two results would have one name."""
-    counts = Counter(task.output for task in tasks)
-    for output, count in counts.items():
-        if count > 1:
-            these = ", ".join(sorted({task.photo.name for task in tasks if task.output == output}))
-            raise InputError(f"{count} results would be called {output.name} (of {these}); give photos and masks names of their own")
+    of_output = defaultdict(list)
+    for task in tasks:
+        of_output[task.output].append(task.photo.name)
+    for output, photos in of_output.items():
+        if len(photos) > 1:
+            both = "both" if len(photos) == 2 else "all"
+            raise InputError(f"{enumerated(sorted(photos))} would {both} be saved as {output.name}; rename all but one")
 
 
-def fill_all(tasks: Sequence[Task], inpainter: Inpainter, settings: Settings) -> list[str]:
-    """Does every task that can be done; a sentence for each of the others."""
-    failures, progress = [], Progress(0, len(tasks))
+def fill(task: Task, inpainter: Inpainter, settings: Settings) -> tuple[str, ...]:
+    """Reads, fills and writes a photo; the names of what could not be kept of it.
+
+    Raises:
+        InputError: one of these failed; files are whole or not there.
+    """
+    with out_of_memory_in_words(task.photo_name):
+        photo = read_photo(task.photo, task.photo_name)
+        mask, notes = examine_mask(task.mask, task.mask_name, photo.size, settings.invert_mask, settings.dilate, settings.mask_from)
+        like = side_by_side(photo, mask, []) if settings.concat else photo
+        suffix = task.suffix or usual_suffix(like)
+        outputs = output_files(task, suffix, 1 if settings.concat else settings.samples)
+        check_holds(like, suffix, f"--output {outputs[0]}")
+        check_writable(outputs[0].parent)
+        for note in notes:
+            print(f"note: {note}")
+        completions = inpainter.fill(photo, mask, settings.samples, settings.seed, settings.strategy, Passes())
+        results = [side_by_side(photo, mask, list(completions))] if settings.concat else completions
+        for output, result in zip(outputs, results, strict=True):
+            write_atomically(output, encode_photo(result, suffix))
+            print(f"written: {output}", flush=True)
+    if is_lossy(suffix):
+        print(f"note: JPEG is lossy: pixels outside the hole change slightly as well. Use {lossless_suffixes()} to keep them exact")
+    return photo.left_out
+
+
+def fill_all(tasks: Sequence[Task], inpainter: Inpainter, settings: Settings) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Fills photo after photo; what could not be kept of each that was filled, and a sentence for each that was not."""
+    left_out, failures, progress = [], [], Progress(0, len(tasks))
     for task in tasks:
         try:
-            fill(task, inpainter, settings)
+            left_out.append(fill(task, inpainter, settings))
         except InputError as error:
             failures.append(str(error))
+        except Exception as error:  # one photo that the program fails at must not cost those behind it
+            traceback.print_exc()
+            failures.append(f"{task.photo_name}: the program failed ({type(error).__name__}: {error}); please report the lines above")
         progress.add(1)
-    return failures
+    return left_out, failures
 
 
-def fill(task: Task, inpainter: Inpainter, settings: Settings) -> None:
-    """Reads, fills and writes. InputError: one of these failed; files are whole or not there."""
-    photo = read_photo(task.photo, task.photo_name)
-    mask = read_mask(task.mask, task.mask_name, photo.size, settings.invert_mask, settings.dilate)
-    like = side_by_side(photo, mask, []) if settings.concat else photo
-    suffix = task.suffix or usual_suffix(like)
-    outputs = output_files(task, suffix, 1 if settings.concat else settings.samples)
-    check_holds(like, suffix, f"--output {outputs[0]}")
-    check_writable(outputs[0].parent)
-    if not mask.any():
-        print(f"note: {without_hole(task, settings.invert_mask)}")
-    completions = inpainter.fill(photo, mask, settings.samples, settings.seed, settings.strategy)
-    results = [side_by_side(photo, mask, list(completions))] if settings.concat else completions
-    for output, result in zip(outputs, results, strict=True):
-        write_atomically(output, encode_photo(result, suffix))
-        print(f"written: {output}", flush=True)
-    if is_lossy(suffix):
-        print(
-            f"note: JPEG changes every pixel a little, those outside the hole too; an --output that ends in {lossless_suffixes()} does not"
-        )
+class Passes:
+    """Prints how far the network is with one photo, if that takes longer than the time between two lines."""
 
+    def __init__(self) -> None:
+        self._progress = Progress(0, 1)
 
-def without_hole(task: Task, inverted: bool) -> str:
-    colour, hint = ("white", "white is the hole; --invert-mask: black")
-    if inverted:
-        colour, hint = ("black", "black is the hole with --invert-mask, without it white is")
-    return f"no pixel of {task.mask_name} is {colour} ({hint}; what is transparent is no hole): the photo is written as it is"
+    def __call__(self, done: int, total: int) -> None:
+        if not done:
+            self._progress = Progress(0, total, unit="passes")
+        else:
+            self._progress.add(done - self._progress.done)
 
 
 def output_files(task: Task, suffix: str, samples: int) -> list[Path]:
     """A file a completion; InputError if one could not be written, or would replace what is read."""
-    names = [task.output.name] if samples == 1 else [f"{task.output.name}_{i}" for i in range(samples)]
-    files = [task.output.with_name(name + suffix) for name in names]
+    files = [task.output.with_name(name + suffix) for name in task.names(samples)]
     for file in files:
         if file.is_dir():
             raise InputError(f"--output {file} is a folder; choose the name of a file")
         if file.exists() and any(file.samefile(path) for path in (task.photo, task.mask)):
-            raise InputError(f"--output {file} would replace what is read; choose another name")
+            raise InputError(f"--output {file} would overwrite an input file; choose another name")
     return files
 
 

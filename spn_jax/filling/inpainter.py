@@ -1,29 +1,40 @@
 """Fills holes in photos of any size with the model of a checkpoint; known pixels come back bit for bit."""
 
-import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, NamedTuple, Self, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import jaxprs_in_params
 from PIL import Image
 
 from spn_jax.checkpoints.store import load_model
 from spn_jax.config import Config
-from spn_jax.data.masks import hole_of
 from spn_jax.errors import InputError
-from spn_jax.filling.completion import PRECISION, SEEDS, check_samples, draw_noise, quantise
-from spn_jax.filling.photos import Photo
-from spn_jax.filling.windows import STRATEGIES, Shown, Strategy, assemble, choose_strategy, plan, show
+from spn_jax.filling.completion import PRECISION, SEEDS, check_samples, draw_noise
+from spn_jax.filling.photos import Photo, Source, as_mask, as_photo
+from spn_jax.filling.windows import STRATEGIES, Canvas, Shown, Strategy, Window, choose_strategy, enlarged, plan, show
 from spn_jax.models.spn import SMALLEST, SPN, Encoding
-from spn_jax.pretrained import DEFAULT
-from spn_jax.runtime.memory import free_memory, out_of_memory_in_words
+from spn_jax.pretrained.catalogue import DEFAULT
+from spn_jax.runtime.memory import SMALLER, free_memory, out_of_memory_in_words
 
 __all__ = ["STRATEGIES", "Inpainter", "Strategy"]
+
+Told = Callable[[int, int], None]  # how many passes through the network are done, and how many there will be
+KEPT_PROGRAMS = 8  # of sizes of photos: a server is asked for many sizes, and a compiled program stays in memory
+
+
+class Programs(NamedTuple):
+    """The compiled halves of the network for a size, and the bytes that they need."""
+
+    encode: Any
+    decode: Any
+    needed: int
 
 
 class Inpainter:
@@ -50,7 +61,8 @@ class Inpainter:
 
     def __init__(self, model: SPN, config: Config):
         self.model, self.config = model, config
-        self._programs: dict[tuple[int, ...], tuple[Any, Any]] = {}  # compiled, by shape of the padded photo
+        self._programs: OrderedDict[tuple[int, ...], Programs] = OrderedDict()  # by shape of the padded photo, the latest used last
+        self._needed: dict[tuple[int, ...], int] = {}  # bytes, also of programs that are no longer kept
 
     @classmethod
     def load(cls, path: str | Path = DEFAULT) -> Self:
@@ -64,36 +76,67 @@ class Inpainter:
 
     @overload
     def __call__(
-        self, image: np.ndarray, mask: np.ndarray | Image.Image, samples: int = 1, seed: int = 0, strategy: Strategy = "auto"
+        self,
+        image: np.ndarray,
+        mask: Source,
+        samples: int = 1,
+        seed: int = 0,
+        strategy: Strategy = "auto",
+        progress: Told | None = None,
     ) -> np.ndarray: ...
 
     @overload
     def __call__(
-        self, image: Image.Image, mask: np.ndarray | Image.Image, samples: int = 1, seed: int = 0, strategy: Strategy = "auto"
+        self,
+        image: Image.Image,
+        mask: Source,
+        samples: int = 1,
+        seed: int = 0,
+        strategy: Strategy = "auto",
+        progress: Told | None = None,
     ) -> list[Image.Image]: ...
 
+    @overload
     def __call__(
-        self, image: np.ndarray | Image.Image, mask: np.ndarray | Image.Image, samples: int = 1, seed: int = 0, strategy: Strategy = "auto"
-    ) -> np.ndarray | list[Image.Image]:
+        self,
+        image: Source,
+        mask: Source,
+        samples: int = 1,
+        seed: int = 0,
+        strategy: Strategy = "auto",
+        progress: Told | None = None,
+    ) -> np.ndarray | list[Image.Image] | list[Photo]: ...
+
+    def __call__(
+        self,
+        image: Source,
+        mask: Source,
+        samples: int = 1,
+        seed: int = 0,
+        strategy: Strategy = "auto",
+        progress: Told | None = None,
+    ) -> np.ndarray | list[Image.Image] | list[Photo]:
         """Completes one photo.
 
         Args:
-            image: a Pillow image, or uint8 or uint16 (h, w), (h, w, 1 or 3), or with transparency (h, w, 2 or 4). It is not turned.
-            mask: of the same size, white is the hole: a Pillow image, or (h, w) or (h, w, 1) of False and True, 0 and 1, or 0 and 255.
-            samples, seed, strategy: as in `fill`.
+            image: a path, a file's bytes or an open file, a Pillow image, a `Photo`, or an array: uint8 or uint16 (h, w), (h, w, 1 or
+                3), or with transparency (h, w, 2 or 4). All but arrays are turned upright by their EXIF data.
+            mask: of the upright photo's size, white is the hole: as `spn_jax.filling.photos.as_mask` takes it.
+            samples, seed, strategy, progress: as in `fill`.
 
         Returns:
-            As many Pillow images for an image, and an array (samples, *image.shape) for an array.
+            As many Pillow images for a Pillow image, an array (samples, *image.shape) for an array, and for everything else `Photo`s,
+            which have a method `save`.
 
         Raises:
-            InputError: as `fill`.
+            InputError: as `fill`; a photo or mask that cannot be read.
             ValueError: arrays of another type or shape, a seed outside its range.
         """
-        hole = mask_array(mask)
-        if isinstance(image, Image.Image):
-            return [photo.to_image() for photo in self.fill(Photo.from_image(image), hole, samples, seed, strategy)]
-        filled = self.fill(photo_of_array(image), hole, samples, seed, strategy)
-        return np.stack([array_of_photo(photo).reshape(image.shape) for photo in filled])
+        photo = as_photo(image)
+        filled = self.fill(photo, as_mask(mask, photo.size), samples, seed, strategy, progress)
+        if isinstance(image, np.ndarray):
+            return np.stack([array_of_photo(result).reshape(image.shape) for result in filled])
+        return [result.to_image() for result in filled] if isinstance(image, Image.Image) else list(filled)
 
     def fill(
         self,
@@ -102,7 +145,7 @@ class Inpainter:
         samples: int = 1,
         seed: int = 0,
         strategy: Strategy = "auto",
-        progress: Callable[[int, int], None] | None = None,
+        progress: Told | None = None,
     ) -> Iterator[Photo]:
         """Completes one photo; what it holds in the hole has no influence.
 
@@ -113,18 +156,18 @@ class Inpainter:
             mask: uint8 (h, w, 1), 1 = hole. Without a hole the photo comes back as it is.
             samples: number of completions; more add to those that fewer give.
             seed: of their noise, from 0 to 2^32 - 1.
-            progress: called before each pass of the network with how many are done and how many there are. What it raises ends the
-                work and reaches the caller.
+            progress: called before each pass through the network with how many are done and how many there are. What it raises
+                ends the work and reaches the caller.
 
         Yields:
-            The photo with the hole filled, one completion after the other.
+            The photo with the hole filled, one completion after the other. They are rounded to the photo's own depth.
 
         Raises:
             InputError: several samples of a deterministic model; a photo too large for the memory; a model that diverged.
             ValueError: a mask of another type or shape, a seed outside its range, an unknown strategy.
         """
         check_mask(mask, photo.size)
-        check_samples(samples, self.config)
+        check_samples(samples, self.config, "samples")
         if not 0 <= seed < SEEDS:
             raise ValueError(f"seed {seed} must lie between 0 and {SEEDS - 1}")
         strategy = choose_strategy(strategy, photo.size, self.config.data.image_size)
@@ -132,38 +175,46 @@ class Inpainter:
             return iter([photo] * samples)
         return self._fill(photo, mask, samples, seed, strategy, progress or (lambda done, total: None))
 
-    def _fill(
-        self, photo: Photo, mask: np.ndarray, samples: int, seed: int, strategy: Strategy, progress: Callable[[int, int], None]
-    ) -> Iterator[Photo]:
+    def _fill(self, photo: Photo, mask: np.ndarray, samples: int, seed: int, strategy: Strategy, progress: Told) -> Iterator[Photo]:
         windows = plan(mask, strategy, self.config.data.image_size)
         image = photo.rgb()
-        what = f"a photo of {image.shape[1]} x {image.shape[0]} pixels"
-        passes = itertools.count()
-        streams: Sequence[Any] = [
-            self._predictions(
-                show(image, mask, window), number, samples, seed, what, lambda: progress(next(passes), samples * len(windows))
-            )
-            for number, window in enumerate(windows)
-        ]
-        if len(windows) > 1:  # one window after the other: what all its samples share takes more memory than they
-            streams = [list(stream) for stream in streams]
-        for predictions in zip(*streams, strict=True):
-            yield photo.filled(assemble(image, mask, windows, predictions), mask)
+        passes = self._passes(image, mask, windows, samples, seed, progress)
+        if len(windows) == 1:  # each completion is there as soon as it is made
+            for _, _, prediction in passes:
+                canvas = Canvas(mask)
+                canvas.add(windows[0], enlarged(prediction, image, mask, windows[0]))
+                yield photo.with_hole(canvas.colours(), mask)
+            return
+        canvas = Canvas(mask, samples)
+        for window, sample, prediction in passes:
+            canvas.add(window, enlarged(prediction, image, mask, window), sample)
+        for sample in range(samples):
+            yield photo.with_hole(canvas.colours(sample), mask)
 
-    def _predictions(
-        self, shown: Shown, number: int, samples: int, seed: int, what: str, before: Callable[[], None]
-    ) -> Iterator[np.ndarray]:
-        """What the network makes of a window, uint8 (h, w, 3), hole and known pixels alike, once a sample."""
+    def _passes(
+        self, image: np.ndarray, mask: np.ndarray, windows: list[Window], samples: int, seed: int, progress: Told
+    ) -> Iterator[tuple[Window, int, np.ndarray]]:
+        """Each window with the number of a sample and what the network makes of it.
+
+        One window after the other: what all its samples share is computed once, and takes more memory than they.
+        """
+        what = f"a photo of {image.shape[1]} x {image.shape[0]} pixels"
+        done, total = itertools.count(), len(windows) * samples
+        for number, window in enumerate(windows):
+            predictions = self._predictions(show(image, mask, window), number, samples, seed, what)
+            for sample in range(samples):
+                progress(next(done), total)
+                yield window, sample, next(predictions)
+
+    def _predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
+        """What the network makes of a window, float32 (h, w, 3) from 0 to 255, hole and known pixels alike, once a sample."""
         padded, hole = (pad(array, self._bucket(*array.shape[:2])) for array in shown)
         photo, key, window = (self.model, padded, hole), np.uint32(seed), np.uint32(number)
-        before()
         with out_of_memory_in_words(what):
-            encode, decode = self._programs_for(photo, what)
+            encode, decode, _ = self._programs_for(photo, what)
             encoding = encode(*photo)
         height, width = shown.image.shape[:2]
         for sample in range(samples):  # one at a time: together they would need the memory of so many photos
-            if sample:
-                before()
             with out_of_memory_in_words(what):
                 completed, finite = jax.tree.map(np.asarray, decode(*photo, encoding, key, window, np.uint32(sample)))
             if not finite:
@@ -193,22 +244,44 @@ class Inpainter:
     def _bucket(self, height: int, width: int) -> tuple[int, int]:
         return bucket(height, self.config), bucket(width, self.config)
 
-    def _programs_for(self, photo: tuple[Any, ...], what: str) -> tuple[Any, Any]:
+    def _programs_for(self, photo: tuple[Any, ...], what: str) -> Programs:
         """The compiled halves of the network for the photo's size. InputError if one needs more memory than is free.
 
-        It is asked beforehand because a CPU does not report that memory ran out: the process is killed.
+        It is asked beforehand because a CPU does not report that memory ran out: the process is killed. And it is asked before
+        anything is compiled, which takes long: a half needs at least what the largest of its convolutions reads and writes.
         """
         shape, number = photo[1].shape, np.uint32(0)
+        if shape in self._needed:
+            self._check_memory(self._needed[shape], what)
         if shape not in self._programs:
-            encoding = jax.eval_shape(_encode, *photo)
-            decode = _decode.lower(*photo, encoding, number, number, number, how=self.config.eval.quantise)
-            self._programs[shape] = _encode.lower(*photo).compile(), decode.compile()
-        sizes = [program.memory_analysis() for program in self._programs[shape]]
-        needed = max(size.temp_size_in_bytes + size.output_size_in_bytes for size in sizes)
+            encode = _encode.trace(*photo)
+            decode = _decode.trace(*photo, encode.out_info, number, number, number)
+            self._check_memory(max(largest_convolution(half.jaxpr.jaxpr) for half in (encode, decode)), what)
+            halves = encode.lower().compile(), decode.lower().compile()
+            sizes = [half.memory_analysis() for half in halves]
+            self._needed[shape] = max(size.temp_size_in_bytes + size.output_size_in_bytes for size in sizes)
+            self._check_memory(self._needed[shape], what)
+            self._programs[shape] = Programs(*halves, self._needed[shape])
+            while len(self._programs) > KEPT_PROGRAMS:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(shape)
+        return self._programs[shape]
+
+    def _check_memory(self, needed: int, what: str) -> None:
         free = free_memory(jax.devices()[0])
         if free is not None and needed > free:
-            raise InputError(f"{what} needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; make it smaller")
-        return self._programs[shape]
+            raise InputError(f"{what} needs {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; {SMALLER}")
+
+
+def largest_convolution(jaxpr: Any) -> int:
+    """The bytes that the largest convolution of a program reads and writes."""
+    found = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            found = max(found, sum(variable.aval.size * variable.aval.dtype.itemsize for variable in (*equation.invars, *equation.outvars)))
+        for inner in jaxprs_in_params(equation.params):
+            found = max(found, largest_convolution(inner))
+    return found
 
 
 @jax.jit
@@ -218,22 +291,13 @@ def _encode(model: SPN, image: Array, mask: Array) -> Encoding:
         return model.encode(image[None].astype(jnp.float32) / 255, mask[None].astype(jnp.float32))
 
 
-@functools.partial(jax.jit, static_argnames="how")
-def _decode(
-    model: SPN,
-    image: Array,
-    mask: Array,
-    encoding: Encoding,
-    seed: Array,
-    window: Array,
-    sample: Array,
-    how: Literal["truncate", "round"],
-) -> tuple[Array, Array]:
-    """One prediction, uint8 (h, w, 3), and whether it is finite."""
+@jax.jit
+def _decode(model: SPN, image: Array, mask: Array, encoding: Encoding, seed: Array, window: Array, sample: Array) -> tuple[Array, Array]:
+    """One prediction, float32 (h, w, 3) from 0 to 255, and whether it is finite. It is rounded when it is put into the photo."""
     noise = draw_noise(model, seed, window[None], sample[None], *image.shape[:2])
     with PRECISION():
-        prediction = model.decode(encoding, noise).image[0, 0]
-    return quantise(prediction, how).astype(jnp.uint8), jnp.isfinite(prediction).all()
+        prediction = model.decode(encoding, noise).image[0, 0].astype(jnp.float32)
+    return 255 * jnp.clip(prediction, 0, 1), jnp.isfinite(prediction).all()
 
 
 @jax.jit
@@ -261,28 +325,8 @@ def pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.pad(array, ((0, wanted_height - height), (0, wanted_width - width), (0, 0)), mode="symmetric")
 
 
-def photo_of_array(image: np.ndarray) -> Photo:
-    """Raises ValueError unless it is a picture."""
-    channels = image[..., None] if image.ndim == 2 else image
-    if channels.dtype not in (np.uint8, np.uint16) or channels.ndim != 3 or channels.shape[2] not in (1, 2, 3, 4) or not channels.size:
-        raise ValueError(f"the photo must be uint8 or uint16, (h, w) or (h, w, 1 to 4), not {image.dtype} {image.shape}")
-    colours = 1 if channels.shape[2] < 3 else 3
-    return Photo(channels[..., :colours], channels[..., colours:] if channels.shape[2] in (2, 4) else None)
-
-
 def array_of_photo(photo: Photo) -> np.ndarray:
     return photo.pixels if photo.alpha is None else np.concatenate([photo.pixels, photo.alpha], -1)
-
-
-def mask_array(mask: np.ndarray | Image.Image) -> np.ndarray:
-    """uint8 (h, w, 1) of zeros and ones. ValueError if an array has other values than black and white."""
-    if isinstance(mask, Image.Image):
-        return hole_of(mask, invert=False).astype(np.uint8)[..., None]
-    channels = mask[..., None] if mask.ndim == 2 else mask
-    values = set(np.unique(channels).tolist())
-    if channels.dtype not in (np.uint8, bool) or not (values <= {0, 1} or values <= {0, 255}):
-        raise ValueError(f"the mask must be bool, or uint8 of 0 and 1 or of 0 and 255, not {mask.dtype} of {len(values)} values")
-    return (channels > 0).astype(np.uint8)
 
 
 def check_mask(mask: np.ndarray, size: tuple[int, ...]) -> None:

@@ -1,15 +1,15 @@
-"""People's photos: read with all that belongs to them, filled without touching what was known, and written. NumPy and Pillow only.
+"""People's photos: read with all that belongs to them, filled without touching what was known, and written. No JAX.
 
-8 and 16 bits a channel, colour and grey, transparency, colour profile and EXIF data are kept; what cannot be kept is refused in words.
+8 and 16 bits a channel, colour and grey, transparency, colour profile and EXIF data are kept. Pixels that could not be kept are
+refused in words; data that may show what was in the hole are left out and named.
 """
 
 import contextlib
 import dataclasses
 import io
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -17,8 +17,45 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from spn_jax.data.masks import hole_of
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, enumerated
+from spn_jax.filling.formats import bits_of, is_inverted, name_of, register_heic
+from spn_jax.filling.holes import LUMA, Hole, MaskFrom, grown, hole_of_array, hole_of_picture, notes_on_size
+from spn_jax.filling.metadata import (
+    MALFORMED_EXIF,
+    ORIENTATION,
+    PNG_SIGNATURE,
+    Exif,
+    changes_colours,
+    other_left_out,
+    quiet,
+    read_chunks,
+    read_exif,
+    with_chunks,
+)
+from spn_jax.runtime.files import write_atomically
+
+__all__ = [
+    "FORMATS",
+    "MALFORMED_EXIF",
+    "PHOTO_SUFFIXES",
+    "READ",
+    "Photo",
+    "Source",
+    "as_mask",
+    "as_photo",
+    "check_holds",
+    "check_suffix",
+    "encode_photo",
+    "examine_mask",
+    "grown",
+    "is_lossy",
+    "lossless_suffixes",
+    "photo_of_array",
+    "read_mask",
+    "read_photo",
+    "turned",
+    "usual_suffix",
+]
 
 # Suffix of an output: Pillow's name of the format and its options; every one but JPEG keeps each pixel as it is.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -30,21 +67,21 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
     ".bmp": ("BMP", {}),
 }
-READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # Pillow's names of the formats that are read
+# Pillow's names of the formats that are read, and the suffixes by which a folder's photos are known.
+READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", *(("HEIF",) if register_heic() else ()))
+PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif")
 # What each format of an output holds besides colours of 8 bits.
 TRANSPARENCY = ("PNG", "WEBP", "TIFF")
 PROFILES = ("PNG", "JPEG", "WEBP", "TIFF")
 LONGEST = {"JPEG": 65500, "WEBP": 16383}  # side in pixels
 EXIF = ("PNG", "JPEG", "WEBP")  # a TIFF's tags describe the file itself, too
-# Pillow's modes that are read, and the modes that they become.
-MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA", "I;16": "I;16", "I;16B": "I;16"}
-ORIENTATION = 0x0112  # EXIF tag
-LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow turns colours to grey
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+RESOLUTION = ("JPEG", "TIFF", "BMP")  # in pixels an inch; a PNG has it a metre
+# Pillow's modes that are read, and the modes that they become; beside these "I;16" in any order of its bytes.
+MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
+OTHER_MODES = {"F": "of floating-point numbers", "I": "of 32-bit numbers"}  # other modes of Pillow's are called as people call them
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's own limit, 89 million
-
-# A few bytes can claim to be a picture of gigabytes. Pillow only warns up to twice its limit, which is memory enough to end a server.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+BITS_PER_SAMPLE = 258  # tag of a TIFF
+STRIP = 256  # rows of a 16-bit photo that are worked on at a time, where whole copies would take a multiple of its memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +92,10 @@ class Photo:
     alpha: opacity of the same type, (h, w, 1); None where the file has none.
     format: Pillow's name of the file's format, "PNG", "JPEG", ...
     icc_profile: the colour profile; pixels are in its colours.
-    exif: the EXIF data without orientation and preview picture, from "Exif\\0\\0" on.
+    exif: the EXIF data without orientation and previews, from "Exif\\0\\0" on.
+    chunks: of a PNG, those that say how its numbers become colours and how large it is printed (see `metadata.CHUNKS`).
+    resolution: pixels an inch, across and down; None where the file does not tell.
+    left_out: names of what the file holds and the photo does not, because it may show what was in the hole.
     """
 
     pixels: np.ndarray
@@ -63,6 +103,9 @@ class Photo:
     format: str = "PNG"
     icc_profile: bytes | None = None
     exif: bytes | None = None
+    chunks: Mapping[bytes, bytes] = dataclasses.field(default_factory=dict)
+    resolution: tuple[float, float] | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,9 +123,26 @@ class Photo:
 
     @classmethod
     def from_image(cls, image: Image.Image, name: str = "the image") -> Self:
-        """A photo of a Pillow image as it lies in memory, not turned. InputError, naming it, if its colours cannot be kept."""
-        pixels, alpha = _arrays(image, name)
-        return cls(pixels, alpha, image.format or "PNG", image.info.get("icc_profile"))
+        """A photo of a Pillow image, upright by its EXIF tag. InputError, naming it, if its colours cannot be kept."""
+        with _decoding(name):
+            image.load()
+        return cls._of(image, name, None)
+
+    @classmethod
+    def _of(cls, image: Image.Image, name: str, file: BinaryIO | None) -> Self:
+        """A photo of an image that has been decoded; `file` is where it was read from."""
+        exif = read_exif(image)
+        pixels, alpha = _arrays(image, name, file)
+        return cls(
+            turned(pixels, exif.orientation),
+            None if alpha is None else turned(alpha, exif.orientation),
+            "JPEG" if image.format == "MPO" else image.format or "PNG",
+            image.info.get("icc_profile"),
+            exif.kept,
+            read_chunks(file) if file is not None and image.format == "PNG" else {},
+            _resolution(image, exif),
+            tuple(dict.fromkeys([*exif.left_out, *other_left_out(image)])),
+        )
 
     def to_image(self) -> Image.Image:
         """As a Pillow image, with profile and EXIF data in its `info`. ValueError for 16-bit colours, which Pillow does not have."""
@@ -95,29 +155,81 @@ class Photo:
 
     def rgb(self) -> np.ndarray:
         """What the network is shown, uint8 (h, w, 3): 16 bits rounded to 8, grey as three channels, transparent parts on white."""
-        shallow = _shallow(self.pixels)
-        colours = shallow if shallow.shape[2] == 3 else np.repeat(shallow, 3, axis=2)
-        if self.alpha is None:
-            return colours
-        opacity = _shallow(self.alpha).astype(np.uint32)
-        return ((colours * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+        shown = np.empty((*self.size, 3), np.uint8)
+        for rows in _strips(self.size[0]):
+            colours = _shallow(self.pixels[rows])
+            if self.alpha is not None:
+                opacity = _shallow(self.alpha[rows]).astype(np.uint32)
+                colours = (colours * opacity + 255 * (255 - opacity) + 127) // 255
+            shown[rows] = colours
+        return shown
 
     def filled(self, completion: np.ndarray, mask: np.ndarray) -> Self:
         """The photo with its hole filled; each known pixel keeps every bit, colours and opacity.
 
         Args:
-            completion: uint8 (h, w, 3), looked at in the hole alone. In 16 bits it becomes 257 times as large, in a grey photo grey.
+            completion: (h, w, 3), of any type, from 0 to 255; it is looked at in the hole alone.
+            mask: uint8 (h, w, 1), 1 = hole.
+        """
+        return self.with_hole(completion[mask[..., 0] > 0], mask)
+
+    def with_hole(self, colours: np.ndarray, mask: np.ndarray) -> Self:
+        """The photo with other pixels in its hole; each known one keeps every bit, colours and opacity.
+
+        Args:
+            colours: (n, 3), of any type, from 0 to 255, of the hole's n pixels row by row. They are rounded to the photo's own depth,
+                so that fractions count in 16 bits; in a grey photo they become grey.
             mask: uint8 (h, w, 1), 1 = hole. What is filled is opaque.
         """
         hole = mask[..., 0] > 0
-        inside = completion[hole]
-        if self.grey:
-            inside = np.rint(inside @ LUMA).astype(np.uint8)[:, None]
+        inside = (colours @ LUMA)[:, None] if self.grey else colours.astype(np.float32)
         pixels, alpha = self.pixels.copy(), None if self.alpha is None else self.alpha.copy()
-        pixels[hole] = inside * np.uint16(257) if self.deep else inside
+        pixels[hole] = np.rint(inside * (257 if self.deep else 1)).astype(pixels.dtype)
         if alpha is not None:
             alpha[hole] = np.iinfo(alpha.dtype).max
         return dataclasses.replace(self, pixels=pixels, alpha=alpha)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the photo; the suffix tells the format. InputError: that cannot hold it, or the file cannot be written."""
+        check_holds(self, Path(path).suffix, str(path))
+        write_atomically(Path(path), encode_photo(self, Path(path).suffix))
+
+
+Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Photo
+
+
+def as_photo(source: Source, name: str = "the photo") -> Photo:
+    """The one door for photos, whatever they are given as. All but arrays, which have no EXIF data, come upright by their tag.
+
+    Args:
+        source: a path, a file's bytes, an open file, a Pillow image, a `Photo`, or an array: uint8 or uint16 (h, w), (h, w, 1 or 3),
+            or with opacity (h, w, 2 or 4).
+        name: of the photo in error texts; of a path the path itself.
+
+    Raises:
+        InputError: it is missing, no image, damaged, too large, or has colours that could not be given back as they are.
+        ValueError: an array of another type or shape.
+    """
+    if isinstance(source, Photo):
+        return source
+    if isinstance(source, np.ndarray):
+        return photo_of_array(source)
+    if isinstance(source, Image.Image):
+        return Photo.from_image(source, name)
+    if isinstance(source, bytes):
+        return read_photo(io.BytesIO(source), name)
+    if isinstance(source, str | Path):
+        return read_photo(Path(source), str(source))
+    return read_photo(source, name)
+
+
+def photo_of_array(image: np.ndarray) -> Photo:
+    """Raises ValueError unless it is a picture."""
+    channels = image[..., None] if image.ndim == 2 else image
+    if channels.dtype not in (np.uint8, np.uint16) or channels.ndim != 3 or channels.shape[2] not in (1, 2, 3, 4) or not channels.size:
+        raise ValueError(f"the photo must be uint8 or uint16, (h, w) or (h, w, 1 to 4), not {image.dtype} {image.shape}")
+    colours = 1 if channels.shape[2] < 3 else 3
+    return Photo(channels[..., :colours], channels[..., colours:] if channels.shape[2] in (2, 4) else None)
 
 
 def read_photo(source: Path | BinaryIO, name: str) -> Photo:
@@ -131,42 +243,67 @@ def read_photo(source: Path | BinaryIO, name: str) -> Photo:
         InputError: it is missing, no image, damaged, too large, or has colours that could not be given back as they are.
     """
     with _opened(source, name) as file, _image(file, name) as image:
-        orientation = image.getexif().get(ORIENTATION, 1)
-        pixels, alpha = (None if array is None else turned(array, orientation) for array in _arrays(image, name, file))
-        assert pixels is not None
-        kind = "JPEG" if image.format == "MPO" else image.format or "PNG"
-        return Photo(pixels, alpha, kind, image.info.get("icc_profile"), _kept_exif(image))
+        return Photo._of(image, name, file)
 
 
-def read_mask(source: Path | BinaryIO, name: str, shape: tuple[int, int], invert: bool = False, dilate: int = 0) -> np.ndarray:
-    """Reads a mask: white is the hole. Transparent parts are none.
+def read_mask(
+    source: Path | BinaryIO, name: str, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white"
+) -> np.ndarray:
+    """Reads a mask's file, as `examine_mask` does: uint8 (h, w, 1), 1 = hole; there may be none. InputError as there."""
+    return examine_mask(source, name, shape, invert, dilate, mask_from).mask
+
+
+def as_mask(
+    source: Source, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white", name: str = "the mask"
+) -> np.ndarray:
+    """The one door for masks, whatever they are given as: uint8 (h, w, 1), 1 = hole. Arguments and errors as `examine_mask`."""
+    return examine_mask(source, str(source) if isinstance(source, str | Path) else name, shape, invert, dilate, mask_from).mask
+
+
+def examine_mask(
+    source: Source, name: str, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white"
+) -> Hole:
+    """A mask, and what looks mistaken about it. At or above half of the range is white; soft borders become hard ones.
 
     Args:
-        source, name: as in `read_photo`.
+        source: as `as_photo` takes it, and arrays of booleans, of 0 and 1, or of floating-point numbers from 0 to 1 as well. All but
+            arrays come upright by their EXIF tag.
+        name: of the mask in error texts.
         shape: height and width of the upright photo.
-        invert: black is the hole.
+        invert: black is the hole, or with "alpha" what is opaque.
         dilate: pixels by which the hole grows to all sides.
-
-    Returns:
-        uint8 (h, w, 1), 1 = hole; there may be none.
+        mask_from: "white": white is the hole, and transparent parts are none; "alpha": what is transparent is the hole.
 
     Raises:
-        InputError: it is missing, no image, damaged, or of another size than the photo.
+        InputError: it is missing, no image, damaged, of another size than the photo, or marks its hole in another way.
+        ValueError: an array of another type or shape, or with values outside its range.
     """
-    with _opened(source, name) as file, _image(file, name) as image:
-        hole = turned(hole_of(image, invert), image.getexif().get(ORIENTATION, 1))
-    if hole.shape != shape:
+    if isinstance(source, Photo):
+        source = source.pixels if source.alpha is None else np.concatenate([source.pixels, source.alpha], -1)
+    if isinstance(source, np.ndarray):
+        hole, notes = hole_of_array(source, name, invert, mask_from)
+    else:
+        with _decoded(source, name) as image:
+            hole, notes = hole_of_picture(image, name, invert, mask_from)
+            hole = turned(hole, read_exif(image).orientation)
+    if hole.shape != tuple(shape):
         theirs, ours = (f"{width} x {height}" for height, width in (shape, hole.shape))
         raise InputError(f"{name} is {ours} pixels, the photo, upright, is {theirs}; make a mask of the photo's size")
-    return grown(hole.astype(np.uint8)[..., None], dilate)
+    mask = grown(hole.astype(np.uint8)[..., None], dilate)
+    return Hole(mask, (*notes, *notes_on_size(mask, name, invert)))
 
 
-def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """A mask (h, w, 1) with all pixels that lie no farther than so many pixels from its hole."""
-    if not pixels or not mask.any():
-        return mask
-    distance = cv2.distanceTransform(1 - mask[..., 0], cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return (distance <= pixels).astype(np.uint8)[..., None]
+@contextlib.contextmanager
+def _decoded(source: str | Path | bytes | BinaryIO | Image.Image, name: str) -> Iterator[Image.Image]:
+    """A picture that has been decoded, whatever it was given as."""
+    if isinstance(source, Image.Image):
+        with _decoding(name):
+            source.load()
+        yield source
+        return
+    source = io.BytesIO(source) if isinstance(source, bytes) else Path(source) if isinstance(source, str) else source
+    with _opened(source, name) as file, _image(file, name) as image:
+        yield image
 
 
 def turned(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -212,6 +349,7 @@ def check_holds(photo: Photo, suffix: str, name: str) -> None:
         "16 bits a channel": photo.deep and kind != "PNG",
         "transparency": photo.alpha is not None and kind not in TRANSPARENCY,
         "a colour profile": bool(photo.icc_profile) and kind not in PROFILES,
+        "colours of a PNG's own (cICP, gAMA or cHRM)": kind != "PNG" and changes_colours(photo.chunks, bool(photo.icc_profile)),
         f"a side of {longest} pixels": longest > too_large,
     }
     for what, is_lacking in lacking.items():
@@ -227,9 +365,17 @@ def encode_photo(photo: Photo, suffix: str) -> bytes:
     """
     check_holds(photo, suffix, "the photo")
     kind, options = FORMATS[suffix.lower()]
-    if photo.deep:
-        return _deep_png(photo)
-    meta = {"icc_profile": photo.icc_profile, "exif": photo.exif if kind in EXIF else None}
+    encoded = _deep_png(photo) if photo.deep else _encoded(photo, kind, options)
+    return with_chunks(encoded, _png_details(photo)) if kind == "PNG" else encoded
+
+
+def _encoded(photo: Photo, kind: str, options: dict[str, Any]) -> bytes:
+    """A file of 8 bits a channel."""
+    meta = {
+        "icc_profile": photo.icc_profile,
+        "exif": photo.exif if kind in EXIF else None,
+        "dpi": photo.resolution if kind in RESOLUTION else None,
+    }
     buffer = io.BytesIO()
     try:
         image = Image.fromarray(photo.pixels[..., 0] if photo.grey else photo.pixels)
@@ -260,79 +406,142 @@ def _opened(source: Path | BinaryIO, name: str) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def _image(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     """An image that has been decoded whole; whatever its decoder objects to is an InputError."""
-    try:
+    with _decoding(name, file):
         image = Image.open(file, formats=READ)
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":  # which phones write: a JPEG with a preview behind it
-            raise InputError(f"{name} holds {frames} pictures; save the one that is meant as a file of its own")
+        if image.width * image.height > MOST_PIXELS:
+            raise Image.DecompressionBombError
+        # Not how many there are: that takes a walk through the whole file, which can be made to last minutes.
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # which phones write: a JPEG with a preview behind it
+            raise InputError(f"{name} contains several pages or frames; save the one you want as a separate file")
         image.load()
-    except InputError:
-        raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} has more than {MOST_PIXELS // 10**6} million pixels, the most that is read; make it smaller") from error
-    except Image.UnidentifiedImageError as error:
-        kinds = f"{', '.join(READ[:-1])} or {READ[-1]}"
-        raise InputError(f"{name} cannot be read as an image (it is empty, damaged or of no known format); pass a {kinds} file") from error
-    except MemoryError as error:
-        raise InputError(f"{name} did not fit into the memory; make it smaller") from error
-    except Exception as error:  # broken files raise OSError, SyntaxError, ValueError, struct.error, ... according to the format
-        raise InputError(f"{name} cannot be read as an image ({error}); pass a whole one") from error
     with image:
         yield image
 
 
-def _arrays(image: Image.Image, name: str, file: BinaryIO | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+@contextlib.contextmanager
+def _decoding(name: str, file: BinaryIO | None = None) -> Iterator[None]:
+    """Says in words what a decoder of a file objects to."""
+    try:
+        with quiet():
+            yield
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:  # a few bytes can claim to be a picture of gigabytes
+        raise InputError(f"{name} is larger than {MOST_PIXELS // 10**6} megapixels, the limit; scale it down") from error
+    except Image.UnidentifiedImageError as error:
+        known = None if file is None else name_of(file)
+        if known is not None:
+            raise InputError(f"{name} is {known.kind}, which is not read here; {known.remedy}") from error
+        kinds = enumerated(READ, "or")
+        raise InputError(f"{name} cannot be read as an image (it is empty, damaged or of no known format); pass a {kinds} file") from error
+    except MemoryError as error:
+        raise InputError(f"not enough memory for {name}; use a smaller one") from error
+    except Exception as error:  # broken files raise OSError, SyntaxError, ValueError, struct.error, ... according to the format
+        raise InputError(f"{name} cannot be decoded ({error}); the file may be truncated") from error
+
+
+def _arrays(image: Image.Image, name: str, file: BinaryIO | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Colours (h, w, 1 or 3) and opacity (h, w, 1) of an image, as stored; `file` is where it was read from."""
+    if file is not None and (bits := bits_of(image, file)) > 8:
+        raise InputError(f"{name} is {image.format} of {bits} bits a channel, which cannot be preserved; convert it to a PNG of 16 bits")
+    if image.mode.startswith("I;16"):
+        return _sixteen_bit_grey(image, name), None
     if image.mode not in MODES:
-        raise InputError(f"{name} has colours of Pillow's mode {image.mode}, which would not come back as they are; save it as RGB or grey")
+        raise InputError(f"{name} is {OTHER_MODES.get(image.mode, image.mode)}, which cannot be preserved; convert it to RGB or greyscale")
     mode = MODES[image.mode]
     if image.has_transparency_data and not mode.endswith("A"):
-        mode = {"L": "LA", "RGB": "RGBA"}.get(mode, "")
-    deep = file is not None and mode != "I;16" and _has_16_bits(image, file)
-    if not mode or (deep and image.has_transparency_data and not image.mode.endswith("A")):
+        mode = f"{mode}A"
+    deep = file is not None and _has_16_bits(image, file)
+    if deep and image.has_transparency_data and not image.mode.endswith("A"):
         raise InputError(f"{name} has 16 bits a channel and one transparent colour; save it with an alpha channel")
     shallow = np.asarray(image if image.mode == mode else image.convert(mode))
-    if mode == "I;16":
-        return shallow.astype(np.uint16)[..., None], None
     channels = shallow.reshape(*shallow.shape[:2], -1)
+    if deep and file is not None and mode == "RGBA" and _is_grey_png(image, file):  # which Pillow reads as colours
+        mode, channels = "LA", channels[..., 2:]
     if deep and file is not None:
         channels = _deep_channels(file, channels, name)
     colours = 1 if mode in ("L", "LA") else 3
     return channels[..., :colours], channels[..., colours:] if mode.endswith("A") else None
 
 
+def _sixteen_bit_grey(image: Image.Image, name: str) -> np.ndarray:
+    """uint16 (h, w, 1). NumPy knows the order of the bytes; Pillow's own conversions cut big-endian values at 255."""
+    if image.has_transparency_data:
+        raise InputError(f"{name} has 16 bits a channel and one transparent colour; save it with an alpha channel")
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(BITS_PER_SAMPLE, (16,)) != (16,):
+        raise InputError(f"{name} has {tags[BITS_PER_SAMPLE][0]} bits a channel, which cannot be preserved; save it with 8 or 16")
+    grey = np.asarray(image).astype(np.uint16)[..., None]
+    return 65535 - grey if is_inverted(image) else grey
+
+
 def _has_16_bits(image: Image.Image, file: BinaryIO) -> bool:
     """Whether the file has 16 bits a channel; Pillow cuts colours to 8 and says nothing."""
     if image.format == "TIFF":
-        return 16 in image.tag_v2.get(258, ())  # type: ignore[attr-defined]  # BitsPerSample
+        return 16 in image.tag_v2.get(BITS_PER_SAMPLE, ())  # type: ignore[attr-defined]
     if image.format != "PNG":
         return False
     file.seek(len(PNG_SIGNATURE) + 16)  # in the header chunk, behind its length, name, width and height
     return file.read(1) == b"\x10"
 
 
+def _is_grey_png(image: Image.Image, file: BinaryIO) -> bool:
+    """Whether a PNG's type of colour is grey with opacity."""
+    file.seek(len(PNG_SIGNATURE) + 17)
+    return image.format == "PNG" and file.read(1) == b"\x04"
+
+
 def _deep_channels(file: BinaryIO, shallow: np.ndarray, name: str) -> np.ndarray:
     """A file's channels in 16 bits, uint16 (h, w, c), where Pillow read `shallow`. InputError if they are not of the same picture."""
     file.seek(0)
-    deep = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    data, orientation = without_tiff_orientation(file.read())
+    deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if deep is not None and deep.ndim == 3:
         deep = deep[..., [2, 1, 0, 3][: deep.shape[2]]]
         if shallow.shape[2] < 3:  # grey with transparency, which OpenCV reads as colours
             deep = deep[..., [0, 3][: shallow.shape[2]]]
-    if deep is None or deep.dtype != np.uint16 or deep.shape != shallow.shape or np.abs(deep // 256 - shallow.astype(float)).max() > 1:
+        deep = turned(deep, orientation)
+    if deep is None or deep.dtype != np.uint16 or not _agree(deep, shallow):
         raise InputError(f"{name} has 16 bits a channel in a form that cannot be read; save it as PNG, or with 8 bits")
     return deep
 
 
-def _kept_exif(image: Image.Image) -> bytes | None:
-    """EXIF data to write again: the photo is upright now, and a preview would show what was in the hole."""
-    exif = image.getexif()
-    if image.format == "TIFF" or not exif:
+def without_tiff_orientation(data: bytes) -> tuple[bytes, int]:
+    """A TIFF whose tag of orientation is 1, and the value that it had: Pillow turns TIFFs, OpenCV some of them. Others stay as they are."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        return data, 1
+    with contextlib.suppress(struct.error):
+        (start,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, values, value = struct.unpack_from(order + "HHIH", data, entry)
+            if (tag, kind, values) == (ORIENTATION, 3, 1):  # one value of 16 bits
+                return data[: entry + 8] + struct.pack(order + "H", 1) + data[entry + 10 :], value
+    return data, 1
+
+
+def _agree(deep: np.ndarray, shallow: np.ndarray) -> bool:
+    """Whether a picture in 16 bits is the one in 8 bits, to a level."""
+    if deep.shape != shallow.shape:
+        return False
+    return all(np.abs((deep[rows] >> 8).astype(np.int16) - shallow[rows]).max(initial=0) <= 1 for rows in _strips(len(deep)))
+
+
+def _strips(height: int) -> Iterator[slice]:
+    """The rows of a photo, a few at a time."""
+    return (slice(top, min(top + STRIP, height)) for top in range(0, height, STRIP))
+
+
+def _resolution(image: Image.Image, exif: Exif) -> tuple[float, float] | None:
+    """Pixels an inch, across and down in the upright photo."""
+    try:
+        across, down = (float(number) for number in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
-    kept = Image.Exif()
-    kept.load(exif.tobytes())  # which has no preview: Pillow writes none
-    kept.pop(ORIENTATION, None)
-    return kept.tobytes() if kept else None
+    if not (0 < across < 1e5 and 0 < down < 1e5):
+        return None
+    return (down, across) if exif.orientation in (5, 6, 7, 8) else (across, down)
 
 
 def _shallow(channels: np.ndarray) -> np.ndarray:
@@ -343,19 +552,22 @@ def _shallow(channels: np.ndarray) -> np.ndarray:
 
 
 def _deep_png(photo: Photo) -> bytes:
-    """A PNG of 16 bits a channel, which Pillow cannot write in colour."""
+    """A PNG of 16 bits a channel, which Pillow cannot write in colour, with profile and EXIF data."""
     channels = photo.pixels
     if photo.alpha is not None:  # OpenCV has no grey with transparency
         channels = np.concatenate([np.broadcast_to(channels, (*photo.size, 3)), photo.alpha], -1)
     encoded = cv2.imencode(".png", channels[..., [2, 1, 0, 3][: channels.shape[2]]] if channels.shape[2] > 1 else channels)[1].tobytes()
-    extra = b""
+    extra = {}
     if photo.icc_profile:
-        extra += _png_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(photo.icc_profile))
+        extra[b"iCCP"] = b"ICC Profile\0\0" + zlib.compress(photo.icc_profile)
     if photo.exif:
-        extra += _png_chunk(b"eXIf", photo.exif.removeprefix(b"Exif\0\0"))
-    header = len(PNG_SIGNATURE) + 12 + 13  # the header chunk: frame and contents
-    return encoded[:header] + extra + encoded[header:]
+        extra[b"eXIf"] = photo.exif.removeprefix(b"Exif\0\0")
+    return with_chunks(encoded, extra)
 
 
-def _png_chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+def _png_details(photo: Photo) -> dict[bytes, bytes]:
+    """The chunks of a PNG that are not Pillow's or OpenCV's to write."""
+    chunks = dict(photo.chunks)
+    if photo.resolution is not None and b"pHYs" not in chunks:
+        chunks[b"pHYs"] = struct.pack(">IIB", *(round(inch / 0.0254) for inch in photo.resolution), 1)  # a metre
+    return chunks

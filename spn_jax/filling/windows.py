@@ -1,11 +1,12 @@
-"""Which parts of a photo the network is shown, at which size, and how its predictions are put together. NumPy and OpenCV only."""
+"""Which parts of a photo the network is shown, at which size, and how its predictions are put together. No JAX."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 Strategy = Literal["auto", "original", "resize", "crop"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -14,6 +15,7 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 LARGEST = 2  # side of what the network is shown, times that size; at full size 512 pixels and 1.6 GB of memory
 
 FEATHER = 1 / 32  # depth of the seam inside the hole, in sides of the window
+SEVERAL = 3  # windows of the trained size are shown together, in one of LARGEST times its side, if they are so many or more
 
 
 class Shown(NamedTuple):
@@ -29,7 +31,8 @@ class Window:
 
     top, left, height, width: in pixels of the photo.
     limit: the longer side is brought down to this, None if it is shown as it is.
-    part: float32 (height, width), the weight of this window in each pixel; above 0 in those that are filled from it.
+    weights: float32, how much this window counts in each pixel of a box in it; above 0 in those that are filled from it.
+    corner: the row and the column in the window where that box begins.
     """
 
     top: int
@@ -37,11 +40,24 @@ class Window:
     height: int
     width: int
     limit: int | None
-    part: np.ndarray
+    weights: np.ndarray
+    corner: tuple[int, int] = (0, 0)
 
     @property
     def place(self) -> tuple[slice, slice]:
+        """Of the window in the photo."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        """Of the box with weights in the window."""
+        return tuple(slice(start, start + length) for start, length in zip(self.corner, self.weights.shape, strict=True))  # type: ignore
+
+    @property
+    def filled(self) -> tuple[slice, slice]:
+        """Of the box with weights in the photo."""
+        rows, columns = self.inner
+        return slice(self.top + rows.start, self.top + rows.stop), slice(self.left + columns.start, self.left + columns.stop)
 
     @property
     def shown_size(self) -> tuple[int, int]:
@@ -73,34 +89,122 @@ def plan(mask: np.ndarray, strategy: Strategy, trained: int) -> list[Window]:
     if strategy != "crop":
         height, width = hole.shape
         return [Window(0, 0, height, width, None if strategy == "original" else LARGEST * trained, hole.astype(np.float32))]
-    return list(_crops(hole, trained))
+    return _crops(hole, trained)
 
 
-def _crops(hole: np.ndarray, trained: int) -> Iterator[Window]:
-    """A window around each connected part of the hole, or several where a part is long and thin.
+def most_tiles(size: tuple[int, ...], trained: int) -> int:
+    """How many of the largest windows, with margins of a quarter of the trained size, cover a photo of this height and width."""
+    cell, near = _cell_and_near(trained)
+    rows, columns = (_pieces(side, cell, near) for side in size[:2])
+    return rows * columns
 
-    Parts that are nearer to each other than P / 8 count as connected.
+
+def _cell_and_near(trained: int) -> tuple[int, int]:
+    """Side of what a window that is shown as it is fills at most, and the distance of pixels that belong together."""
+    return LARGEST * trained - trained // 2, trained // 8
+
+
+def _crops(hole: np.ndarray, trained: int) -> list[Window]:
+    """Windows around the connected parts of the hole; parts that are nearer to each other than P / 8 count as connected.
+
+    Parts that fit into a window together share it. A part that is too large for one is shown smaller, or cut in pieces if it is thin.
+    Where that would be many more windows than cover the photo, the photo is laid out with windows instead, whatever the parts are.
     """
-    near = trained // 8
+    cell, near = _cell_and_near(trained)
+    most = most_tiles(hole.shape, trained)
+    labels, boxes = _parts(hole, near)
+    extents = (boxes[:, 1] - boxes[:, 0]).max(1, initial=0)
+    small, large = np.flatnonzero(extents <= cell), np.flatnonzero(extents > cell)
+    thick = large[_depths(hole, labels, large) > trained / 8]
+    if len(thick) > most:
+        thick = thick[:0]
+    thin = np.setdiff1d(large, thick)
+
+    windows = [_window_of(labels, boxes, group, trained) for group in _groups(boxes, small, trained)]
+    windows += [window for part in thin for window in _tiles(labels, boxes, np.array([part]), trained)]
+    if len(windows) > 2 * most:
+        windows = list(_tiles(labels, boxes, np.concatenate([small, thin]), trained))
+    return windows + [_window_of(labels, boxes, np.array([part]), trained) for part in thick]
+
+
+def _parts(hole: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarray]:
+    """The number of its part, from 1 on, at each pixel of a hole (h, w), 0 elsewhere; and of each part the box [[top, left], [bottom,
+    right]] (n, 2, 2), the bottom and the right being outside."""
     kernel = np.ones((near + 1, near + 1), np.uint8)
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats(cv2.dilate(hole.astype(np.uint8), kernel), connectivity=8)
+    _, labels = cv2.connectedComponents(cv2.dilate(hole.astype(np.uint8), kernel), connectivity=8, ltype=cv2.CV_32S)
+    labels[~hole] = 0
+    found = ndimage.find_objects(labels)
+    boxes = [[[rows.start, columns.start], [rows.stop, columns.stop]] for rows, columns in found]
+    return labels, np.array(boxes, np.int64).reshape(-1, 2, 2)
+
+
+def _depths(hole: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """How far the innermost pixel of each part is from what is known."""
+    if not len(parts):
+        return np.zeros(0)
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 3)
-    for label in range(1, count):
-        left, top, width, height = (int(n) for n in boxes[label, :4])
-        box = slice(top, top + height), slice(left, left + width)
-        part = hole[box] & (labels[box] == label)
-        thin = depth[box][part].max() <= trained / 8
-        cell = (LARGEST * trained - trained // 2) if thin else max(height, width)
-        for rows, down in _overlapping(height, cell, near):
-            for columns, across in _overlapping(width, cell, near):
-                piece = part[rows, columns] * np.outer(down, across)
-                if piece.any():
-                    yield _around(piece, (top + rows.start, left + columns.start), hole.shape, trained)
+    return np.asarray(ndimage.maximum(depth, labels, parts + 1))
+
+
+def _groups(boxes: np.ndarray, parts: np.ndarray, trained: int) -> Iterator[np.ndarray]:
+    """Parts that share a window: of the trained size, or of LARGEST times its side where that shows SEVERAL of these."""
+    cell, _ = _cell_and_near(trained)
+    for group in _boxes_within(boxes, parts, cell):
+        fine = list(_boxes_within(boxes, group, trained - trained // 2))
+        yield from fine if len(fine) < SEVERAL else [group]
+
+
+def _boxes_within(boxes: np.ndarray, parts: np.ndarray, side: int) -> Iterator[np.ndarray]:
+    """Groups of parts whose boxes lie in a square of this side together; a larger part is a group of its own or with those inside it.
+
+    Row by row: a strip begins at the uppermost part that is left, a square at the leftmost part that is left of those in the strip.
+    """
+    while len(parts):
+        tops, bottoms = boxes[parts, 0, 0], boxes[parts, 1, 0]
+        inside = bottoms <= tops.min() + side
+        inside[tops.argmin()] = True
+        strip, parts = parts[inside], parts[~inside]
+        while len(strip):
+            lefts, rights = boxes[strip, 0, 1], boxes[strip, 1, 1]
+            together = rights <= lefts.min() + side
+            together[lefts.argmin()] = True
+            yield strip[together]
+            strip = strip[~together]
+
+
+def _window_of(labels: np.ndarray, boxes: np.ndarray, parts: np.ndarray, trained: int) -> Window:
+    """The window that shows these parts."""
+    corner, piece = _picked(labels, boxes, parts)
+    return _around(piece.astype(np.float32), corner, labels.shape, trained)
+
+
+def _tiles(labels: np.ndarray, boxes: np.ndarray, parts: np.ndarray, trained: int) -> Iterator[Window]:
+    """Windows side by side that show these parts, each of them a piece; where two overlap, one fades into the other."""
+    cell, near = _cell_and_near(trained)
+    (top, left), picked = _picked(labels, boxes, parts)
+    for rows, down in _overlapping(picked.shape[0], cell, near):
+        for columns, across in _overlapping(picked.shape[1], cell, near):
+            piece = picked[rows, columns] * np.outer(down, across)
+            if piece.any():
+                yield _around(piece, (top + rows.start, left + columns.start), labels.shape, trained)
+
+
+def _picked(labels: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> tuple[tuple[int, int], np.ndarray]:
+    """The upper left corner of the box around these parts, and where in it they are, bool."""
+    (top, left), (bottom, right) = boxes[parts, 0].min(0), boxes[parts, 1].max(0)
+    chosen = np.zeros(len(boxes) + 1, bool)
+    chosen[parts + 1] = True
+    return (int(top), int(left)), chosen[labels[top:bottom, left:right]]
+
+
+def _pieces(length: int, cell: int, overlap: int) -> int:
+    """Into how many pieces `_overlapping` cuts a length."""
+    return -(-max(length - overlap, 1) // (cell - overlap)) if length > cell else 1
 
 
 def _overlapping(length: int, cell: int, overlap: int) -> Iterator[tuple[slice, np.ndarray]]:
     """Pieces of a length, `cell` long but for the last, and how much each counts: where two overlap, one fades into the other."""
-    count = -(-max(length - overlap, 1) // (cell - overlap)) if length > cell else 1
+    count = _pieces(length, cell, overlap)
     for i in range(count):
         start = i * (cell - overlap)
         weights = np.ones(min(cell, length - start), np.float32)
@@ -125,12 +229,8 @@ def _around(piece: np.ndarray, corner: tuple[int, int], size: tuple[int, ...], t
     height, width = min(side, size[0]), min(side, size[1])
     first = _placed(corner[0] + top, corner[0] + bottom, height, size[0])
     begin = _placed(corner[1] + left, corner[1] + right, width, size[1])
-    part = np.zeros((height, width), np.float32)
-    part[
-        corner[0] + top - first : corner[0] + bottom - first,
-        corner[1] + left - begin : corner[1] + right - begin,
-    ] = piece[top:bottom, left:right]
-    return Window(first, begin, height, width, LARGEST * trained, part)
+    begins = corner[0] + top - first, corner[1] + left - begin
+    return Window(first, begin, height, width, LARGEST * trained, piece[top:bottom, left:right], begins)
 
 
 def _placed(low: int, high: int, length: int, size: int) -> int:
@@ -152,40 +252,62 @@ def show(image: np.ndarray, mask: np.ndarray, window: Window) -> Shown:
     return Shown(smaller, (share > 0).astype(np.uint8)[..., None])
 
 
-def assemble(image: np.ndarray, mask: np.ndarray, windows: Sequence[Window], predictions: Sequence[np.ndarray]) -> np.ndarray:
-    """The completion of a photo.
+class Canvas:
+    """A hole that is filled window by window; its memory follows the size of the hole, not the number of windows.
 
     Args:
-        image: uint8 (h, w, 3).
         mask: uint8 (h, w, 1), 1 = hole.
-        predictions: uint8 (h', w', 3), of what each window shows, hole and known pixels alike.
+        samples: completions that are kept apart.
+    """
+
+    def __init__(self, mask: np.ndarray, samples: int = 1):
+        hole = mask[..., 0] > 0
+        self._numbers = np.cumsum(hole, dtype=np.int32).reshape(hole.shape) - 1  # of the hole's pixels, row by row
+        count = int(np.count_nonzero(hole))
+        self._total, self._weight = np.zeros((samples, count, 3), np.float32), np.zeros((samples, count, 1), np.float32)
+
+    def add(self, window: Window, colours: np.ndarray, sample: int = 0) -> None:
+        """Adds what a window shows, float32 (height, width, 3)."""
+        counts = window.weights > 0
+        pixels, weights = self._numbers[window.filled][counts], window.weights[counts][:, None]
+        self._total[sample, pixels] += weights * colours[window.inner][counts]
+        self._weight[sample, pixels] += weights
+
+    def colours(self, sample: int = 0) -> np.ndarray:
+        """float32 (n, 3), from 0 to 255, of the hole's n pixels row by row."""
+        return np.clip(self._total[sample] / np.maximum(self._weight[sample], np.finfo(np.float32).tiny), 0, 255)
+
+
+def enlarged(prediction: np.ndarray, image: np.ndarray, mask: np.ndarray, window: Window) -> np.ndarray:
+    """What the network made of a window, at the size of the photo.
+
+    Args:
+        prediction: (h', w', 3), from 0 to 255, of what the window shows, hole and known pixels alike.
+        image: uint8 (h, w, 3), the photo.
+        mask: uint8 (h, w, 1), 1 = hole.
 
     Returns:
-        uint8 (h, w, 3), the photo itself outside the hole.
+        float32 (height, width, 3).
     """
-    total, weight = np.zeros(image.shape, np.float32), np.zeros(mask.shape, np.float32)
-    for window, prediction in zip(windows, predictions, strict=True):
-        whole = cv2.resize(prediction, (window.width, window.height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
-        if window.limit is not None:
-            whole = with_feathered_seam(whole, image[window.place], mask[window.place])
-        total[window.place] += window.part[..., None] * whole
-        weight[window.place] += window.part[..., None]
-    completion, filled = image.copy(), weight[..., 0] > 0
-    completion[filled] = np.rint(np.clip(total[filled] / weight[filled], 0, 255)).astype(np.uint8)
-    return completion
+    whole = cv2.resize(prediction.astype(np.float32), (window.width, window.height), interpolation=cv2.INTER_CUBIC)
+    if window.limit is None:
+        return whole
+    return with_feathered_seam(whole, image[window.place], mask[window.place])
 
 
 def with_feathered_seam(prediction: np.ndarray, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A prediction float32 (h, w, 3) that meets the known pixels without an edge.
 
-    What it lacks of the known pixels, on average over those near by, is added along the border of the hole and less and less
-    inwards, down to nothing at a depth of FEATHER.
+    What it lacks of the known pixels, on average over those near by, is added along the border of the hole: all of it in the first
+    row of the hole's pixels, and less and less inwards, down to nothing at a depth of FEATHER.
     """
-    radius = max(1, round(max(mask.shape) * FEATHER))
+    height, width = mask.shape[:2]
+    # No deeper than the window is narrow: a mean that reaches far beyond it would need more memory than there is.
+    radius = max(1, min(round(max(height, width) * FEATHER), height, width))
     known = (1 - mask[..., 0]).astype(np.float32)
     lacking = (image - prediction) * known[..., None]
     for _ in range(2):  # twice, because the mean over a square alone would show its corners
         lacking, known = (np.asarray(cv2.blur(x, (2 * radius + 1, 2 * radius + 1)), np.float32) for x in (lacking, known))
-    depth = cv2.distanceTransform(mask[..., 0], cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    fading = np.clip(1 - depth / radius, 0, 1) / np.maximum(known, 1e-6)
+    depth = cv2.distanceTransform(mask[..., 0], cv2.DIST_L2, cv2.DIST_MASK_PRECISE)  # 1 in the first row
+    fading = np.clip(1 - (depth - 1) / radius, 0, 1) / np.maximum(known, 1e-6)
     return prediction + lacking * fading[..., None]

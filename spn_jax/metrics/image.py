@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 WINDOW = 11  # side of SSIM's window in pixels
 SIGMA = 1.5  # of SSIM's Gaussian window
 PEAK = 255
+BORDER = 3  # pixels on either side of the hole's border that make its ring
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2  # of SSIM
 
 
@@ -111,6 +112,54 @@ def hole_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
     hole = _integers(mask)
     rows = jnp.sum(jnp.abs(_integers(a) - _integers(b)) * hole, axis=(-2, -1)).astype(jnp.float32)
     return jnp.sum(rows, axis=-1) / (3 * PEAK * jnp.maximum(hole_area(mask), 1))
+
+
+def border_ring(mask: ArrayLike) -> Array:
+    """The ring of BORDER pixels on either side of the hole's border: int32 (..., h, w, 1), 1 = in the ring.
+
+    Those are the hole's pixels at most BORDER from a known one and the known ones at most BORDER from the hole, the larger of
+    the steps along rows and columns counting. The picture's own edge is no border. Without a hole, or without a known pixel,
+    there is no ring.
+
+    Args:
+        mask: (..., h, w, 1), 1 = hole.
+    """
+    hole = (_integers(mask) > 0).astype(jnp.int32)
+    return _near(hole) * _near(1 - hole)
+
+
+def _near(marked: Array) -> Array:
+    """1 where a marked pixel of (..., h, w, 1) is at most BORDER away."""
+    for axis in (-3, -2):
+        window, padding = [1] * marked.ndim, [(0, 0)] * marked.ndim
+        window[axis], padding[axis] = 2 * BORDER + 1, (BORDER, BORDER)
+        marked = jax.lax.reduce_window(marked, 0, jax.lax.max, window, [1] * marked.ndim, padding)
+    return marked
+
+
+def border_psnr(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
+    """PSNR in dB over the pixels and channels of `border_ring`, (...): how well a completion meets what surrounds the hole.
+
+    Infinite where the pictures are equal in the ring, and where there is no ring.
+
+    Args:
+        mask: (..., h, w, 1), 1 = hole.
+    """
+    ring = border_ring(mask)
+    rows = jnp.sum((_integers(a) - _integers(b)) ** 2 * ring, axis=(-2, -1)).astype(jnp.float32)
+    error = jnp.sum(rows, axis=-1) / (3 * jnp.maximum(jnp.sum(ring, axis=(-3, -2, -1)), 1))
+    return 10 * jnp.log10(PEAK**2 / error)
+
+
+def border_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
+    """Mean absolute difference over the pixels and channels of `border_ring`, (...), in [0, 1]; 0 where there is no ring.
+
+    Args:
+        mask: (..., h, w, 1), 1 = hole.
+    """
+    ring = border_ring(mask)
+    rows = jnp.sum(jnp.abs(_integers(a) - _integers(b)) * ring, axis=(-2, -1)).astype(jnp.float32)
+    return jnp.sum(rows, axis=-1) / (3 * PEAK * jnp.maximum(jnp.sum(ring, axis=(-3, -2, -1)), 1))
 
 
 def diversity(completions: ArrayLike, mask: ArrayLike) -> Array:

@@ -109,7 +109,7 @@ def ids(real: ArrayLike, fake: ArrayLike) -> tuple[float, float]:
     try:
         from sklearn.svm import LinearSVC
     except ImportError as error:
-        raise InputError("P-IDS and U-IDS need scikit-learn; install it with `pip install 'spn_jax[metrics]'`") from error
+        raise InputError("P-IDS and U-IDS need scikit-learn; install it with `pip install -e '.[metrics]'`") from error
     targets = np.repeat([1, 0], len(real))
     real, fake = real.astype(np.float64), fake.astype(np.float64)
     svm = LinearSVC(dual=False).fit(np.concatenate([real, fake]), targets)

@@ -5,6 +5,7 @@ torchvision's Inception v3 in three places: average pooling leaves the padding o
 takes the maximum, and the input is scaled to [-1, 1]. Modules bear the names of the released file.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -179,9 +180,21 @@ class InceptionV3(nnx.Module):
         self.Mixed_7c = BlockE(2048, padded_max_pool, conv)
 
     def __call__(self, image: Array) -> Array:
-        """Images (b, h, w, 3) in [0, 1], of any size -> features (b, 2048)."""
+        """Images (b, h, w, 3) in [0, 1], of any size -> features (b, 2048) as pytorch-fid computes them."""
         with jax.default_matmul_precision("highest"):
-            x = 2 * resize(jnp.asarray(image, jnp.float32)) - 1
+            return self.of_resized(2 * resize(jnp.asarray(image, jnp.float32)) - 1)
+
+    def clean(self, image: Array) -> Array:
+        """Images (b, h, w, 3) in [0, 1], of any size -> features (b, 2048) as clean-fid computes them.
+
+        It resizes as Pillow does and brings 0..255 to (x - 128) / 128; the network and its weights are pytorch-fid's.
+        """
+        with jax.default_matmul_precision("highest"):
+            return self.of_resized((clean_resize(255 * jnp.asarray(image, jnp.float32)) - 128) / 128)
+
+    def of_resized(self, x: Array) -> Array:
+        """Images (b, 299, 299, 3) about [-1, 1] -> features (b, 2048)."""
+        with jax.default_matmul_precision("highest"):
             x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
             x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(max_pool(x, stride=2)))
             x = max_pool(x, stride=2)
@@ -199,9 +212,33 @@ class InceptionV3(nnx.Module):
 def resize(image: Array) -> Array:
     """(b, h, w, c) -> (b, 299, 299, c), bilinear between pixel centres without antialiasing: PyTorch's `interpolate(align_corners=False)`.
 
-    pytorch-fid's choice; clean-fid and TensorFlow's FID resize otherwise, and their scores are others.
+    pytorch-fid's choice; clean-fid (`clean_resize`) and TensorFlow's FID resize otherwise, and their scores are others.
     """
     return jax.image.resize(image, (image.shape[0], SIZE, SIZE, image.shape[-1]), "bilinear", antialias=False)
+
+
+def clean_resize(image: Array) -> Array:
+    """(b, h, w, c) in 0..255 -> (b, 299, 299, c): Pillow's bicubic filter with antialiasing on each channel in floating point.
+
+    clean-fid's choice (Parmar et al., CVPR 2022); nothing is rounded, values beyond 0 and 255 are cut.
+    """
+    rows, columns = (jnp.asarray(bicubic_weights(n)) for n in image.shape[1:3])
+    highest = lax.Precision.HIGHEST
+    across = jnp.einsum("bhwc,xw->bhxc", image, columns, precision=highest)
+    return jnp.clip(jnp.einsum("bhxc,yh->byxc", across, rows, precision=highest), 0, 255)
+
+
+@functools.cache
+def bicubic_weights(length: int) -> np.ndarray:
+    """What each of `length` pixels counts for each of SIZE, float32 (SIZE, length): Pillow's bicubic (a = -1/2), wider when shrinking."""
+    scale = length / SIZE
+    wide = max(scale, 1.0)
+    centres = (np.arange(SIZE) + 0.5) * scale
+    distance = np.abs((np.arange(length) + 0.5 - centres[:, None]) / wide)
+    inner = (1.5 * distance - 2.5) * distance**2 + 1
+    outer = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = np.where(distance < 1, inner, np.where(distance < 2, outer, 0))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def max_pool(x: Array, *, stride: int) -> Array:

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import jax
 
 from spn_jax.errors import InputError
 
 MEMINFO = Path("/proc/meminfo")  # of Linux
+OPENCV_SAYS = ("insufficient memory", "failed to allocate", "bad_alloc")
+SMALLER = "use a smaller photo or --strategy crop"  # what to do about too little
 CGROUP = Path("/sys/fs/cgroup")  # control groups, which limit what a container or a job of a cluster may take
 OWN_GROUPS = Path("/proc/self/cgroup")  # which of them the process belongs to
 
@@ -37,15 +40,16 @@ def out_of_memory_in_words(what: str) -> Iterator[None]:
     """Turns the errors that mean too little memory into an InputError."""
     try:
         yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    except (MemoryError, jax.errors.JaxRuntimeError, cv2.error) as error:
         if not is_out_of_memory(error):
             raise
-        raise InputError(f"{what} did not fit into the memory; make it smaller") from error
+        raise InputError(f"not enough memory for {what}; {SMALLER}") from error
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that the host's or the device's memory did not suffice; XLA has no type of its own for it."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in ("resource_exhausted", "out of memory", *OPENCV_SAYS))
 
 
 def free_memory(device: jax.Device) -> int | None:

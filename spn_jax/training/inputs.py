@@ -1,7 +1,7 @@
 """What a training run reads: photos, masks, the teacher's features or the teacher itself, and the networks of its losses."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +11,11 @@ from spn_jax.checkpoints.online_teachers import OnlineTeacher, load_online_teach
 from spn_jax.checkpoints.weights import load_vgg19
 from spn_jax.config import Config
 from spn_jax.data.images import KeptPhotos, PhotoSource, open_photos
+from spn_jax.data.mask_check import check_masks
 from spn_jax.data.masks import MaskSource, open_test_masks, open_train_masks
 from spn_jax.data.pipeline import training_batches
 from spn_jax.data.teacher import TeacherCache
+from spn_jax.errors import counted
 from spn_jax.training.step import Frozen
 
 
@@ -38,6 +40,19 @@ def open_data(config: Config, config_file: str) -> Data:
         test_photos=open_photos(config.data.test_photos, "data.test_photos"),
         test_masks=open_test_masks(config),
     )
+
+
+def checked_masks(config: Config, data: Data) -> Iterator[str]:
+    """Reads every mask of training and of evaluation once; yields what people should know about them. InputError: some are broken."""
+    of = {"data.train_masks": data.masks, "data.test_masks": data.test_masks}
+    if data.masks.state() == data.test_masks.state():
+        del of["data.test_masks"]
+    for setting, masks in of.items():
+        check = check_masks(masks, config.data.threads)
+        if check is not None:
+            yield f"{setting}: {counted(check.masks, 'mask')} checked, {check.mean_share:.0%} of the photo is hole on average"
+            if question := check.question(config.data):
+                yield f"{setting}: {question}"
 
 
 def open_cache(config: Config, photos: PhotoSource, config_file: str) -> TeacherCache | None:

@@ -12,7 +12,7 @@ from spn_jax.data.pipeline import steps_per_epoch
 from spn_jax.runtime.log import MetricsLog, Progress, has_evaluation
 from spn_jax.runtime.sharding import check_divisible, gather, make_mesh, replicate, shard_batch, state_sharding
 from spn_jax.training.held_out import HeldOut, due_after, evaluated_model
-from spn_jax.training.inputs import open_data, open_frozen, open_lessons, read_batches
+from spn_jax.training.inputs import checked_masks, open_data, open_frozen, open_lessons, read_batches
 from spn_jax.training.processes import Stop, only_run_in
 from spn_jax.training.reports import Say, StepReports, check_finite, summary, write_descriptions
 from spn_jax.training.resume import check_same_run, checkpoint_info, initialise_from
@@ -40,6 +40,8 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
 
     # Data, and the times of the schedule in steps
     data = open_data(config, config_file)
+    for line in checked_masks(config, data) if is_main else ():
+        say(line)
     schedule = resolve_schedule(config, steps_per_epoch(config, data.photos))
 
     # Networks and state

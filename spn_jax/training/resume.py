@@ -36,7 +36,12 @@ def checkpoint_info(config: Config, data: Data, lessons: Lessons, vgg_origin: st
             "identity": lessons.identity,
         },
         "vgg": vgg_origin,
-        "data": {"photos": digest(data.photos.names), "masks": digest(data.masks.names)},
+        "data": {
+            "photos": digest(data.photos.names),
+            "masks": digest(data.masks.names),
+            "photo files": data.photos.fingerprint()[:12],
+            "mask files": data.masks.fingerprint()[:12],
+        },
     }
 
 
@@ -57,7 +62,8 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
     if weights_identity(stored.get("vgg")) != weights_identity(info["vgg"]):
         lines.append(f"weights of VGG19: {stored.get('vgg')} -> {info['vgg']}")
     before, now = stored.get("data", info["data"]), info["data"]
-    lines += [f"training {kind}: {before[kind]} -> {now[kind]}" for kind in now if before[kind] != now[kind]]
+    changed = [kind for kind in now if before.get(kind, now[kind]) != now[kind]]  # older checkpoints know the names alone
+    lines += [f"training {kind}: {before[kind]} -> {now[kind]}" for kind in changed]
     if lines:
         raise InputError(
             f"{workdir} holds a run with other settings ({'; '.join(lines)}); "

@@ -14,6 +14,7 @@ from spn_jax.views.subjects import about_all, add_arguments, open_subjects, subj
 
 LOWER_IS_WORSE = {
     "psnr": True, "ssim": True, "ssim_gaussian": True, "mae": False, "mae_rgb": False, "hole_mae": False,
+    "border_psnr": True, "border_mae": False,
     "lpips_alex": False, "lpips_vgg": False,
 }  # fmt: skip
 

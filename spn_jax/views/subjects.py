@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from spn_jax.checkpoints.store import LoadedModel
 from spn_jax.data.images import PhotoFiles, SelectedPhotos, prepare_photo
-from spn_jax.data.masks import MaskFiles
+from spn_jax.data.masks import MaskFiles, mask_fit
 from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.errors import InputError
 from spn_jax.evaluation import gallery
@@ -83,7 +83,7 @@ def _own_photos(options: argparse.Namespace) -> Evaluation:
     config = shared_config({name: of for name, (_, of) in loaded.items()}, options.config, overrides_of(Request.of(options)))
     size, invert = config.data.image_size, config.data.invert_masks
     photos = PhotoFiles([path.as_posix() for path in options.image], options.image, "--image")
-    masks = MaskFiles([path.as_posix() for path in options.mask], options.mask, size, invert, "--mask")
+    masks = MaskFiles([path.as_posix() for path in options.mask], options.mask, size, invert, "--mask", mask_fit(config.data))
     pairs = PairList(tuple(photos.names), tuple(masks.names), len(masks), names_sha256(masks.names), "given one by one")
     hosts = host_methods({}, False, options.method, photos, size)
     return Evaluation(config, photos, masks, np.arange(len(photos)), pairs, model_methods(loaded, config), hosts, Networks(), {}, notes=())

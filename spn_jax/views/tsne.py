@@ -66,7 +66,7 @@ def require_scikit_learn() -> None:
     try:
         import sklearn.manifold  # noqa: F401
     except ImportError as error:
-        raise InputError("t-SNE needs scikit-learn; install it with `pip install 'spn_jax[metrics]'`") from error
+        raise InputError("t-SNE needs scikit-learn; install it with `pip install -e '.[metrics]'`") from error
 
 
 def teacher_embedding(path: str) -> tuple[Embedding, str]:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 from typing import Any
 
 import jax
@@ -22,11 +23,14 @@ HEADS = "distillation_heads."  # serve training alone
 def load(folder: str, weights: str | None, seed: int, device: torch.device, image_size: int) -> Extractor:
     """The model sees the photo at P (2 x 2 means of the teacher's view) without a hole; a probabilistic one uses its mean latent.
 
+    It computes in float32 at the highest precision, whatever it was trained in: features must not depend on the machine.
+
     Raises:
         InputError: no checkpoint there, or P does not fit the model's stride.
     """
     refuse(weights, f"spn:{folder}", "the checkpoint has its own")
-    loaded = load_model(folder)
+    share_device(device)
+    loaded = load_model(folder, jnp.float32)
     model: SPN = loaded.model
     if image_size % model.stride:
         raise InputError(f"data.image_size={image_size} must be divisible by {model.stride}, the stride of the model in {folder}")
@@ -47,12 +51,26 @@ def load(folder: str, weights: str | None, seed: int, device: torch.device, imag
     )
 
 
+def share_device(device: torch.device) -> None:
+    """Has JAX compute where torch does, before it looks for devices, and leave torch its memory.
+
+    By itself every process would take three quarters of all GPUs of the machine and compute on the first.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if device.type == "cuda":
+        number = torch.cuda.current_device() if device.index is None else device.index
+        jax.config.update("jax_cuda_visible_devices", str(number))
+    elif not jax.config.values["jax_platforms"]:
+        jax.config.update("jax_platforms", "cpu")
+
+
 @functools.partial(jax.jit)
 def pyramid(model: SPN, image: jax.Array) -> dict[int, Any]:
     """{level: (b, h, w, c)} of whole photos (b, P, P, 3)."""
     mask = jnp.zeros((*image.shape[:3], 1), image.dtype)
     noise = jnp.zeros((len(image), 1, *model.noise_shape(*image.shape[1:3]))) if model.variational else None
-    return {level: prior[:, 0] for level, prior in model(image, mask, noise).prior.items()}
+    with jax.default_matmul_precision("highest"):
+        return {level: prior[:, 0] for level, prior in model(image, mask, noise).prior.items()}
 
 
 def parameters_sha256(model: SPN) -> str:

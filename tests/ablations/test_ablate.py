@@ -19,7 +19,7 @@ from spn_jax.ablations import conduct
 from spn_jax.ablations import plans as sweeps
 from spn_jax.ablations.plans import Run
 from spn_jax.config import load_config
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, run_command
 from spn_jax.evaluation import bins, tables
 from tests import trainer
 from tests.models.test_models import abstract_spn, parameter_count
@@ -96,7 +96,7 @@ def test_an_evaluation_that_was_lost_is_made_without_training(
 def test_the_list_trains_nothing(inputs: Inputs, sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ablate.main(arguments(inputs, sweep, "3", "--list"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"prior scales: 4 run(s) in {sweep}"
+    assert lines[0] == f"prior scales: 4 runs in {sweep}"
     assert re.fullmatch(r"spl +at step 2, evaluated  model.decoder=region_norm .*", lines[1])
     assert re.fullmatch(r"spn +not begun  the config as it is", lines[4])
 
@@ -106,7 +106,7 @@ def test_missing_features_are_said_with_their_commands_before_anything_is_traine
 ) -> None:
     monkeypatch.setattr(conduct, "train", lambda *given, **named: pytest.fail("a run was trained"))
     workdir = tmp_path / "runs"
-    with pytest.raises(InputError, match="features of teachers are missing, nothing was trained; add --export, or make them with") as error:
+    with pytest.raises(InputError, match=r"teacher features are missing \(nothing was trained\); add --export, or run") as error:
         ablate.main(arguments(inputs, workdir, "fig8", "--teacher", "sobel", "--teacher", "x=timm:resnet18@random"))
     assert f"-m teacher_export --config {trainer.CONFIG_FILE} data.train_photos={inputs.train}" in str(error.value)
     assert f"teacher.name=sobel teacher.mode=cached teacher.layers= teacher.cache={workdir}/teachers/sobel`" in str(error.value)
@@ -121,8 +121,8 @@ def test_missing_features_are_said_with_their_commands_before_anything_is_traine
 @pytest.mark.parametrize(
     ("table", "more", "message"),
     [
-        ("3", ("--only", "scales-4"), "--only scales-4 is no run of this sweep; it has spl, scales-1, scales-2, spn"),
-        ("5", ("--only", "spl-spn-prior"), "spl-spn-prior learns from the run spn, which is not trained; add it to --only"),
+        ("3", ("--only", "scales-4"), "--only scales-4: unknown run; available: spl, scales-1, scales-2, spn"),
+        ("5", ("--only", "spl-spn-prior"), "spl-spn-prior learns from the run spn, which has not been trained; add spn to --only"),
         ("5", ("--prior-from", "nowhere"), "checkpoint nowhere is not a folder"),
         ("3", ("loss.prior=0",), "a sweep of 3 starts from spn"),
         ("3", ("--pairs", "nowhere"), "--pairs nowhere is neither a file"),
@@ -261,11 +261,23 @@ def test_a_run_whose_process_is_gone_is_taken_over(
         time.sleep(1)
         assert len(done) == 7 and waiting.is_alive()
     waiting.join(30)
-    assert "run3" in done and capsys.readouterr().out.count("other processes are at run3; waiting for them") == 1
+    assert "run3" in done and capsys.readouterr().out.count("run3 is being trained by another process; waiting") == 1
 
 
 def test_a_stopped_run_stops_the_sweep(tmp_path: Path) -> None:
     assert not conduct.conduct(fakes(tmp_path, {}, finishes=False))
+
+
+def test_a_stopped_sweep_ends_what_comes_after_it(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make` and `&&` go on after status 0 alone; 143 is what shells say of a program that SIGTERM ended."""
+    monkeypatch.setattr(ablate, "conduct", lambda work: False)
+    monkeypatch.setattr(ablate, "report", lambda *given: pytest.fail("a stopped sweep has no table"))
+    monkeypatch.setattr("sys.argv", ["ablate", *arguments(inputs, tmp_path / "runs", "3")])
+    with pytest.raises(SystemExit) as ended:
+        run_command(ablate.main)
+    assert ended.value.code == 143 and "stopped by SIGTERM; the same command continues the sweep" in capsys.readouterr().out
 
 
 # --- as people start it ---
@@ -287,8 +299,8 @@ def test_a_stopped_and_a_killed_sweep_end_as_an_uninterrupted_one(inputs: Inputs
     process = start(inputs, interrupted, *more)
     trainer.wait_for(process, "step 3/")
     process.send_signal(signal.SIGTERM)
-    output, _ = trainer.finish(process)
-    assert "stopped; the same command continues the sweep" in output and not (interrupted / "table3.md").exists()
+    output, _ = trainer.finish(process, status=143)
+    assert "stopped by SIGTERM; the same command continues the sweep" in output and not (interrupted / "table3.md").exists()
     for line in ("step 20/", "== spl: evaluation", "== scales-1: model", "step 12/"):
         process = start(inputs, interrupted, *more)
         trainer.wait_for(process, line)

@@ -8,11 +8,11 @@ import pytest
 from flax import nnx
 
 from scripts import make_pretrained
-from spn_jax import pretrained
 from spn_jax.checkpoints.model_file import INFO, read_model_arrays, write_model_file
 from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.checkpoints.store import find_checkpoint, load_discriminator, load_model
 from spn_jax.errors import InputError
+from spn_jax.pretrained import catalogue as pretrained
 from tests.tiny import save_checkpoints
 
 
@@ -65,7 +65,7 @@ def test_damage_and_other_files_end_in_a_sentence(packed, tmp_path):
     for path, words in ((cut, "is damaged"), (other, "was not written by spn_jax"), (newer, "has format 99")):
         with pytest.raises(InputError, match=words):
             load_model(path)
-    with pytest.raises(InputError, match="neither a folder nor a model file"):
+    with pytest.raises(InputError, match="is not a folder; pass .* or a model file"):
         load_model(tmp_path / "missing.npz")
 
 

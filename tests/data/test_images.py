@@ -2,9 +2,11 @@
 
 import dataclasses
 import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -86,6 +88,29 @@ def test_grey_photo_has_three_equal_channels(tmp_path):
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     save(tmp_path / "a.png", np.array([[0, 257, 257 * 100, 65535]], np.uint16))
     np.testing.assert_array_equal(load_only(tmp_path)[0, :, 0], [0, 1, 100, 255])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_are_rounded_to_eight_in_grey_and_colour_alike(tmp_path, channels, suffix):
+    deep = np.random.default_rng(0).integers(0, 65536, (9, 7, channels)).astype(np.uint16)
+    if channels == 4:
+        deep[..., 3] = 65535
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), deep[..., [2, 1, 0, 3][:channels]] if channels > 1 else deep)
+    expected = np.rint(deep[..., :3] / 257).astype(np.uint8)
+    np.testing.assert_array_equal(load_only(tmp_path), np.broadcast_to(expected, (9, 7, 3)))
+
+
+def test_sixteen_bit_colours_are_upright(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 65536, (4, 6, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), deep[..., ::-1])
+    data = (tmp_path / "deep.png").read_bytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    (tmp_path / "deep.png").write_bytes(data[:33] + chunk + data[33:])  # behind the header
+    np.testing.assert_array_equal(load_only(tmp_path), np.rot90(np.rint(deep / 257).astype(np.uint8), -1))
 
 
 def test_transparent_parts_become_white(tmp_path):
@@ -178,6 +203,32 @@ def test_missing_entries_of_a_flist_are_counted_at_opening(tmp_path):
     (tmp_path / "l.flist").write_text("a.png\n" + "\n".join(f"no{i}.png" for i in range(5)))
     with pytest.raises(InputError, match=r"5 of the 6 files listed do not exist: .*no0\.png, .*no1\.png, .*no2\.png, \.\.\.;"):
         open_photos(str(tmp_path / "l.flist"), SETTING)
+
+
+def test_flist_from_windows_is_read(tmp_path):
+    for name in ("a.png", "b c.png", "d.png"):
+        save(tmp_path / name, noise())
+    (tmp_path / "l.flist").write_bytes("\ufeffa.png\r\n\"b c.png\"\r\n'd.png'\r\n".encode())
+    assert list(open_photos(str(tmp_path / "l.flist"), SETTING).names) == ["a.png", "b c.png", "d.png"]
+    (tmp_path / "l.flist").write_text("sub\\a.png\n")
+    with pytest.raises(InputError, match=r"1 of the 1 file listed does not exist: .*separated by / here"):
+        open_photos(str(tmp_path / "l.flist"), SETTING)
+
+
+def test_flist_that_names_a_folder_says_so(tmp_path):
+    save(tmp_path / "photos" / "a.png", noise())
+    (tmp_path / "l.flist").write_text("photos\n")
+    with pytest.raises(InputError, match=r"1 of the 1 path listed is a folder: .*/photos; .* set data\.train_photos to the folder itself"):
+        open_photos(str(tmp_path / "l.flist"), SETTING)
+
+
+def test_pictures_beside_records_are_refused(tmp_path):
+    (tmp_path / "set").mkdir()
+    write_records(tmp_path / "set" / "p.array_record", encoded(tmp_path, 2))
+    save(tmp_path / "set" / "previews" / "1.png", noise())
+    with pytest.raises(InputError, match=r"holds 1 ArrayRecord file and 1 picture, such as previews/1\.png, .* move one kind"):
+        open_photos(str(tmp_path / "set"), SETTING)
+    assert len(open_photos(f"{tmp_path}/set/*.array_record*", SETTING)) == 2  # what the message proposes
 
 
 def test_empty_flist_is_an_error(tmp_path):

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spn_jax.data.masks import MASKS_PER_TENTH, TENTHS, draw_strokes, open_masks
+from spn_jax.config import Config, DataConfig
+from spn_jax.data.images import prepare_photo
+from spn_jax.data.masks import MASKS_PER_TENTH, TENTHS, draw_strokes, open_masks, open_test_masks, open_train_masks
 from spn_jax.errors import InputError
 
 SETTING = "data.train_masks"
@@ -85,18 +87,95 @@ def test_resize_is_nearest_neighbour(tmp_path):
 
 
 def test_black_mask_is_an_error_with_its_name(tmp_path):
-    with pytest.raises(InputError, match=r"data\.train_masks: mask .*m\.png has no hole: no pixel is white; .*data\.invert_masks=true"):
+    with pytest.raises(
+        InputError,
+        match=r"data\.train_masks: mask .*m\.png has no hole: no pixel is white, the brightest has 0 of 255; .*data\.invert_masks=true",
+    ):
         load_saved(tmp_path, Image.new("L", (8, 8)))
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.uint8(1), "the brightest has 1 of 255; if 1 marks the hole, save the masks with 255 in its place"),
+        (np.uint8(100), "the brightest has 100 of 255; take it out of the set"),
+        (np.uint16(255), "the brightest has 255 of 65535; if 255 marks the hole, save the masks with 65535 in its place"),
+    ],
+)
+def test_masks_of_other_values_are_told_what_their_values_are(tmp_path, values, said):
+    with pytest.raises(InputError, match=rf"m\.png has no hole: no pixel is white, {said}"):
+        load_saved(tmp_path, Image.fromarray(HOLE * values))
+
+
 def test_white_mask_is_an_error_when_inverted(tmp_path):
-    with pytest.raises(InputError, match=r"no pixel is black; .*data\.invert_masks=false"):
+    with pytest.raises(InputError, match=r"no pixel is black, the darkest has 255 of 255; .*data\.invert_masks=false"):
         load_saved(tmp_path, Image.new("L", (8, 8), 255), invert=True)
 
 
 def test_another_aspect_ratio_is_an_error_with_both_sizes(tmp_path):
     with pytest.raises(InputError, match=r"m\.png is 12 x 8 pixels, the photos are 8 x 8"):
         load_saved(tmp_path, Image.new("L", (12, 8), 255))
+
+
+WIDE = np.zeros((8, 16), np.uint8)
+WIDE[2:5, 5:9] = 1
+
+
+@pytest.mark.parametrize(
+    ("crop", "rule", "expected"),
+    [
+        ("none", "as_photos", WIDE[:, 1::2]),
+        ("center", "as_photos", WIDE[:, 4:12]),
+        ("random", "as_photos", WIDE[:, 4:12]),
+        ("center", "squeeze", WIDE[:, 1::2]),
+        ("none", "center", WIDE[:, 4:12]),
+    ],
+)
+def test_masks_that_are_not_square_are_fitted_by_the_named_rule(tmp_path, crop, rule, expected):
+    Image.fromarray(WIDE * 255).save(tmp_path / "m.png")
+    data = DataConfig(train_masks=str(tmp_path), test_masks=str(tmp_path), image_size=8, crop=crop, mask_fit=rule)
+    for masks in open_train_masks(Config(data=data)), open_test_masks(Config(data=data)):
+        np.testing.assert_array_equal(masks.load(0)[..., 0], expected)
+
+
+def test_masks_are_cut_where_the_photos_are(tmp_path):
+    photo = np.repeat(WIDE[..., None], 3, axis=2) * 255
+    Image.fromarray(WIDE * 255).save(tmp_path / "m.png")
+    masks = open_masks(str(tmp_path), 8, False, 0, SETTING, "center")
+    np.testing.assert_array_equal(masks.load(0) * 255, prepare_photo(photo, 8, "center", "bicubic")[..., :1])
+
+
+def test_a_hole_that_the_cut_loses_is_an_error(tmp_path):
+    hole = np.zeros((8, 16), np.uint8)
+    hole[:, 0] = 255
+    Image.fromarray(hole).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match=r"m\.png has its hole outside the centred square .* 16 x 8 pixels; .*data\.mask_fit=squeeze"):
+        open_masks(str(tmp_path), 8, False, 0, SETTING, "center").load(0)
+    assert open_masks(str(tmp_path), 16, False, 0, SETTING, "squeeze").load(0).any()
+
+
+def test_the_refusal_names_the_rule(tmp_path):
+    data = DataConfig(train_masks=str(tmp_path), image_size=8, mask_fit="refuse")
+    Image.fromarray(WIDE * 255).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match=r"m\.png is 16 x 8 pixels, .* set data\.mask_fit=as_photos"):
+        open_train_masks(Config(data=data)).load(0)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_fingerprint_is_of_names_and_sizes(tmp_path, kind):
+    files = {"a.png": png(HOLE), "b.png": png(1 - HOLE)}
+
+    def fingerprint(files: dict[str, bytes]) -> str:
+        if kind == "zip":
+            return open_at(write_zip(tmp_path / "m.zip", files)).fingerprint()
+        (tmp_path / "m").mkdir(exist_ok=True)
+        for name, data in files.items():
+            (tmp_path / "m" / name).write_bytes(data)
+        return open_at(tmp_path / "m").fingerprint()
+
+    before = fingerprint(files)
+    assert fingerprint(files) == before
+    assert fingerprint(files | {"b.png": png(HOLE) + b"more"}) != before
 
 
 def test_broken_mask_is_an_error_with_its_name(tmp_path):

@@ -215,7 +215,7 @@ def test_missing_photos_are_named_and_may_be_allowed(tmp_path: Path) -> None:
             "there are 1 entries of partition 0 ",
         ),
         ("celeba", lambda f: f.update({"copy/000001.jpg": b""}), "000001.jpg is there twice"),
-        ("celebahq", lambda f: f.update({"9.jpg": picture(9)}), "1 photos have numbers from 9 on, CelebA-HQ ends with 6"),
+        ("celebahq", lambda f: f.update({"9.jpg": picture(9)}), "1 photo with numbers from 9 on, CelebA-HQ ends with 6"),
         ("celebahq", lambda f: f.update({"3.png": picture(9)}), "there as .jpg and as .png"),
         (
             "places2",
@@ -241,7 +241,7 @@ def test_broken_photos_are_all_named_and_what_is_whole_is_kept(tmp_path: Path, c
     files["Img/img_align_celeba/000001.jpg"] = whole[: len(whole) // 2]
     files["Img/img_align_celeba/000009.jpg"] = b"no picture"
     source = as_folder(tmp_path / "source", files)
-    with pytest.raises(InputError, match="2 photos are broken: .*000001.jpg cannot be read.*000009.jpg cannot be read.*; mend the source"):
+    with pytest.raises(InputError, match="2 broken photos: .*000001.jpg cannot be read.*000009.jpg cannot be read.*; mend the source"):
         run("celeba", [source], tmp_path / "out")
     kept = [path.name for path in sorted((tmp_path / "out" / "train").glob("*.array_record"))]
     assert kept == ["photos-00001-of-00003.array_record", "photos-00002-of-00003.array_record"]
@@ -380,7 +380,7 @@ def test_odd_names_are_kept_and_one_with_a_line_break_is_refused(tmp_path: Path)
     names = [name for half in ("train", "test") for name in open_photos(str(tmp_path / "out" / half), "x").names]
     assert set(odd) < set(names) and len(names) == 12
     as_folder(source, {"e\nf.jpg": picture(9)})
-    with pytest.raises(InputError, match=r"1 photos have a line break in their names, such as 'e\\nf.jpg'; rename them"):
+    with pytest.raises(InputError, match=r"1 photo with a line break in the name, such as 'e\\nf.jpg'; rename the files"):
         run("folder", [source], tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -522,7 +522,7 @@ def test_black_holes_are_recognised(tmp_path: Path) -> None:
         (lambda f: f.update({f"{FOLDER}/00003.png": picture(0, "PNG")}), "00003.png in .* is not black and white"),
         (
             lambda f: f.update({f"{FOLDER}/00003.png": f["mask/testing_mask_dataset/00011.png"]}),
-            "1 masks are not in the tenth",
+            "1 mask outside the tenth",
         ),
         (lambda f: f.update({f"{FOLDER}/00003.png": b"x"}), "00003.png cannot be read as an image"),
     ],

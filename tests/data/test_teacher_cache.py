@@ -14,9 +14,9 @@ import pytest
 
 import spn_jax.data.teacher as teacher_module
 from spn_jax.config import Config, apply_overrides
-from spn_jax.data.cache_writer import CacheWriter
+from spn_jax.data.cache_writer import WRITER_OPTIONS, CacheWriter
 from spn_jax.data.manifest import DTYPES, MANIFEST, PLAN, Level, Manifest, dequantise, quantise
-from spn_jax.data.shards import TEMPORARY, BeingWritten
+from spn_jax.data.shards import TEMPORARY, BeingWritten, new_shard
 from spn_jax.data.teacher import TeacherCache, preparation
 from spn_jax.errors import InputError
 
@@ -173,6 +173,25 @@ def test_processes_own_whole_shards_and_another_number_of_them_goes_on(tmp_path:
                 writer.finish()
     assert owned == [[], [1], [2]]
     assert contents(Path(folder)) == contents(tmp_path / "alone")
+
+
+def test_finishing_a_shared_export_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
+    with CacheWriter(str(tmp_path), make_plan(), 0, 2) as first, CacheWriter(str(tmp_path), make_plan(), 1, 2) as second:
+        for writer in (first, second):
+            for index in writer.unfinished:
+                write_shard(writer, index)
+        left = tmp_path / f"{TEMPORARY}features-00009-of-00009.array_record"
+        left.write_bytes(b"of a killed process")
+        with first.verification() as mine, new_shard(tmp_path, "features-sample", WRITER_OPTIONS["none"]) as put:
+            assert mine
+            first.finish()
+            put(b"a record of the other process")
+            with second.verification() as other:
+                assert not other
+        assert (tmp_path / "features-sample").is_file() and not left.exists()
+        assert not list(tmp_path.glob(f"{TEMPORARY}*"))
+        with second.verification() as other:
+            assert other
 
 
 def test_one_exporter_alone_and_several_refuse_each_other(tmp_path: Path) -> None:

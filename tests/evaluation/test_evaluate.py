@@ -3,6 +3,7 @@ import json
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from spn_jax.checkpoints import weights
 from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from spn_jax.data.masks import open_test_masks
 from spn_jax.errors import InputError
-from spn_jax.evaluation import methods, run, session
+from spn_jax.evaluation import methods, paper, report, run, session
 from spn_jax.evaluation import resume as partial
 from spn_jax.evaluation.baselines import find_baseline
 from spn_jax.evaluation.pairs import open_pair_list
@@ -280,10 +281,10 @@ def test_a_pair_list_decides_photos_order_and_masks(run_folder: Path, capsys: py
     about = json.loads((out / "results.json").read_text())["about"]
     assert [line.split("\t") for line in listed.read_text().splitlines()[6:]] == about["pairs"]
     assert about["pair_list"]["sha256"] in listed.read_text()
-    assert "1 of 6 photos are not in the pair list" in (out / "results.md").read_text()
+    assert "1 of 6 photos is not in the pair list and was left out" in (out / "results.md").read_text()
 
     (run_folder / "photos" / "2.png").unlink()
-    with pytest.raises(InputError, match="1 of the 5 photos of the pair list are not among the 5 at hand: 2.png"):
+    with pytest.raises(InputError, match="1 of the 5 photos of the pair list is not among the 5 at hand: 2.png"):
         evaluate.main(f"run --checkpoint {run_folder} --pairs {listed}".split())
 
 
@@ -317,6 +318,8 @@ def test_scores_of_networks(run_folder: Path, networks: str) -> None:
     assert "no weights" not in table and "Warning: FID over fewer than 2,048 images" in table
     rows = {name: rows[-1] for name, rows in results["rows"].items()}
     assert rows["same"]["fid"] == pytest.approx(0, abs=1e-6) and rows["spn"]["fid"] > 1e-4
+    assert rows["spn"]["fid_clean"] == pytest.approx(9 * rows["spn"]["fid"], rel=1e-3)
+    assert "fid_clean has clean-fid's (Pillow's bicubic" in table
     assert rows["same"]["lpips_vgg"] == 0 and rows["spn"]["lpips_alex"] == pytest.approx(rows["spn"]["mae_rgb"], rel=1e-5)
     few = "under 1,000 images"
     assert rows_of(table, "p_ids") == {"": [few, "-", "-", few, few]}
@@ -350,7 +353,7 @@ def test_an_interrupted_evaluation_continues(
     assert {path.name for path in (run_folder / "out").iterdir()} == {partial.FOLDER, "composites"}
     capsys.readouterr()
     evaluate.main(f"{command}/out --batch-size 3".split())
-    assert "continuing the unfinished evaluation" in (printed := capsys.readouterr().out) and "2 photos are done" in printed
+    assert "continuing the unfinished evaluation" in (printed := capsys.readouterr().out) and "2 of 5 photos already scored" in printed
     whole, continued = (run_folder / name for name in ("whole", "out"))
     assert {path.relative_to(whole) for path in whole.rglob("*")} == {path.relative_to(continued) for path in continued.rglob("*")}
     first, second = (json.loads((folder / "results.json").read_text()) for folder in (whole, continued))
@@ -362,10 +365,15 @@ def test_an_interrupted_evaluation_continues(
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [("--seed 1", "another pair list, choice of settings"), ("--method opencv-ns", "another choice of methods")],
+    [
+        ("--seed 1", "pairs, settings"),
+        ("--method opencv-ns", "methods"),
+        ("--save-composites", "--save-composites"),
+        ("--lpips-alex a.npz", "weights of Inception or LPIPS"),
+    ],
 )
 def test_a_changed_evaluation_starts_anew(
-    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: str, what: str
+    run_folder: Path, networks: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: str, what: str
 ) -> None:
     command = f"run --checkpoint {run_folder} --output {run_folder}/out"
     with monkeypatch.context() as patch:
@@ -374,13 +382,29 @@ def test_a_changed_evaluation_starts_anew(
             evaluate.main(command.split())
     evaluate.main(f"{command} {change}".split())
     printed = capsys.readouterr().out
-    assert f"is of {what}: starting anew" in printed and "evaluated 5/5 photos" in printed
+    assert (
+        f"the unfinished evaluation in {run_folder}/out differs in {what}; starting over" in printed and "evaluated 5/5 photos" in printed
+    )
+
+
+def test_features_of_other_weights_are_not_continued(
+    run_folder: Path, networks: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FID would be of two networks otherwise."""
+    command = f"run --checkpoint {run_folder} --inception i.npz --output {run_folder}/out".split()
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=2)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate.main(command)
+    monkeypatch.setattr(weights, "load_inception", lambda path: (FakeFeatures(jnp.array(2.0)), "other features"))
+    evaluate.main(command)
+    assert "differs in weights of Inception or LPIPS; starting over" in capsys.readouterr().out
 
 
 def test_a_prediction_that_is_not_finite_ends_it(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = dataclasses.replace(methods.load_model(""), model=FakeModel(jnp.full((1, 3), jnp.nan)))
     monkeypatch.setattr(methods, "load_model", lambda path: loaded)
-    with pytest.raises(InputError, match="prediction of spn is not finite for 2 of 2 photos, first for photo 0"):
+    with pytest.raises(InputError, match="spn predicted NaN or infinity for 2 of 2 photos, first for photo 0"):
         evaluate.main(["run", "--checkpoint", str(run_folder)])
 
 
@@ -405,6 +429,62 @@ def test_the_papers_figures_stand_apart_from_other_images(run_folder: Path) -> N
     assert "not comparable" in table and rows_of(table, "psnr")["SPN"][-1] == "29.69"
     assert len(rows_of(table, "images")[""]) == 8  # six tenths, above 60 %, All
     assert "29.69" in (out / "results.tex").read_text()
+
+
+def test_masks_are_checked_before_the_models_run_and_asked_about(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = f"run --photos {run_folder}/photos --image-size {SIZE} --method mean --output {run_folder}/out --masks"
+    evaluate.main(f"{shared} {run_folder}/masks".split())
+    assert "unusually large" not in (run_folder / "out" / "results.md").read_text()
+    for path in (run_folder / "masks").iterdir():  # all but one are holes of some columns
+        Image.eval(Image.open(path), lambda value: 255 - value).save(path)
+    evaluate.main(f"{shared} {run_folder}/masks".split())
+    assert (
+        "is 75% of the photo on average, which is unusually large: are the holes black" in (run_folder / "out" / "results.md").read_text()
+    )
+    (run_folder / "masks" / "3.png").write_bytes(b"no picture")
+    monkeypatch.setattr(evaluate, "score_all", lambda *arguments: pytest.fail("the method ran"))
+    with pytest.raises(InputError, match=r"data\.test_masks: mask .*3\.png cannot be read as an image"):
+        evaluate.main(f"{shared} {run_folder}/masks".split())
+
+
+def quoted(data_set: str, *models: tuple[bool, int], pairs: str | None = None, photos: int, crop: str = "none") -> paper.Quotation | None:
+    """What stands beside the scores of models (probabilistic, samples), on the paper's number of photos and masks and at its size."""
+    options: Any = SimpleNamespace(pairs=pairs, paper=data_set, raw_results=False)
+    evaluation: Any = SimpleNamespace(
+        models=[
+            SimpleNamespace(
+                loaded=SimpleNamespace(config=Config(model=ModelConfig(variational=probabilistic))), settings=EvalConfig(samples=samples)
+            )
+            for probabilistic, samples in models
+        ],
+        photos=range(photos),
+        masks=range(12_000),
+        config=Config(data=DataConfig(crop=crop)),  # type: ignore[arg-type]
+        origins={},
+    )
+    return report.quote(options, evaluation)
+
+
+def test_the_papers_figures_stand_beside_its_own_images_alone() -> None:
+    celeba = quoted("celeba", (False, 1), pairs="celeba", photos=12_000, crop="center")
+    assert celeba is not None and celeba.comparable
+    for given in (None, "pairs.tsv", "places2"):
+        others = quoted("celeba", (False, 1), pairs=given, photos=12_000, crop="center")
+        assert (
+            others is not None and len(others.differences) == 1 and others.differences[0].startswith("the images are not known to be the")
+        )
+    faces = quoted("celebahq", (True, 5), pairs="celebahq", photos=2_800)
+    assert faces is not None and not faces.comparable  # the paper does not tell which images these are
+
+
+def test_one_completion_of_a_probabilistic_model_is_not_set_beside_table_1() -> None:
+    one = quoted("paris_streetview", (True, 1), photos=100)
+    assert one is not None and {figure.table for figure in one.figures} == {2}
+    assert "the best of 1 completion, the paper of 5" in one.differences
+    both = quoted("paris_streetview", (False, 1), (True, 5), photos=100)
+    assert both is not None and {figure.table for figure in both.figures} == {2}
+    deterministic = quoted("paris_streetview", (False, 1), photos=100)
+    assert deterministic is not None and {figure.table for figure in deterministic.figures} == {1}
 
 
 def test_profile(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -451,7 +531,7 @@ def test_changed_files_start_an_evaluation_anew(
             evaluate.main(command)
     os.utime(run_folder / folder / "1.png", ns=(0, 10**18))  # the same name and size, made at another time
     evaluate.main(command)
-    assert f"is of another state of the {kind} files: starting anew" in capsys.readouterr().out
+    assert f"differs in {kind} files; starting over" in capsys.readouterr().out
 
 
 def test_another_version_starts_an_evaluation_anew(
@@ -464,7 +544,7 @@ def test_another_version_starts_an_evaluation_anew(
             evaluate.main(command)
     monkeypatch.setattr(session, "__version__", "another")
     evaluate.main(command)
-    assert "is of another version of spn_jax: starting anew" in capsys.readouterr().out
+    assert "differs in version of spn_jax; starting over" in capsys.readouterr().out
 
 
 def test_nothing_of_others_is_touched_and_pictures_of_earlier_runs_go(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -492,7 +572,9 @@ def test_composites_of_other_photos_are_refused(run_folder: Path) -> None:
     evaluate.main(command)
     (run_folder / "photos" / "4.png").unlink()
     before = {path: path.read_bytes() for path in (run_folder / "out").rglob("*.*")}
-    with pytest.raises(InputError, match="out/composites/spn holds 1 pictures of other photos .*: 4.png; remove the folder or choose"):
+    with pytest.raises(
+        InputError, match="out/composites/spn contains 1 image that does not belong to this evaluation: 4.png; remove the folder or choose"
+    ):
         evaluate.main(command)
     assert {path: path.read_bytes() for path in (run_folder / "out").rglob("*.*")} == before
 
@@ -512,5 +594,5 @@ def test_a_broken_result_is_known_before_the_model_runs(run_folder: Path, monkey
         Image.fromarray(pictures(1)[0][0]).save(folder / f"{i}.png")
     (folder / "4.png").write_bytes((folder / "4.png").read_bytes()[:-200])
     monkeypatch.setattr(run, "score_all", lambda *arguments: pytest.fail("the model ran"))
-    with pytest.raises(InputError, match="1 that cannot be read as an image, make these again: 4.png"):
+    with pytest.raises(InputError, match=r"unreadable \(make these again\) \(1\): 4.png"):
         evaluate.main(f"run --checkpoint {run_folder} --results other={folder} --output {run_folder}/out".split())

@@ -88,7 +88,7 @@ def test_the_file_is_text_that_people_can_read(tmp_path: Path) -> None:
 
 def test_line_ends_of_other_systems_change_nothing(tmp_path: Path) -> None:
     write_pair_list(tmp_path / "pairs.tsv", drawn())
-    (tmp_path / "pairs.tsv").write_bytes((tmp_path / "pairs.tsv").read_bytes().replace(b"\n", b"\r\n"))
+    (tmp_path / "pairs.tsv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "pairs.tsv").read_bytes().replace(b"\n", b"\r\n"))
     assert open_pair_list(str(tmp_path / "pairs.tsv"), PHOTOS, MASKS) == drawn()
 
 
@@ -147,7 +147,7 @@ def test_photos_are_found_in_any_order_and_others_are_left_out_with_a_note() -> 
     found = match(drawn(), at_hand, MASKS)
     assert found.photos.tolist() == [4, 2, 5, 1, 3]
     assert found.masks.tolist() == draw_pairs(5, 8, 0).tolist()
-    assert "the folders of the photos differ" in found.notes[0] and "1 of 6 photos are not in the pair list" in found.notes[1]
+    assert "the folders of the photos differ" in found.notes[0] and "1 of 6 photos is not in the pair list" in found.notes[1]
 
 
 def test_another_suffix_is_noted() -> None:

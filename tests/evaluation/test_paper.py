@@ -120,6 +120,14 @@ def test_the_papers_protocol_has_no_differences(data_set: str, kind: str, settin
     assert not paper.quote(data_set, kind, every).comparable
 
 
+def test_one_of_a_kind_is_counted_as_one() -> None:
+    alone = OWN | {"images": 1, "crop": "none", "samples": 1}
+    assert paper.differences("paris_streetview", "probabilistic", **alone) == [
+        "1 image, the paper 100",
+        "the best of 1 completion, the paper of 5",
+    ]
+
+
 def test_what_the_paper_does_not_have_is_refused_in_words() -> None:
     with pytest.raises(InputError, match="no data set facades; it has places2, celeba"):
         paper.quote("facades", "deterministic", [])

@@ -45,7 +45,12 @@ def test_everything_that_does_not_fit_is_in_one_sentence(tmp_path: Path) -> None
         ResultsFolder("other", str(tmp_path), PHOTOS, 16)
     text = str(error.value)
     assert f"--results other={tmp_path}" in text and "\n" not in text
-    for part in ("1 missing: 2.png;", "1 of no test photo: 4.png", "1 there more than once: 1.jpg and 1.png", "3.png (20 x 16)"):
+    for part in (
+        "expected one image per photo (3 photos of 16 x 16 pixels), named like it; missing (1): 2.png; ",
+        "not named after any photo (1): 4.png",
+        "more than one for a photo (1): 1.jpg and 1.png",
+        "not 16 x 16 pixels (1): 3.png (20 x 16)",
+    ):
         assert part in text
 
 
@@ -54,7 +59,7 @@ def test_broken_results_are_known_at_once(tmp_path: Path) -> None:
     (tmp_path / "3.png").write_text("no picture")
     cut = (tmp_path / "2.png").read_bytes()
     (tmp_path / "2.png").write_bytes(cut[: len(cut) // 2])  # its header is whole
-    with pytest.raises(InputError, match="2 that cannot be read as an image, make these again: 2.png, 3.png") as error:
+    with pytest.raises(InputError, match=r"; unreadable \(make these again\) \(2\): 2.png, 3.png") as error:
         ResultsFolder("other", str(tmp_path), PHOTOS, 64)
     assert "data set" not in str(error.value)
 
@@ -102,7 +107,7 @@ def test_photos_that_differ_by_suffix_alone(files: list[str], expected: list[lis
 
 def test_the_name_that_a_missing_result_should_have_is_told(tmp_path: Path) -> None:
     save(tmp_path, "p3.png", "p3.webp")
-    with pytest.raises(InputError, match="2 missing: p3.jpg, p4.png; 1 of no test photo: p3.webp"):
+    with pytest.raises(InputError, match=r"missing \(2\): p3.jpg, p4.png; not named after any photo \(1\): p3.webp"):
         ResultsFolder("other", str(tmp_path), TWINS, 16)
 
 
@@ -121,7 +126,17 @@ def test_a_changed_result_changes_the_fingerprint(tmp_path: Path) -> None:
         (["a.jpg", "a.png"], ["a.jpg", "a.png"]),
         (["../x.jpg"], ["x"]),
         (["data/test/1.jpg", "data/test/2.jpg"], ["1", "2"]),
+        (["../x.jpg", "x.jpg"], ["_/x", "x"]),
+        (["../a/../x.jpg", "a/x.jpg", "x.jpg"], ["_/a/_/x", "a/x", "x"]),
     ],
 )
 def test_composites_are_named_after_photos_and_stay_inside_the_folder(names: list[str], expected: list[str]) -> None:
     assert composite_stems(names) == expected
+
+
+def test_composites_whose_names_differ_by_upward_steps_are_found_again(tmp_path: Path) -> None:
+    photos = ["../x.jpg", "x.jpg"]
+    for value, stem in enumerate(composite_stems(photos)):
+        save(tmp_path, f"{stem}.png", value=value)
+    results = ResultsFolder("ours", str(tmp_path), photos, 16)
+    assert [results.load(i)[0, 0, 0] for i in range(2)] == [0, 1]

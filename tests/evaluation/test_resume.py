@@ -53,7 +53,7 @@ def test_another_identity_starts_anew_and_says_what_differs(tmp_path: Path) -> N
         first.add(rows(0, 2))
         first.commit()
     with Partial(tmp_path, IDENTITY | {"pair list": "b"}) as second:
-        assert (second.done, second.restarted) == (0, "another pair list")
+        assert (second.done, second.restarted) == (0, "differs in pair list")
         assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
 
 
@@ -68,7 +68,7 @@ def test_damaged_files_start_anew(tmp_path: Path, damage: str) -> None:
         case "gone":
             (tmp_path / "_truth.inception").unlink()
     with Partial(tmp_path, IDENTITY) as second:
-        assert second.done == 0 and second.restarted
+        assert (second.done, second.restarted) == (0, "has damaged files")
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "progress.json", "below/photo.png", "spn.scores"])

@@ -47,7 +47,7 @@ def test_scores_do_not_depend_on_the_batch_size(mesh) -> None:
     model = FakeModel(jnp.array([[0.5, 0.5, 0.5]]))
     one = scoring.evaluate_model(model, batched(images, masks, 1), mesh, CONFIG)
     three = scoring.evaluate_model(model, batched(images, masks, 3), mesh, CONFIG)
-    scores = {"psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae"}
+    scores = {"psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae", "border_psnr", "border_mae"}
     assert one.keys() == three.keys() == {"index", "hole", "bin", "tenth", *scores}
     for name in one.keys() - {"bin", "tenth"}:
         np.testing.assert_allclose(one[name], three[name], rtol=1e-6)
@@ -126,7 +126,8 @@ def test_networks_score_the_best_sample_and_all_of_them(mesh) -> None:
     np.testing.assert_allclose(scores["diversity_lpips"], np.mean(pairs, axis=0), rtol=1e-5)
     quarters = scores["completed"].reshape(3, 2, SIZE // 2, 2, SIZE // 2, 3).mean((2, 4)).reshape(3, 12) / 255
     np.testing.assert_allclose(scores["inception"], 2 * quarters, rtol=1e-5)
-    for name in ("psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae"):
+    np.testing.assert_allclose(scores["inception_clean"], 6 * quarters, rtol=1e-5)
+    for name in ("psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae", "border_psnr", "border_mae"):
         assert scores[f"{name}_mean"].shape == (3,) and (scores[f"{name}_mean"] != scores[name]).any()
 
 
@@ -147,7 +148,7 @@ def test_known_pixels_of_composites_are_the_photos(mesh) -> None:
 
 def test_a_prediction_that_is_not_finite_stops_the_evaluation(mesh) -> None:
     model = FakeModel(jnp.array([[0.5, jnp.nan, 0.5]]))
-    with pytest.raises(InputError, match="not finite for 3 of 3 photos, first for photo 0"):
+    with pytest.raises(InputError, match="the model predicted NaN or infinity for 3 of 3 photos, first for photo 0"):
         scoring.evaluate_model(model, batched(*pictures(3), 4), mesh, CONFIG)
 
 

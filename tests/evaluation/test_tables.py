@@ -141,6 +141,8 @@ def test_no_warning_of_fid_from_2048_images_on() -> None:
 
 
 def test_what_is_measured_inside_the_hole_needs_one() -> None:
+    at_borders = records([0.0, 0.3, 1.0], [math.inf, 20.0, 20.0]) | {"border_mae": np.array([0.0, 0.2, 0.0])}
+    assert tables.rows_of(at_borders)[-1].means["border_mae"] == 0.2  # no border without a hole, nor without a known pixel
     of_holes = records([0.0, 0.3, 0.3], [math.inf, 20.0, 20.0]) | {"hole_mae": np.array([0.0, 0.2, 0.3])}
     by_bin = {row.bin: row.means["hole_mae"] for row in bins.rows_of(of_holes)}
     assert by_bin["All"] == by_bin["20-40%"] == pytest.approx(0.25)
@@ -243,7 +245,7 @@ def test_the_papers_figures_of_other_images_stand_apart() -> None:
     methods = {"spn": records([0.1, 0.3, 0.3, 0.5], [30, 20, 21, 19])}
     ours = tables.text_table(methods)
     text = tables.text_table(methods, quotation=quotation)
-    assert text.startswith(ours + "\n### paper, other images and masks: not comparable\n\n| score")
+    assert text.startswith(ours + "\n### From the paper (different images and masks; not comparable)\n\n| score")
     assert "quoted" not in ours and "What differs: 4 images, the paper 12,000." in text
     table = table_of(text[len(ours) :])
     assert table["score", "method"] == ["20-40%", "40-60%", "All"]

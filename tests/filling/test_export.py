@@ -106,13 +106,27 @@ def test_the_example_runs_in_a_process_without_this_package(
     with Image.open(tmp_path / "out.png") as image:
         completed = np.asarray(image).astype(int)
     known = corner(32, 32)[..., 0] == 0
-    assert np.abs(completed - photo(32, 32))[known].max() <= 1  # floor of 255 x
+    np.testing.assert_array_equal(completed[known], photo(32, 32)[known])
     if kind == "spn":
         with PRECISION():
             wanted = jax.jit(lambda m, *i: m(*i).image[0, 0])(
                 loaded[kind].model, photo(32, 32)[None] / np.float32(255), corner(32, 32)[None] * np.float32(1)
             )
         assert np.abs(completed - np.floor(255 * np.asarray(wanted)))[~known].max() <= 1
+
+
+def test_the_example_gives_the_photo_back_at_its_own_size_with_its_known_pixels(archives: dict[str, Path], tmp_path: Path) -> None:
+    given, mask = photo(45, 61), corner(45, 61)
+    for name, shown in ("photo", given), ("other", np.where(mask, 0, given)):
+        Image.fromarray(shown).save(tmp_path / f"{name}.png")
+        Image.fromarray(255 * mask[..., 0]).save(tmp_path / "hole.png")
+        command = [sys.executable, str(SCRIPT), str(archives["spn"]), f"{name}.png", "hole.png", f"{name}_out.png"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+    with Image.open(tmp_path / "photo_out.png") as first, Image.open(tmp_path / "other_out.png") as second:
+        completed, other = np.asarray(first), np.asarray(second)
+    np.testing.assert_array_equal(completed[mask[..., 0] == 0], given[mask[..., 0] == 0])
+    np.testing.assert_array_equal(completed, other)  # what is under the mask has no influence
+    assert (completed != given).any()
 
 
 def test_the_page_on_export_shows_the_example_as_it_is() -> None:

@@ -4,13 +4,14 @@ import inspect
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from spn_jax.errors import InputError
 from spn_jax.filling import completion, inpainter
@@ -69,7 +70,7 @@ def test_a_photo_that_fits_is_completed_as_evaluations_complete_it(either: Inpai
     image, mask = photo(32, 32), corner(32, 32)
     noise = completion.draw_noise(either.model, 3, np.zeros(1, np.int32), np.arange(1), 32, 32)
     complete = jax.jit(completion.complete, static_argnames="how")
-    completions, _ = complete(either.model, image[None], mask[None], noise, how=either.config.eval.quantise)
+    completions, _ = complete(either.model, image[None], mask[None], noise, how="round")  # and not as evaluations quantise
     # Another program, whose last digits may differ, and with them an 8-bit value.
     np.testing.assert_allclose(either(image, mask, seed=3).astype(int), completions[0], atol=1)
 
@@ -142,6 +143,100 @@ def test_what_goes_in_comes_out(plain: Inpainter) -> None:
         np.testing.assert_array_equal(np.asarray(completed)[known], np.asarray(picture)[known])
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_that_lies_on_its_side_is_filled_where_a_person_sees_the_hole(plain: Inpainter, orientation: int, tmp_path: Path) -> None:
+    exif, side, mask = Image.Exif(), photo(21, 29), np.zeros((21, 29, 1), np.uint8)
+    mask[:5] = 1
+    exif[0x0112] = orientation
+    Image.fromarray(side).save(tmp_path / "photo.png", exif=exif)
+    seen = ImageOps.exif_transpose(Image.open(tmp_path / "photo.png"))
+    hole = np.zeros((seen.height, seen.width), np.uint8)
+    hole[:5] = 255  # the upper rows that a viewer shows
+    expected = plain(np.asarray(seen), hole)[0]
+    (image,) = plain(Image.open(tmp_path / "photo.png"), Image.fromarray(hole))
+    np.testing.assert_array_equal(np.asarray(image), expected)
+    Image.fromarray(hole).save(tmp_path / "hole.png")
+    for given in str(tmp_path / "photo.png"), tmp_path / "photo.png", (tmp_path / "photo.png").read_bytes():
+        (filled,) = plain(given, tmp_path / "hole.png")
+        assert isinstance(filled, Photo)
+        np.testing.assert_array_equal(filled.pixels, expected)
+    filled.save(tmp_path / "filled.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "filled.png")), expected)
+
+
+def test_soft_masks_of_all_kinds_are_cut_at_half(plain: Inpainter) -> None:
+    expected = plain(photo(), corner())
+    soft = np.where(corner() > 0, 128, 127).astype(np.uint8)
+    deep = np.where(corner() > 0, 32768, 32767).astype(np.uint16)
+    part = np.where(corner() > 0, 0.5, 0.499)
+    masks: list[Any] = [soft, soft.repeat(3, 2), deep, part, part.repeat(3, 2).astype(np.float32), soft.astype(int), corner().astype(float)]
+    with_opacity = np.concatenate([np.full_like(soft, 255), soft], 2)
+    for mask in [
+        *masks,
+        with_opacity,
+        Image.fromarray(soft[..., 0]),
+        Image.fromarray(deep[..., 0]),
+        corner().astype(np.int64),
+        corner() > 0,
+    ]:
+        np.testing.assert_array_equal(plain(photo(), mask), expected)
+
+
+def test_filled_pixels_are_rounded_and_have_the_depth_of_the_photo(plain: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = np.float32(100.6)
+    monkeypatch.setattr(Inpainter, "_predictions", lambda self, shown, *rest: iter([np.full((*shown.mask.shape[:2], 3), value)]))
+    inside = corner()[..., 0] > 0
+    for strategy in "original", "crop":
+        (filled,) = plain.fill(Photo(photo()), corner(), strategy=strategy)
+        (deep,) = plain.fill(Photo(photo().astype(np.uint16) * 257), corner(), strategy=strategy)
+        if strategy == "original":
+            assert (filled.pixels[inside] == 101).all() and (deep.pixels[inside] == round(100.6 * 257)).all()
+        assert len(np.unique(deep.pixels[inside])) >= len(np.unique(filled.pixels[inside]))
+
+
+def test_the_networks_predictions_are_finer_than_eight_bits(plain: Inpainter) -> None:
+    (deep,) = plain(photo().astype(np.uint16) * 257, corner())
+    assert (deep[corner()[..., 0] > 0] % 257 != 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("strategy", ["original", "crop"])
+def test_progress_is_told_between_windows_and_may_give_up(sampler: Inpainter, strategy: Any) -> None:
+    image, mask = photo(100, 100), np.zeros((100, 100, 1), np.uint8)
+    mask[:5, :5] = mask[90:, 90:] = 1
+    told: list[tuple[int, int]] = []
+    list(sampler.fill(Photo(image), mask, 2, strategy=strategy, progress=lambda done, total: told.append((done, total))))
+    total = 4 if strategy == "crop" else 2
+    assert told == [(done, total) for done in range(total)]
+
+    class GivenUp(Exception):
+        pass
+
+    def give_up(done: int, total: int) -> None:
+        told.append((done, total))
+        if done == 1:
+            raise GivenUp
+
+    told.clear()
+    with pytest.raises(GivenUp):
+        list(sampler.fill(Photo(image), mask, 2, strategy=strategy, progress=give_up))
+    assert told == [(0, total), (1, total)]
+
+
+def test_the_memory_of_many_windows_is_that_of_few(plain: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Inpainter, "_predictions", lambda self, shown, *rest: iter([shown.image.astype(np.float32)]))
+    peaks = []
+    for step in 100, 20:  # dust that is 25 times as dense
+        mask = np.zeros((600, 800, 1), np.uint8)
+        mask[::step, ::step] = 1
+        tracemalloc.start()
+        try:
+            list(plain.fill(Photo(photo(600, 800)), mask, strategy="crop"))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+
+
 def test_a_photo_keeps_all_that_belongs_to_it(plain: Inpainter) -> None:
     given = Photo(photo().astype(np.uint16) * 257, None, "TIFF", b"profile", b"Exif\0\0")
     (filled,) = plain.fill(given, corner())
@@ -165,10 +260,13 @@ def test_priors_are_maps_of_the_photo(either: Inpainter, size: tuple[int, int]) 
     [
         (photo().astype(np.float32), corner(), r"photo must be uint8 or uint16, \(h, w\) or \(h, w, 1 to 4\), not float32 \(21, 29, 3\)"),
         (photo()[:0], corner()[:0], "photo must be"),
-        (photo(), corner()[..., 0].repeat(2, 1), r"mask must be \(21, 29, 1\) of zeros and ones"),
-        (photo(), photo()[..., :1], "of 0 and 255, not uint8 of .* values"),
-        (photo(), corner().astype(float), "mask must be bool, or uint8"),
-        (photo(), corner(9, 9), "mask must be"),
+        (photo(), corner()[..., 0].repeat(2, 1), "the mask is 58 x 21 pixels, the photo, upright, is 29 x 21"),
+        (photo(), corner(9, 9), "the mask is 9 x 9 pixels"),
+        (photo(), 3.0 * corner(), "the mask must have values from 0 to 1, not from 0 to 3"),
+        (photo(), corner() * np.nan, "the mask must have values from 0 to 1, not from nan to nan"),
+        (photo(), -1 * corner().astype(int), "the mask must have values from 0 to 1, not from -1 to 0"),
+        (photo(), corner().astype(complex), r"the mask must be an array of numbers, \(h, w\) or \(h, w, 1 to 4\)"),
+        (photo(), 100 * corner(), "the mask marks no hole: its brightest value is 100 of 255, and white begins at 128"),
     ],
 )
 def test_arrays_that_are_no_photo_and_mask(plain: Inpainter, image: np.ndarray, mask: np.ndarray, message: str) -> None:
@@ -184,7 +282,7 @@ def test_a_photo_too_large_for_the_memory_is_one_sentence(sampler: Inpainter, mo
         raise error
 
     monkeypatch.setattr(Inpainter, "_programs_for", fail)
-    with pytest.raises(InputError, match=r"^a photo of 29 x 21 pixels did not fit into the memory; make it smaller$"):
+    with pytest.raises(InputError, match=r"^not enough memory for a photo of 29 x 21 pixels; use a smaller photo or --strategy crop$"):
         sampler(photo(), corner(), samples=2)
 
 
@@ -193,10 +291,46 @@ def test_memory_that_would_not_suffice_is_told_before_it_is_taken(sampler: Inpai
     assert free is not None and 1e6 < free < 1e15
     sampler(photo(), corner())
     monkeypatch.setattr(inpainter, "free_memory", lambda device: 1000)
-    with pytest.raises(InputError, match=r"a photo of 29 x 21 pixels needs 0\.\d GB of memory and 0\.0 GB are free; make it smaller"):
+    with pytest.raises(InputError, match=r"a photo of 29 x 21 pixels needs 0\.\d GB of memory and 0\.0 GB are free; use a smaller photo"):
         sampler(photo(), corner())
     monkeypatch.setattr(inpainter, "free_memory", lambda device: None)
     sampler(photo(), corner())
+
+
+def test_what_cannot_fit_is_refused_before_it_is_compiled(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = Inpainter.load(checkpoints["spn"])
+    monkeypatch.setattr(inpainter, "free_memory", lambda device: 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax.stages.Lowered, "compile", lambda *inputs, **options: pytest.fail("compiled"))
+        with pytest.raises(InputError, match="needs 0.0 GB of memory and 0.0 GB are free"):
+            fresh(photo(), corner())
+    assert not fresh._programs
+    # A size between what a convolution needs and what the program does: compiled once, refused, and refused at once from then on.
+    shape = (32, 32, 3)
+    monkeypatch.setattr(inpainter, "largest_convolution", lambda jaxpr: 0)
+    for _ in range(2):
+        with pytest.raises(InputError, match="GB are free"):
+            fresh(photo(), corner())
+        assert not fresh._programs and list(fresh._needed) == [shape]
+        monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *inputs, **options: pytest.fail("compiled again"))
+
+
+def test_a_convolutions_memory_is_what_it_reads_and_writes() -> None:
+    def program(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        convolved = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.jit(lambda y: y + 1)(convolved)
+
+    arguments = np.zeros((1, 8, 8, 3), np.float32), np.zeros((3, 3, 3, 5), np.float32)
+    for function in program, jax.jit(program):
+        assert inpainter.largest_convolution(jax.make_jaxpr(function)(*arguments).jaxpr) == 4 * (8 * 8 * 3 + 3 * 3 * 3 * 5 + 8 * 8 * 5)
+
+
+def test_few_programs_are_kept_and_those_used_last(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = Inpainter.load(checkpoints["spn"])
+    monkeypatch.setattr(inpainter, "KEPT_PROGRAMS", 2)
+    for side in 16, 32, 16, 48:
+        fresh(photo(side, side), corner(side, side))
+    assert list(fresh._programs) == [(16, 16, 3), (48, 48, 3)]
 
 
 def test_other_errors_of_the_device_are_not_hidden(sampler: Inpainter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import distance_transform_cdt
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -101,6 +102,28 @@ def test_diversity_is_the_mean_difference_of_all_pairs_in_the_hole(samples: int)
     for photo, hole, value in zip(completions, mask, metrics.diversity(completions, mask), strict=True):
         pairs = [np.abs(a.astype(int) - b)[hole[..., 0] > 0].mean() for a, b in itertools.combinations(photo, 2)]
         assert value == pytest.approx(np.mean(pairs) / 255, rel=1e-6)
+
+
+def test_border_scores_are_of_three_pixels_on_either_side() -> None:
+    rng = np.random.default_rng(6)
+    mask = np.zeros((5, 24, 20, 1), np.uint8)
+    mask[0, 6:18, 4:15] = mask[1, :, :9] = mask[2, 0, 0] = 1  # inside, at the picture's edge, a corner pixel
+    mask[3] = rng.random((24, 20, 1)) < 0.05
+    mask[4, :, 7] = 1
+    a, b = noisy(rng, (5, 24, 20, 3)), noisy(rng, (5, 24, 20, 3))
+    for i, hole in enumerate(mask[..., 0] > 0):
+        inside, outside = (distance_transform_cdt(np.pad(part, 9, "edge"), "chessboard")[9:-9, 9:-9] for part in (hole, ~hole))
+        ring = (inside + outside) <= 3
+        np.testing.assert_array_equal(metrics.border_ring(mask[i])[..., 0], ring)
+        difference = a[i][ring].astype(float) - b[i][ring]
+        assert metrics.border_mae(a, b, mask)[i] == pytest.approx(np.abs(difference).mean() / 255, rel=1e-6)
+        assert metrics.border_psnr(a, b, mask)[i] == pytest.approx(10 * np.log10(255**2 / np.square(difference).mean()), rel=1e-6)
+
+
+def test_without_a_border_there_is_no_error_at_it() -> None:
+    a, b = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 9, np.uint8)
+    for mask in np.zeros((16, 16, 1), np.uint8), np.ones((16, 16, 1), np.uint8):
+        assert metrics.border_mae(a, b, mask) == 0 and np.isposinf(metrics.border_psnr(a, b, mask))
 
 
 def test_diversity_looks_into_the_hole_alone() -> None:

@@ -122,7 +122,7 @@ def test_ids_of_few_pictures_or_without_pairs_are_refused() -> None:
 
 def test_without_scikit_learn_ids_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-    with pytest.raises(InputError, match=r"pip install 'spn_jax\[metrics\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[metrics\]'"):
         ids(features(1, 1000), features(2, 1000))
 
 

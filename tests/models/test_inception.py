@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 from skimage import data
 
 from spn_jax.checkpoints.weights import inception_shapes, load_inception
@@ -104,6 +105,31 @@ def test_resizing_is_pytorchs_without_antialiasing(size: tuple[int, int]) -> Non
     images = photos(*size)
     expected = torch.nn.functional.interpolate(torch.from_numpy(nchw(images)), size=(SIZE, SIZE), mode="bilinear", align_corners=False)
     np.testing.assert_allclose(inception.resize(images), nhwc(expected.numpy()), atol=1e-6)
+
+
+CLEAN_SIZES = (*SIZES, (700, 512))
+
+
+@pytest.mark.parametrize("size", CLEAN_SIZES)
+def test_clean_resizing_is_pillows_in_floating_point(size: tuple[int, int]) -> None:
+    """As clean-fid 0.1.35 does it: `make_resizer("PIL", False, "bicubic", (299, 299))`."""
+    images = np.rint(255 * photos(*size)).astype(np.uint8)
+
+    def channel(values: np.ndarray) -> np.ndarray:
+        resized = Image.fromarray(values.astype(np.float32)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        return np.asarray(resized).clip(0, 255)
+
+    expected = np.stack([np.stack([channel(image[..., c]) for c in range(3)], axis=-1) for image in images])
+    np.testing.assert_allclose(inception.clean_resize(images.astype(np.float32)), expected, atol=2e-4)
+
+
+def test_clean_features_are_of_the_other_resizing_and_range(model: InceptionV3, reference: torch.nn.Module) -> None:
+    """The network behind both is one; clean-fid brings 0..255 to (x - 128) / 128 before it."""
+    images = photos(64, 200)
+    resized = np.asarray(inception.clean_resize(255 * images))
+    expected = theirs(reference, ((resized - 128) / 128 + 1) / 2)
+    assert relative_error(np.asarray(jax.jit(lambda model, x: model.clean(x))(model, images)), expected) < 1e-5
+    assert relative_error(ours(model, images), expected) > 1e-3
 
 
 @pytest.mark.parametrize("size", [(7, 9), (35, 35)])

@@ -28,5 +28,5 @@ def test_collectives_of_a_program_with_their_bytes() -> None:
 
 def test_without_libtpu_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs libtpu, which is not installed; pip install 'spn_jax\[tpu\]'"):
+    with pytest.raises(InputError, match=r"needs libtpu, which is not installed; pip install -e '\.\[tpu\]'"):
         tpu_mesh("v5e:2x4")

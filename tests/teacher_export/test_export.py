@@ -263,6 +263,9 @@ def test_a_photo_replaced_after_the_export_stops_the_training(config: Config, ra
         next(training_batches(config, photos, open_train_masks(config), cache, start_step=0, steps=1))
 
 
+ARRAY = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "3"}
+
+
 @pytest.mark.parametrize(
     ("flags", "environment", "expected"),
     [
@@ -272,10 +275,23 @@ def test_a_photo_replaced_after_the_export_stops_the_training(config: Config, ra
         ((None, None), {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "3"}, (3, 4, 3)),
         ((None, None), {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, (0, 1, None)),
         ((None, None), {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "6"}, (4, 6, None)),
+        ((None, None), ARRAY | {"SLURM_ARRAY_TASK_ID": "14", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "8"}, (7, 8, None)),
+        ((None, None), ARRAY | {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, (11, 12, 1)),
         ((None, 3), {"JOB_COMPLETION_INDEX": "2"}, (2, 3, None)),
         ((None, None), {"JOB_COMPLETION_INDEX": "1", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (5, 8, 1)),
     ],
-    ids=["alone", "flags first", "torchrun", "SLURM", "SLURM alone", "SLURM array", "Kubernetes", "torchrun in Kubernetes"],
+    ids=[
+        "alone",
+        "flags first",
+        "torchrun",
+        "SLURM",
+        "SLURM alone",
+        "SLURM array",
+        "array with a step",
+        "array of several tasks",
+        "Kubernetes",
+        "torchrun in Kubernetes",
+    ],
 )
 def test_share_is_told_by_flags_or_engine(
     flags: tuple[int | None, int | None], environment: dict[str, str], expected: tuple[int, int, int | None]
@@ -291,6 +307,11 @@ def test_share_is_told_by_flags_or_engine(
         ((None, 2), {}, "--processes 2 needs --process, the number of this one, from 0 to 1"),
         ((2, 2), {}, "process 2 of 2 .*makes no sense"),
         ((None, None), {"RANK": "a", "WORLD_SIZE": "2"}, "RANK='a', which is no whole number"),
+        (
+            (None, None),
+            ARRAY | {"SLURM_ARRAY_TASK_ID": "9"},
+            "number 9 of this job in its SLURM array of 3 does not tell its place; submit",
+        ),
         ((None, None), {"JOB_COMPLETION_INDEX": "2"}, "add --processes COMPLETIONS"),
     ],
 )
@@ -410,7 +431,7 @@ def test_command_line_takes_settings_between_its_options(config: Config, tmp_pat
 def test_without_torch_the_error_says_what_to_install() -> None:
     program = "import sys; sys.modules['torch'] = None; import teacher_export.teachers"
     process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert "InputError: teacher_export needs torch and timm; install them with `pip install 'spn_jax[teacher]'`" in process.stderr
+    assert "InputError: teacher_export needs torch and timm; install them with `pip install -e '.[teacher]'`" in process.stderr
 
 
 def test_too_little_memory_on_the_device_names_the_batch_size(asl_teacher: Teacher) -> None:
