@@ -35,6 +35,7 @@ from spn_jax.demo.limits import Limits
 from spn_jax.demo.pictures import Filler, Order, Upload, fill, hole_picture, prior_maps, receive_mask, receive_photo
 from spn_jax.demo.store import Store
 from spn_jax.errors import InputError
+from spn_jax.filling.holes import MOSTLY_HOLE
 from spn_jax.filling.photos import READ
 from spn_jax.filling.windows import STRATEGIES
 
@@ -274,7 +275,7 @@ async def fill_at_once(request: Request) -> Response:
         upload = await read_upload(server, form)
         check_strategy(order, upload.shape, server.settings)
         mask = await read_mask_of(server, form, upload.shape)
-        hint = {} if mask.any() else {"X-Hint": f"the photo is unchanged: {no_hole(form)}"}
+        hint = hint_of(mask, form)
     job = server.submit(lambda progress: fill(server.filler, upload, mask, order, progress), mask.nbytes + upload.size)
     await ended(server, job, request)
     if len(job.results) == 1:
@@ -329,6 +330,16 @@ async def read_hole(server: Server, form: FormData, shape: tuple[int, int]) -> n
     if not mask.any():
         raise InputError(f"nothing to fill: {no_hole(form)}")
     return mask
+
+
+def hint_of(mask: np.ndarray, form: FormData) -> dict[str, str]:
+    """A header that says what looks mistaken about a mask, uint8 (h, w, 1); none for most masks."""
+    if not mask.any():
+        return {"X-Hint": f"the photo is unchanged: {no_hole(form)}"}
+    if (share := float(mask.mean())) > MOSTLY_HOLE:
+        other = "leave out invert=true if white is the hole" if read_flag(form, "invert") else "pass invert=true if black is the hole"
+        return {"X-Hint": f"the hole is {share:.0%} of the photo; {other}"}
+    return {}
 
 
 def no_hole(form: FormData) -> str:

@@ -197,6 +197,13 @@ def test_without_a_hole_a_program_gets_its_photo_and_a_person_a_sentence(client:
     assert sentence(response, 400) == "nothing to fill: the mask has no white pixels; pass invert=true if black is the hole"
 
 
+def test_a_hole_that_is_most_of_the_photo_is_hinted_at(client: TestClient) -> None:
+    mostly = {**FILES, "mask": ("mask.png", mask_file(1 - HOLE))}  # 225 of 1,200 pixels are known
+    assert client.post("/api/fill", files=mostly).headers["x-hint"] == "the hole is 81% of the photo; pass invert=true if black is the hole"
+    response = client.post("/api/fill", files={**FILES, "mask": mask_file()}, data={"invert": "true"})
+    assert response.headers["x-hint"] == "the hole is 81% of the photo; leave out invert=true if white is the hole"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -401,8 +408,9 @@ def noise(seed: int) -> bytes:
 def test_uploads_are_written_to_no_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", lambda self: pytest.fail("a photo was written to a disk"))
     upload(client, noise(0))
-    files = {"photo": noise(0), "mask": png(np.random.default_rng(1).integers(0, 256, (700, 700, 4), np.uint8))}
-    assert client.post("/api/fill", files=files).status_code == 200
+    mask = io.BytesIO()
+    Image.new("RGB", (700, 700), "white").save(mask, "BMP")  # 1.5 MB
+    assert client.post("/api/fill", files={"photo": noise(0), "mask": mask.getvalue()}).status_code == 200
 
 
 def test_what_is_kept_has_a_size_and_a_number(painter: Painter) -> None:

@@ -38,7 +38,7 @@ def test_the_cache_of_compiled_programs_has_a_limit(tmp_path: Path) -> None:
     """The longest unused program goes; a limit or a folder of the user's own stays as it is."""
     code = """
 import time, jax
-from spn_jax import runtime
+from spn_jax.runtime import device as runtime
 runtime.CACHE_BYTES = 30_000
 runtime.set_up()
 for size in range(1, 9):
@@ -56,7 +56,7 @@ print(jax.config.jax_compilation_cache_max_size)
 def test_without_locks_the_cache_has_no_limit_and_works(tmp_path: Path) -> None:
     code = """
 import filelock, jax
-from spn_jax import runtime
+from spn_jax.runtime import device as runtime
 def refuse(self, *arguments, **options):
     raise NotImplementedError("flock")
 filelock.FileLock.acquire = refuse
