@@ -22,7 +22,6 @@ from spn_jax.files import write_atomically
 from spn_jax.formats import bits_of, is_inverted, name_of, register_heic
 from spn_jax.holes import LUMA, Hole, MaskFrom, grown, hole_of_array, hole_of_picture, notes_on_size
 from spn_jax.metadata import (
-    MALFORMED_EXIF,
     ORIENTATION,
     PNG_SIGNATURE,
     Exif,
@@ -37,7 +36,6 @@ from spn_jax.words import enumerated
 
 __all__ = [
     "FORMATS",
-    "MALFORMED_EXIF",
     "PHOTO_SUFFIXES",
     "READ",
     "Photo",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spn_jax import predict
+from spn_jax import folders, predict
 from spn_jax.data import progress
 from spn_jax.errors import InputError, run_command
 from spn_jax.inpainter import Inpainter
@@ -191,11 +191,11 @@ def test_masks_lie_as_their_photos_do(folder: Path, run, capsys: pytest.CaptureF
 
 
 def test_finding_masks_takes_no_longer_for_each_the_more_there_are() -> None:
-    photos = [predict.Found(Path(f"{i:06d}"), Path(f"{i:06d}.jpg")) for i in range(5000)]
-    masks = [predict.Found(Path(f"{i:06d}_mask001"), Path(f"{i:06d}_mask001.png")) for i in range(5000)]
+    photos = [folders.Found(Path(f"{i:06d}"), Path(f"{i:06d}.jpg")) for i in range(5000)]
+    masks = [folders.Found(Path(f"{i:06d}_mask001"), Path(f"{i:06d}_mask001.png")) for i in range(5000)]
     start = time.perf_counter()
-    pairs = predict.matched(photos, masks)
-    assert predict.apart([*photos, *masks]) == (photos, masks)
+    pairs = folders.matched(photos, masks)
+    assert folders.apart([*photos, *masks]) == (photos, masks)
     assert time.perf_counter() - start < 5  # a minute and a half when each photo looked at every mask
     assert pairs == [(photo, [mask.file]) for photo, mask in zip(photos, masks, strict=True)]
 
@@ -264,7 +264,7 @@ def test_a_fault_of_the_program_costs_one_photo(
     Path("photos").mkdir()
     for name in "abcd":
         shutil.copy("photo.png", f"photos/{name}.png")
-    reader = predict.read_photo
+    reader = folders.read_photo
 
     def read_and_fail(path: Path, name: str) -> Photo:
         if path.name == "b.png":
@@ -273,7 +273,7 @@ def test_a_fault_of_the_program_costs_one_photo(
             raise MemoryError
         return reader(path, name)
 
-    monkeypatch.setattr(predict, "read_photo", read_and_fail)
+    monkeypatch.setattr(folders, "read_photo", read_and_fail)
     assert run("--image photos --output results") == 1
     assert names("results") == ["a.png", "d.png"]
     errors = capsys.readouterr().err
@@ -314,8 +314,8 @@ def test_a_large_photo_shows_how_far_it_is(folder: Path, run, monkeypatch: pytes
 
 def test_a_killed_run_ends_with_the_signal_and_leaves_nothing_half_written(folder: Path, checkpoints: dict[str, Path]) -> None:
     program = (
-        "import os, signal, sys; from spn_jax import predict, files; from spn_jax.errors import run_command\n"
-        "predict.encode_photo = lambda *inputs: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import os, signal, sys; from spn_jax import predict, folders; from spn_jax.errors import run_command\n"
+        "folders.encode_photo = lambda *inputs: os.kill(os.getpid(), signal.SIGTERM)\n"
         "run_command(predict.main)"
     )
     command = [sys.executable, "-c", program, *arguments(checkpoints["spn"])]

@@ -1,0 +1,295 @@
+"""Photos, masks and results as files: which belong together, in a folder too, and what becomes of them.
+
+A folder of photos, which is searched through, goes with one mask for all, or with a folder of masks, which lie and are called as their
+photos, or NAME_mask001.png; both may be the same folder.
+"""
+
+import dataclasses
+import re
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from spn_jax.data.images import IMAGE_SUFFIXES, files_below
+from spn_jax.data.progress import Progress
+from spn_jax.errors import InputError
+from spn_jax.figures import masked_input
+from spn_jax.files import check_writable, write_atomically
+from spn_jax.holes import MaskFrom
+from spn_jax.inpainter import Inpainter
+from spn_jax.memory import out_of_memory_in_words
+from spn_jax.photos import (
+    FORMATS,
+    PHOTO_SUFFIXES,
+    Photo,
+    check_holds,
+    check_suffix,
+    encode_photo,
+    examine_mask,
+    is_lossy,
+    lossless_suffixes,
+    read_photo,
+    usual_suffix,
+)
+from spn_jax.windows import Strategy
+from spn_jax.words import enumerated, plural
+
+MASK_NAME = re.compile(r"(?P<photo>.+)_mask\d*")  # a mask beside its photo, as LaMa's programs take them
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A photo, its mask, and where the result goes: a file, or a name in a folder whose suffix the photo's format decides."""
+
+    photo: Path
+    mask: Path
+    output: Path
+    suffix: str | None
+
+    def is_done(self, samples: int) -> bool:
+        """Whether there is a file for each of its results, of whatever format."""
+        suffixes = [self.suffix] if self.suffix else FORMATS
+        return all(any(self.output.with_name(name + suffix).is_file() for suffix in suffixes) for name in self.names(samples))
+
+    def names(self, samples: int) -> list[str]:
+        """The names of its results, without suffix."""
+        return [self.output.name] if samples == 1 else [f"{self.output.name}_{i}" for i in range(samples)]
+
+    @property
+    def photo_name(self) -> str:
+        return f"--image {self.photo}"
+
+    @property
+    def mask_name(self) -> str:
+        return f"--mask {self.mask}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How photos are filled; the options of `python -m spn_jax.predict` explain them."""
+
+    samples: int = 1
+    seed: int = 0
+    invert_mask: bool = False
+    dilate: int = 0
+    strategy: Strategy = "auto"
+    concat: bool = False
+    mask_from: MaskFrom = "white"
+
+    @property
+    def results(self) -> int:
+        """Files that a photo becomes."""
+        return 1 if self.concat else self.samples
+
+
+class Outcome(NamedTuple):
+    """What became of photos.
+
+    left_out: of each that was filled the names of what could not be kept.
+    failures: a sentence for each of the others.
+    """
+
+    left_out: list[tuple[str, ...]]
+    failures: list[str]
+
+
+def find_tasks(image: Path, mask: Path, output: Path) -> tuple[list[Task], list[str]]:
+    """What there is to do, and a sentence for each photo without a mask.
+
+    Raises:
+        InputError: nothing there, or results that would replace each other or what is read.
+    """
+    for name, path in ("--image", image), ("--mask", mask):
+        check_exists(path, name)
+    photos = image_files(image, [mask, output])
+    masks = image_files(mask, [image, output])
+    if image.is_dir() and mask.is_dir() and image.samefile(mask):
+        photos, masks = apart(photos)
+    if not photos:
+        raise InputError(f"--image {image} contains no photo; looked in it for {' '.join(PHOTO_SUFFIXES)}")
+    pairs = [(photo, [mask]) for photo in photos] if mask.is_file() else matched(photos, masks)
+    found = [(photo.file, one, place) for photo, ours in pairs for one, place in named(photo, ours)]
+    if not found:
+        matching = f"{image}" if image.is_file() else f"a photo in {image}"
+        raise InputError(f"no mask in {mask} matches {matching}; name it photo.png or photo_mask001.png for photo.jpg")
+    if image.is_file() and len(found) == 1 and bool(output.suffix) and not output.is_dir():
+        check_suffix(output.suffix, f"--output {output}")
+        tasks = [Task(photo, one, output.with_suffix(""), output.suffix) for photo, one, _ in found]
+    else:
+        check_folder(output, image, mask)
+        tasks = [Task(photo, one, output / place, None) for photo, one, place in found]
+    check_apart(tasks)
+    say_what_is_left_out(image, [mask, output])
+    return tasks, [f"--image {photo.file}: no mask in {mask} matches it" for photo, ours in pairs if not ours]
+
+
+def check_exists(path: Path, name: str) -> None:
+    """Raises InputError unless there is a file or a folder; `name` is the option that named it."""
+    if path.exists():
+        return
+    if path.is_symlink():
+        raise InputError(f"{name} {path} is a link that leads to nothing; pass an image or a folder of them")
+    raise InputError(f"{name} {path} does not exist; pass an image or a folder of them")
+
+
+class Found(NamedTuple):
+    """An image file, and its place in the folder that was searched, without suffix."""
+
+    place: Path
+    file: Path
+
+
+def image_files(path: Path, others: Sequence[Path]) -> list[Found]:
+    """The file itself, or the images in the folder and below, in order.
+
+    Hidden files are left out, and what lies in one of the `others` if that is a folder below this one.
+    """
+    if not path.is_dir():
+        return [Found(Path(path.stem), path)]
+    files = sorted(file for file in seen_below(path, others) if file.suffix.lower() in PHOTO_SUFFIXES)
+    return [Found(file.relative_to(path).with_name(file.stem), file) for file in files]
+
+
+def seen_below(folder: Path, others: Sequence[Path]) -> Iterator[Path]:
+    """The files in a folder and below, without those in one of the `others`."""
+    whole = folder.resolve()
+    apart_from = [other.resolve() for other in others if other.resolve().is_relative_to(whole) and other.resolve() != whole]
+    for file in files_below(folder):
+        if not apart_from or not any(file.resolve().is_relative_to(other) for other in apart_from):
+            yield file
+
+
+def say_what_is_left_out(image: Path, others: Sequence[Path]) -> None:
+    """Prints which images of a folder are of formats that training reads and filling does not."""
+    if not image.is_dir():
+        return
+    suffixes = Counter(file.suffix.lower() for file in seen_below(image, others))
+    left_out = {suffix: suffixes[suffix] for suffix in IMAGE_SUFFIXES if suffix not in PHOTO_SUFFIXES and suffix in suffixes}
+    if left_out:
+        print(f"note: left out {plural(sum(left_out.values()), 'file')} of other formats ({' '.join(left_out)}); convert them to .png")
+
+
+def apart(files: Sequence[Found]) -> tuple[list[Found], list[Found]]:
+    """Photos and masks of one folder: masks are called NAME_mask or NAME_mask001 after a photo NAME."""
+    places = {file.place for file in files}
+    photos: list[Found] = []
+    masks: list[Found] = []
+    for file in files:
+        (masks if photo_of_mask(file.place) in places else photos).append(file)
+    return photos, masks
+
+
+def photo_of_mask(place: Path) -> Path | None:
+    """The place of the photo that a mask is called after; None if its name is not that of a mask."""
+    match = MASK_NAME.fullmatch(place.name)
+    return None if match is None else place.with_name(match["photo"])
+
+
+def matched(photos: Sequence[Found], masks: Sequence[Found]) -> list[tuple[Found, list[Path]]]:
+    """The masks of each photo: those that lie and are called as it, or else after it."""
+    same, after = defaultdict(list), defaultdict(list)
+    for place, file in masks:
+        same[place].append(file)
+        after[photo_of_mask(place)].append(file)
+    return [(photo, same.get(photo.place) or after.get(photo.place) or []) for photo in photos]
+
+
+def named(photo: Found, masks: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Each mask of a photo with the place of the result, which is called as the photo, or as the mask where there are several."""
+    for mask in masks:
+        yield mask, photo.place if len(masks) == 1 else photo.place.with_name(mask.stem)
+
+
+def check_folder(output: Path, image: Path, mask: Path) -> None:
+    """Raises InputError unless results can go to this folder."""
+    if output.suffix.lower() in FORMATS and not output.is_dir():
+        raise InputError(f"--output {output} names one file, and there are several results; pass a folder")
+    for name, path in ("--image", image), ("--mask", mask):
+        if path.is_dir() and output.exists() and output.samefile(path):
+            raise InputError(f"--output {output} is the folder of {name}, whose files could be replaced; choose another")
+
+
+def check_apart(tasks: Sequence[Task]) -> None:
+    """Raises InputError if two results would have one name."""
+    of_output = defaultdict(list)
+    for task in tasks:
+        of_output[task.output].append(task.photo.name)
+    for output, photos in of_output.items():
+        if len(photos) > 1:
+            both = "both" if len(photos) == 2 else "all"
+            raise InputError(f"{enumerated(sorted(photos))} would {both} be saved as {output.name}; rename all but one")
+
+
+def fill_all(tasks: Sequence[Task], inpainter: Inpainter, settings: Settings) -> Outcome:
+    """Does every task that can be done, whatever the others fail at."""
+    left_out, failures, progress = [], [], Progress(0, len(tasks))
+    for task in tasks:
+        try:
+            left_out.append(fill(task, inpainter, settings))
+        except InputError as error:
+            failures.append(str(error))
+        except Exception as error:  # one photo that the program fails at must not cost those behind it
+            traceback.print_exc()
+            failures.append(f"{task.photo_name}: the program failed ({type(error).__name__}: {error}); please report the lines above")
+        progress.add(1)
+    return Outcome(left_out, failures)
+
+
+def fill(task: Task, inpainter: Inpainter, settings: Settings) -> tuple[str, ...]:
+    """Reads, fills and writes a photo; the names of what could not be kept of it.
+
+    Raises:
+        InputError: one of these failed; files are whole or not there.
+    """
+    with out_of_memory_in_words(task.photo_name):
+        photo = read_photo(task.photo, task.photo_name)
+        mask, notes = examine_mask(task.mask, task.mask_name, photo.size, settings.invert_mask, settings.dilate, settings.mask_from)
+        like = side_by_side(photo, mask, []) if settings.concat else photo
+        suffix = task.suffix or usual_suffix(like)
+        outputs = output_files(task, suffix, settings.results)
+        check_holds(like, suffix, f"--output {outputs[0]}")
+        check_writable(outputs[0].parent)
+        for note in notes:
+            print(f"note: {note}")
+        completions = inpainter.fill(photo, mask, settings.samples, settings.seed, settings.strategy, Passes())
+        results = [side_by_side(photo, mask, list(completions))] if settings.concat else completions
+        for output, result in zip(outputs, results, strict=True):
+            write_atomically(output, encode_photo(result, suffix))
+            print(f"written: {output}", flush=True)
+    if is_lossy(suffix):
+        print(f"note: JPEG is lossy: pixels outside the hole change slightly as well. Use {lossless_suffixes()} to keep them exact")
+    return photo.left_out
+
+
+class Passes:
+    """Prints how far the network is with one photo, if that takes longer than the time between two lines."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(0, 1)
+
+    def __call__(self, done: int, total: int) -> None:
+        if not done:
+            self._progress = Progress(0, total, unit="passes")
+        else:
+            self._progress.add(done - self._progress.done)
+
+
+def output_files(task: Task, suffix: str, samples: int) -> list[Path]:
+    """A file a completion; InputError if one could not be written, or would replace what is read."""
+    files = [task.output.with_name(name + suffix) for name in task.names(samples)]
+    for file in files:
+        if file.is_dir():
+            raise InputError(f"--output {file} is a folder; choose the name of a file")
+        if file.exists() and any(file.samefile(path) for path in (task.photo, task.mask)):
+            raise InputError(f"--output {file} would overwrite an input file; choose another name")
+    return files
+
+
+def side_by_side(photo: Photo, mask: np.ndarray, completions: Sequence[Photo]) -> Photo:
+    """Photo, photo with white holes and completions as one picture in 8 bits."""
+    pictures = [photo.rgb(), masked_input(photo.rgb(), mask), *(completion.rgb() for completion in completions)]
+    return Photo(np.concatenate(pictures, axis=1), format=photo.format, icc_profile=None if photo.grey else photo.icc_profile)
