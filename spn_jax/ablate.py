@@ -21,10 +21,11 @@ from spn_jax.evaluation.pairs import PROTOCOLS
 from spn_jax.runtime.device import set_up
 from spn_jax.runtime.files import check_writable
 from spn_jax.runtime.log import quiet_libraries
+from spn_jax.training.processes import Stopped
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command line."""
+def main(arguments: Sequence[str]) -> int:
+    """The command line; the exit status is 0, or that of the signal that stopped the sweep."""
     quiet_libraries()
     options = parse(arguments)
     base = load_config(options.config, options.overrides)
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     chosen = chosen_runs(sweep, options.only)
     if options.list:
         print("\n".join(listed(sweep, chosen, base, workdir)))
-        return
+        return 0
 
     # Everything that can be known to be wrong is known before the first step of the first run
     check_writable(workdir)
@@ -47,10 +48,13 @@ def main(arguments: Sequence[str]) -> None:
     work = [Work(run, run.config(base), workdir / run.name, pairs, given) for run in chosen]
     check_order(work, workdir)
     provide_caches(work, workdir)
-    if not conduct(work):
+    try:
+        conduct(work)
+    except Stopped as stopped:
         print("stopped; the same command continues the sweep", flush=True)
-        return
+        return stopped.status
     report(sweep, base, workdir, pairs)
+    return 0
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -77,6 +81,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console command `spn-ablate`."""
     set_up()
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

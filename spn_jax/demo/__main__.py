@@ -102,5 +102,10 @@ def serve(app: Any, open_socket: socket.socket) -> None:
         uvicorn.Server(config).run(sockets=[open_socket])
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console command `spn-demo`."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -164,6 +164,8 @@ def test_a_program_is_traced_anew_for_another_platform_and_a_program_for_all_cho
             texts[platform] = function.lower(x, kernel).as_text()
     assert texts["cpu"] != texts["gpu"]
     assert texts["cpu"] == function.lower(x, kernel).as_text()  # JAX's default device is a CPU here
+    with compiled_for("gpu"):
+        assert "custom_vjp" not in str(jax.make_jaxpr(lambda x, kernel: convolve_reflected(x, kernel, padding=3))(x, kernel))
     with compiled_for(EVERY_PLATFORM):
         of_all = function.trace(x, kernel)
     assert "tensor<1x14x14x3xf32>, tensor<7x7x3x4xf32>) -> tensor<1x8x8x4xf32>" in of_all.lower(lowering_platforms=("cuda",)).as_text()
