@@ -34,7 +34,6 @@ FOLDER = "checkpoints"
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's name
 BEST_METRIC = "eval/psnr"
 FIRST_MOMENTS = ("model_optimizer.mu.", "discriminator_optimizer.mu.")  # names in `training`
-PARTLY = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))  # reads some arrays of a part
 LEVELS = ("1", "2", "3")  # of a teacher, as JSON has them
 
 
@@ -208,8 +207,15 @@ def restore(path: Path, state: Any, mesh: Mesh, split: bool = False) -> Any:
     """
     wanted = split_state(state)
     check_names(path, wanted, ignored=lambda name: name.startswith(FIRST_MOMENTS) and name not in wanted["training"])
-    with ocp.Context(pytree_options=PARTLY):
+    with reading_some_arrays():
         return join_state(state, load_arrays(path, abstract(wanted, mesh, split)))
+
+
+def reading_some_arrays() -> ocp.Context:
+    """The context in which a part may be read of which not all arrays are wanted."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    return context
 
 
 def load_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -409,7 +415,7 @@ def load_discriminator(folder: Path) -> dict[str, jax.Array] | None:
     }
     if not wanted:
         return None
-    with ocp.Context(pytree_options=PARTLY):  # the optimisers are larger
+    with reading_some_arrays():  # the optimisers are larger
         loaded = load_arrays(folder, {"training": wanted})["training"]
     return {name.partition(".")[2]: array for name, array in loaded.items()}
 

@@ -134,6 +134,27 @@ def test_only_a_full_disk_is_answered_with_free_some_space(tmp_path: Path, monke
                 checkpoints.save(1, state(1), INFO, None)
 
 
+def test_a_save_that_failed_in_the_background_is_reported_once_and_the_next_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    with Checkpoints(tmp_path, 2, 1) as checkpoints:
+        checkpoints.save(1, state(1), INFO, None)
+        checkpoints.wait()
+        checkpoints._is_writing = True
+        monkeypatch.setattr(checkpoints._checkpointer, "is_saving_in_progress", lambda: True)
+        assert checkpoints.background_failure() is None
+        monkeypatch.setattr(checkpoints._checkpointer, "is_saving_in_progress", lambda: False)
+        monkeypatch.setattr(checkpoints._checkpointer, "wait", fail)
+        assert "No space left on device" in str(checkpoints.background_failure())
+        assert checkpoints.background_failure() is None
+        checkpoints.save(2, state(2), INFO, None)
+        checkpoints.wait()
+    assert steps(tmp_path / FOLDER) == [1, 2]
+
+
 def test_an_old_checkpoint_half_deleted_by_a_killed_run_does_no_harm(tmp_path: Path) -> None:
     folder = save(tmp_path, {1: 20.0, 2: 20.0}, keep_last=3)
     for files in range(1, 1 + sum(path.is_file() for path in (folder / "1").rglob("*")), 4):

@@ -312,19 +312,23 @@ def test_the_accelerators_program_computes_what_the_cpus_does(options: tuple[str
         assert ours[name] == pytest.approx(float(value), rel=1e-2 if name in loose else 2e-5), name
 
 
+def norm(tree: nnx.State) -> float:
+    return float(np.sqrt(sum(np.square(np.asarray(x, np.float64)).sum() for x in jax.tree.leaves(tree))))
+
+
 def test_without_a_first_moment_adam_makes_the_same_update() -> None:
     config = tiny()
     graph, state = new_state(config)
-    gradients = jax.tree.map(lambda x: jnp.sin(100 * x), state.model)
+    gradients = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.sin(100 * x), tree))(state.model)
     theirs = optax.scale_by_adam(config.optimizer.beta1, config.optimizer.beta2, config.optimizer.epsilon)
     wanted, kept = jax.jit(theirs.update)(gradients, theirs.init(state.model))
-    found = update(graph, state.step, "generator", state.model, state.model_optimizer, gradients)
+    found = jax.jit(lambda *trees: update(graph, state.step, "generator", *trees))(state.model, state.model_optimizer, gradients)
     for old, new, direction in zip(*map(jax.tree.leaves, (state.model, found.parameters, wanted)), strict=True):
-        np.testing.assert_allclose(old - new, 1e-4 * direction, rtol=1e-3, atol=1e-8)
+        np.testing.assert_allclose(np.asarray(old) - np.asarray(new), 1e-4 * np.asarray(direction), rtol=1e-3, atol=1e-7)
     assert not hasattr(state.model_optimizer, "mu")
     assert hasattr(create_state(tiny("optimizer.beta1=0.5"), graph.schedule, *build_networks(config, CHANNELS))[1].model_optimizer, "mu")
-    assert float(found.norms["generator/gradient_norm"]) == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-5)
-    assert float(found.norms["generator/update_norm"]) == pytest.approx(1e-4 * float(optax.tree.norm(wanted)), rel=1e-4)
+    assert float(found.norms["generator/gradient_norm"]) == pytest.approx(norm(gradients), rel=1e-5)
+    assert float(found.norms["generator/update_norm"]) == pytest.approx(1e-4 * norm(wanted), rel=1e-4)
     assert int(kept.count) == int(found.optimizer.count)  # type: ignore[attr-defined]
 
 

@@ -23,9 +23,9 @@ from spn_jax.config import TrainConfig, from_dict, load_config
 from spn_jax.errors import InputError, run_command
 from spn_jax.training.held_out import Due, due_at, due_at_start
 from spn_jax.training.inputs import open_data, read_batches
-from spn_jax.training.processes import only_run_in
+from spn_jax.training.processes import Stop, Stopped, only_run_in
 from spn_jax.training.reports import check_finite, out_of_memory_in_words
-from spn_jax.training.resume import check_same_run
+from spn_jax.training.resume import check_same_run, final_learning_rate
 from tests import trainer
 from tests.trainer import STEPS, Inputs, assert_same_run, last_arrays, make_cache, make_photos, metrics, saved_arrays
 
@@ -211,6 +211,18 @@ def test_parameters_that_are_not_finite_are_not_saved() -> None:
         check_finite(7, State())  # type: ignore[arg-type]
 
 
+def test_ctrl_c_stops_in_order_and_a_second_one_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with Stop() as stop:
+        assert not stop(3)
+        signal.raise_signal(signal.SIGINT)
+        assert stop(3) and stop.came_here() and stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert (Stopped(signal.SIGTERM).status, Stopped(signal.SIGINT).status) == (143, 130)
+
+
 def test_only_an_evaluation_that_was_missed_is_due_at_the_start() -> None:
     train_config = TrainConfig(eval_every=4, image_every=3, checkpoint_every=2)
 
@@ -249,6 +261,14 @@ def test_init_starts_a_new_run_from_the_moving_average(inputs: Inputs, reference
     assert np.abs(first[name] - untrained[name]).max() > 1.5 * step
     output, _ = trainer.run(arguments)
     assert "finished" in output and "is not read again" in output
+    rate = metrics(reference)[-2]["learning_rate"]
+    assert final_learning_rate(reference / FOLDER / "6") == pytest.approx(rate)
+
+
+def test_init_warns_of_a_higher_learning_rate(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    faster = inputs.arguments(tmp_path / "run", "schedule.length=1", "optimizer.learning_rate=0.01", "--init", str(reference))
+    output, _ = trainer.run(faster)
+    assert re.search(r"warning: the learning rate 0.01 is higher than the \S+ that the checkpoint ended with", output)
 
 
 def test_gradient_accumulation_and_no_moving_average(inputs: Inputs, tmp_path: Path) -> None:
