@@ -137,6 +137,11 @@ def pairs(options: argparse.Namespace) -> None:
     print(f"written: {options.output}: {drawn.title}")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console command `spn-evaluate`."""
     set_up()
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -132,5 +132,10 @@ def serve(app: Any, open_socket: socket.socket, connections: int) -> None:
         server(app, connections).run(sockets=[open_socket])
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console command `spn-demo`."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

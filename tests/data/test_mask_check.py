@@ -12,7 +12,7 @@ from spn_jax.data import mask_check
 from spn_jax.data.mask_check import check_masks
 from spn_jax.data.masks import MaskSource, open_masks
 from spn_jax.errors import InputError
-from spn_jax.training.inputs import Lessons, checked_masks, open_data
+from spn_jax.training.inputs import DistillationTargets, checked_masks, open_data
 from spn_jax.training.loop import train
 from spn_jax.training.resume import check_same_run, checkpoint_info
 from tests import tiny
@@ -139,7 +139,7 @@ def test_replaced_files_are_another_data_set(tmp_path: Path) -> None:
 
     def info() -> dict:
         data = open_data(config, "")
-        return checkpoint_info(config, data, Lessons({}, None, None, ""), None)
+        return checkpoint_info(config, data, DistillationTargets({}, None, None, ""), None)
 
     before = info()
     check_same_run(before, info(), config, tmp_path)
