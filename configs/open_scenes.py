@@ -9,8 +9,8 @@
 
 Data: 156 photos in the public domain or CC0, 22 of other scenes held out; at every step new squares of random side and place, so that
 a photo of 1440 x 720 pixels is seen at all scales between 1 and 1/11. Masks: strokes and shapes of objects, drawn, in all six ratios.
-Teacher: EfficientNet-Lite0 trained on ImageNet (Apache-2.0), run in the step: 2.6 % of its time. Its maps are 4 to 7 on average, forty times
-those of a random TResNet-L, so loss.prior is 0.03 and not the paper's 1.
+Teacher: EfficientNet-Lite0 trained on ImageNet (Apache-2.0), run in the step: 2.6 % of its time. Its maps are 4 to 7 on average, forty
+times those of a random TResNet-L, so loss.prior is 0.03 and not the paper's 1.
 Optimiser: the paper's Adam at the demo's learning rate. A first try with beta1 = 0.9, beta2 = 0.99 at the same rate and loss.prior=0.1 fell
 faster in the first 50 steps (reconstruction 0.174 instead of 0.277) and then stood still for 450 (0.14 to 0.20 a batch).
 Hardware: two CPU cores. Cost: 12 photos/s when nothing else runs.
