@@ -23,7 +23,8 @@ from jax.sharding import AxisType, Mesh
 from scripts.benchmark_step import CHANNELS, ROOT, draw_batch, draw_frozen, jitted_step, numbers
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
-from spn_jax.training.step import build_networks, create_state, matmul_precision, resolve_schedule
+from spn_jax.training.state import build_networks, create_state, resolve_schedule
+from spn_jax.training.step import matmul_precision
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
@@ -105,7 +106,7 @@ def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
     """What the compiled step needs; `memory_gb` is None where the compiler found that it does not fit."""
     networks = build_networks(config, {level: CHANNELS[level] for level in config.model.prior_levels})
     graph, state = create_state(config, resolve_schedule(config, 1000), *networks)
-    step, _ = jitted_step(config, state, mesh)
+    step, _ = jitted_step(config, graph, state, mesh)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, draw_frozen(config), draw_batch(config)))
     start = time.perf_counter()
     known = {
@@ -115,7 +116,7 @@ def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
     }
     try:
         with matmul_precision(config):
-            program = step.lower(graph, *shapes).compile()
+            program = step.lower(*shapes).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -22,7 +22,7 @@ from spn_jax.config import Config, load_config
 from spn_jax.data.images import prepare_photo
 from spn_jax.errors import InputError
 from spn_jax.runtime.sharding import check_divisible, make_mesh, shard_batch
-from spn_jax.training.inputs import Data, open_data, open_frozen, open_lessons, read_batches
+from spn_jax.training.inputs import Data, open_data, open_distillation_targets, open_frozen, read_batches
 
 WARM_UP = 2  # batches that are not timed, and steps
 
@@ -118,10 +118,10 @@ def steps(config: Config, data: Data, batches: int) -> list[Rate]:
     mesh = make_mesh()
     check_divisible(config.train.batch_size, mesh.size, "train.batch_size", config.train.micro_batches)
     frozen, origins = open_frozen(config)
-    lessons = open_lessons(config, data, frozen, origins.teacher)
+    distillation = open_distillation_targets(config, data, frozen, origins.teacher)
     with contextlib.closing(read_batches(config, data, 0, 1)) as iterator:
         batch = next(iterator)
-    _, step = stepper(config, mesh, lessons.channels, batch, frozen)
+    _, step = stepper(config, mesh, distillation.channels, batch, frozen)
     alone = loop("steps on one batch", step, itertools.repeat(batch), batches, config, mesh)
     ahead = config.data.prefetch  # the threads may not be out of work at the end
     with contextlib.closing(read_batches(config, data, 0, WARM_UP + batches + ahead)) as iterator:

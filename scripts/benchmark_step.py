@@ -24,7 +24,8 @@ from spn_jax.errors import InputError
 from spn_jax.models.vgg import VGG19
 from spn_jax.runtime.device import only_cpu
 from spn_jax.runtime.sharding import check_divisible, make_mesh, replicate, shard_batch, state_sharding
-from spn_jax.training.step import Frozen, build_networks, compile_train_step, create_state, matmul_precision, resolve_schedule
+from spn_jax.training.state import Frozen, StepGraph, build_networks, create_state, resolve_schedule
+from spn_jax.training.step import compile_train_step, matmul_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 CHANNELS = {1: 76, 2: 76, 3: 152}  # of TResNet-L's features
@@ -220,10 +221,10 @@ def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any,
     Channels are those of the teacher's maps by level.
     """
     graph, state = create_state(config, resolve_schedule(config, 1000), *build_networks(config, channels))
-    program, kept = jitted_step(config, state, mesh)
-    state, frozen = jax.device_put(state, kept), replicate(frozen, mesh)
+    program, sharding = jitted_step(config, graph, state, mesh)
+    state, frozen = jax.device_put(state, sharding), replicate(frozen, mesh)
     with matmul_precision(config):
-        compiled = program.lower(graph, state, frozen, shard_batch(batch, mesh)).compile()
+        compiled = program.lower(state, frozen, shard_batch(batch, mesh)).compile()
 
     def step(batch: Any) -> Any:
         nonlocal state
@@ -233,11 +234,11 @@ def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any,
     return compiled, step
 
 
-def jitted_step(config: Config, state: Any, mesh: Mesh) -> tuple[Any, Any]:
+def jitted_step(config: Config, graph: StepGraph, state: Any, mesh: Mesh) -> tuple[Any, Any]:
     """The trainer's step, not yet compiled, and the sharding that its state has between steps."""
     split = config.train.shard_parameters
-    kept = state_sharding(state, mesh, split)
-    return compile_train_step(mesh, kept if split else None), kept
+    sharding = state_sharding(state, mesh, split)
+    return compile_train_step(graph, mesh, sharding if split else None), sharding
 
 
 def matrix_rate(config: Config, mesh: Mesh) -> float:

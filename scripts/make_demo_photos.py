@@ -3,12 +3,14 @@
     python scripts/make_demo_photos.py --output runs/demo/photos --size 128
 
 The split is by scene: the photos of the test scenes are held out whole, and the two views of the stereo pair are one scene.
-Training tiles overlap and come at two scales, test tiles do neither. `scenes.json` tells where every tile was cut.
+Training tiles overlap and come at two scales, test tiles do neither. `scenes.json` tells where every tile was cut. Where the folder
+holds these tiles already nothing is done; files that this program did not make are never deleted.
 """
 
 import argparse
 import dataclasses
 import importlib.util
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -45,7 +47,7 @@ SCENES = (
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses the command line, makes the tiles, says what was made."""
+    """Parses the command line, makes the tiles, says what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to make, with train/, test/ and scenes.json")
     parser.add_argument("--size", type=int, default=128, help="edge of the tiles in pixels (default 128)")
@@ -55,25 +57,64 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def make_demo_photos(output: Path, size: int) -> dict[str, int]:
-    """Writes the tiles to `output`, which appears only when complete and replaces what an earlier call made; returns tiles by split.
+    """Writes the tiles to `output`, which appears only when it is complete, and returns the number of tiles by split.
+
+    Tiles of an earlier call are replaced if they are others than the wanted ones, and stay as they are otherwise.
+
+    Args:
+        output: the folder; it may be absent, empty or made by an earlier call.
+        size: edge of a tile in pixels, at least 1.
 
     Raises:
-        InputError: scikit-image is missing, `size` is not positive, or `output` is something else than demo photos.
+        InputError: scikit-image is missing, `size` is not positive, or `output` holds something that this program did not make.
     """
     if size <= 0:
         raise InputError(f"--size {size} must be greater than 0")
-    if output.exists() and not (output / "scenes.json").is_file():
-        raise InputError(f"--output {output} exists and was not made by this program; choose another folder")
     photos = photo_folder()
+    tiles = wanted_tiles(photos, size)
+    if not is_made(output, tiles):
+        check_that_nothing_is_lost(output)
+        _write(output, photos, tiles, size)
+    return {split: sum(tile["split"] == split for tile in tiles.values()) for split in ("train", "test")}
+
+
+def is_made(output: Path, tiles: dict[str, dict]) -> bool:
+    """Whether `output` describes these tiles and has all of them."""
+    return listed(output) == tiles and all((output / name).is_file() for name in tiles)
+
+
+def listed(output: Path) -> dict[str, dict]:
+    """What the folder's scenes.json says; empty if there is none that this program wrote."""
+    try:
+        tiles = json.loads((output / "scenes.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return tiles if isinstance(tiles, dict) and all(isinstance(tile, dict) for tile in tiles.values()) else {}
+
+
+def check_that_nothing_is_lost(output: Path) -> None:
+    """Raises InputError if `output` is there and holds anything but listed tiles: replacing it would delete a user's files."""
+    if not output.exists():
+        return
+    if not output.is_dir() or output.is_symlink():
+        raise InputError(f"--output {output} is not a folder of its own; choose another one")
+    tiles = listed(output)
+    known = {output / name for name in (*tiles, "scenes.json")} if tiles else set()
+    foreign = sorted(path for path in output.rglob("*") if path not in known and (path.is_symlink() or not path.is_dir()))
+    if foreign:
+        first, others = foreign[0].relative_to(output), f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise InputError(f"--output {output} holds {first}{others}, not made by this program; move that away, or choose another folder")
+
+
+def _write(output: Path, photos: Path, tiles: dict[str, dict], size: int) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
         made = Path(work, "made")
-        tiles = _write_tiles(photos, made, size)
+        _write_tiles(photos, made, tiles, size)
         (made / "scenes.json").write_text(json.dumps(tiles, indent=1) + "\n")
         if output.exists():
             output.rename(Path(work, "replaced"))
         made.rename(output)
-    return {split: sum(tile["split"] == split for tile in tiles.values()) for split in ("train", "test")}
 
 
 def photo_folder() -> Path:
@@ -84,19 +125,26 @@ def photo_folder() -> Path:
     return Path(package.origin).parent / "data"
 
 
-def _write_tiles(photos: Path, output: Path, size: int) -> dict[str, dict]:
-    """Where each tile was cut, by the tile's path in `output`."""
+def wanted_tiles(photos: Path, size: int) -> dict[str, dict]:
+    """Where each tile is cut and how large it becomes, by the tile's path in the output."""
     tiles = {}
     for scene in SCENES:
-        (output / scene.split).mkdir(parents=True, exist_ok=True)
         for photo in scene.photos:
             with Image.open(photos / photo) as file:
-                image = file.convert("RGB")
-            for number, box in enumerate(_boxes(image.size, scene)):
+                boxes = list(_boxes(file.size, scene))
+            for number, box in enumerate(boxes):
                 name = f"{scene.split}/{Path(photo).stem}_{number:03d}.png"
-                image.crop(box).resize((size, size), Image.Resampling.LANCZOS).save(output / name)
-                tiles[name] = {"scene": scene.name, "split": scene.split, "photo": photo, "box": box}
+                tiles[name] = {"scene": scene.name, "split": scene.split, "photo": photo, "box": list(box), "size": size}
     return tiles
+
+
+def _write_tiles(photos: Path, output: Path, tiles: dict[str, dict], size: int) -> None:
+    for photo, names in itertools.groupby(tiles, lambda name: tiles[name]["photo"]):
+        with Image.open(photos / photo) as file:
+            image = file.convert("RGB")
+        for name in names:
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            image.crop(tiles[name]["box"]).resize((size, size), Image.Resampling.LANCZOS).save(output / name)
 
 
 def _boxes(photo: tuple[int, int], scene: Scene) -> Iterator[tuple[int, int, int, int]]:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Creates the virtual environment $1 with this project and every extra; run by `make setup`.
-# The user's pip configuration is respected; only the CPU build of torch is looked for at PyTorch's own index first.
+# Installs this project with every extra into the virtual environment $1, which is made if there is none; run by `make setup`.
+# An environment that this script did not make, or that it finished, keeps what it holds; one that it began and did not finish is
+# made anew. The user's pip configuration is respected; only the CPU build of torch is looked for at PyTorch's own index first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,13 +36,36 @@ index_answers() { # a short look first, so that an unreachable index costs secon
     "$venv/bin/python" -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)' "$cpu_index/torch/" >/dev/null 2>&1
 }
 
+stop() {
+    echo "error: $1" >&2
+    exit 2
+}
+
 install() { "$venv/bin/python" -m pip install -qq --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} "$@"; }
 
-# An interrupted set-up leaves half an environment: --clear starts from nothing.
-python=$(find_python)
-version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-echo "setup: $venv with Python $version ($python)"
-"$python" -m venv --clear "$venv"
+# The marker says that this script made the environment, and whether the set-up came to its end.
+marker=$venv/.made-by-spn-setup
+
+if [ -e "$venv" ] && [ ! -d "$venv" ]; then
+    stop "$venv is a file; move it away, or name another environment: make VENV=FOLDER"
+elif [ ! -d "$venv" ] || [ -z "$(ls -A "$venv")" ] || [ "$(cat "$marker" 2>/dev/null)" = unfinished ]; then
+    python=$(find_python)
+    mkdir -p "$venv"
+    echo unfinished >"$marker" # before anything else, so that an interrupted set-up is known as one
+    find "$venv/" -mindepth 1 -maxdepth 1 ! -name "${marker##*/}" -exec rm -rf {} +
+    echo "setup: $venv with $("$python" --version 2>&1) ($python)"
+    "$python" -m venv "$venv"
+else
+    is_recent "$venv/bin/python" ||
+        stop "$venv holds no bin/python of Python 3.11 or newer; move it away, or name another environment: make VENV=FOLDER"
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
+        stop "$venv has no pip; run $venv/bin/python -m ensurepip, or name another environment: make VENV=FOLDER"
+    if [ -n "${PYTHON:-}" ]; then
+        echo "setup: PYTHON=$PYTHON is not looked at, because $venv exists; delete $venv to have it made anew"
+    fi
+    echo "setup: $venv exists and keeps what it holds"
+fi
+version=$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 constraints=()
 constraint_file=constraints/py${version//./}.txt
@@ -72,4 +96,5 @@ if [ -n "$driver" ]; then
     echo "setup: jax for NVIDIA (extra $extra)"
     install --editable ".[$extra]" || echo "setup: the NVIDIA packages did not install; jax will run on the CPU"
 fi
+if [ -f "$marker" ]; then echo finished >"$marker"; fi
 echo "setup: done"

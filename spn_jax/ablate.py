@@ -8,7 +8,6 @@ a sweep that was stopped or killed. Given on several machines that see the same 
 
 import argparse
 import dataclasses
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,12 +21,11 @@ from spn_jax.evaluation.pairs import PROTOCOLS
 from spn_jax.runtime.device import set_up
 from spn_jax.runtime.files import check_writable
 from spn_jax.runtime.log import quiet_libraries
+from spn_jax.training.processes import Stopped
 
-STOPPED = 128 + signal.SIGTERM  # status of a sweep that SIGTERM stopped, so that `make` and `&&` do not go on without it
 
-
-def main(arguments: Sequence[str]) -> int | None:
-    """The command line; the exit status where that is not 0."""
+def main(arguments: Sequence[str]) -> int:
+    """The command line; the exit status is 0, or that of the signal that stopped the sweep."""
     quiet_libraries()
     options = parse(arguments)
     base = load_config(options.config, options.overrides)
@@ -41,7 +39,7 @@ def main(arguments: Sequence[str]) -> int | None:
     chosen = chosen_runs(sweep, options.only)
     if options.list:
         print("\n".join(listed(sweep, chosen, base, workdir)))
-        return None
+        return 0
 
     # Everything that can be known to be wrong is known before the first step of the first run
     check_writable(workdir)
@@ -50,11 +48,13 @@ def main(arguments: Sequence[str]) -> int | None:
     work = [Work(run, run.config(base), workdir / run.name, pairs, given) for run in chosen]
     check_order(work, workdir)
     provide_caches(work, workdir)
-    if not conduct(work):
-        print("stopped by SIGTERM; the same command continues the sweep", flush=True)
-        return STOPPED
+    try:
+        conduct(work)
+    except Stopped as stopped:
+        print("stopped by a signal; the same command continues the sweep", flush=True)
+        return stopped.status
     report(sweep, base, workdir, pairs)
-    return None
+    return 0
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -81,6 +81,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-if __name__ == "__main__":
-    set_up()
+def cli() -> None:
+    """The console command `spn-ablate`."""
+    set_up(training=True)
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -156,9 +156,9 @@ class TrainConfig:
 
     batch_size: int = 8  # photos a step over all devices and processes
     samples: int = 1  # completions of each photo a step; 2 in the probabilistic SPN
-    micro_batches: int = 1  # gradient accumulation: parts a batch is computed in
+    micro_batches: int = safe(1)  # gradient accumulation: parts a batch is computed in
     shard_parameters: bool = safe(False)  # each device keeps a part of every kernel and of its optimiser state, not all of them
-    rematerialise: bool = False  # recompute the repeated blocks in the backward pass to save memory
+    rematerialise: bool = safe(False)  # recompute the repeated blocks in the backward pass to save memory; the CPU backend undoes it
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of convolutions; parameters, norms and losses stay float32
     precision: Literal["default", "highest"] = "default"  # of matrix products; default is TF32 on NVIDIA, bfloat16 passes on TPU
     ema_decay: float | None = None  # moving average of the generator, used for evaluation; None: off, as in the paper

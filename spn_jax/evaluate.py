@@ -12,15 +12,13 @@ from spn_jax.checkpoints.store import load_model
 from spn_jax.data.masks import DRAWN
 from spn_jax.errors import InputError, run_command
 from spn_jax.evaluation import cost, paper
-from spn_jax.evaluation.baselines import BASELINES
 from spn_jax.evaluation.draw import draw_pair_list
+from spn_jax.evaluation.methods import METHODS
 from spn_jax.evaluation.pairs import PROTOCOLS, write_pair_list
 from spn_jax.evaluation.run import COMPARED, evaluate
 from spn_jax.evaluation.session import Request
 from spn_jax.runtime.device import set_up
 from spn_jax.runtime.files import check_writable, write_atomically
-
-METHODS = f"one that needs no training ({', '.join(BASELINES)}), or [NAME=]onnx:FILE, a network in an .onnx file"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -49,13 +47,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="a run's work directory (its newest checkpoint) or one; repeatable",
     )
     add("--results", action="append", default=[], metavar="NAME=DIR", help="a folder of completed photos, by any program; repeatable")
-    add(
-        "--method",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help=f"one that needs no training, repeatable: {', '.join(BASELINES)}; or [NAME=]onnx:FILE, a network in an .onnx file",
-    )
+    add("--method", action="append", default=[], metavar="NAME", help=f"repeatable: {METHODS}")
     add("--config", type=Path, help="where data.* and eval.* come from; the first checkpoint's config if not given")
     add("--photos", help="test photos: data.test_photos")
     add("--masks", help="masks: data.test_masks")
@@ -145,6 +137,11 @@ def pairs(options: argparse.Namespace) -> None:
     print(f"written: {options.output}: {drawn.title}")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console command `spn-evaluate`."""
     set_up()
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

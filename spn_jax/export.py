@@ -103,6 +103,11 @@ def require_onnx() -> None:
         ) from error
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console command `spn-export`."""
     set_up()
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -81,6 +81,11 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError(f"--dilate {options.dilate} must be at least 0")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console command `spn-predict`."""
     keep_compiled_programs()  # and not freed memory: a large photo needs several programs, each with its own sizes
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -14,11 +14,11 @@ from spn_jax.errors import run_command
 from spn_jax.runtime.device import set_up
 from spn_jax.runtime.log import quiet_libraries
 from spn_jax.training.loop import train
-from spn_jax.training.processes import end_all_processes, join_processes
+from spn_jax.training.processes import Stopped, end_all_processes, join_processes
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command line."""
+def main(arguments: Sequence[str]) -> int:
+    """The command line; the exit status is 0, or that of the signal that stopped the run (143 for SIGTERM)."""
     quiet_libraries()
     options = parse_arguments(arguments)
     config = load_config(options.config, options.overrides)
@@ -26,10 +26,13 @@ def main(arguments: Sequence[str]) -> None:
     workdir = options.workdir or Path("runs") / Path(options.config).stem
     try:
         train(config, workdir, config_file=options.config, init=options.init)
+    except Stopped as stopped:
+        return stopped.status
     except Exception as error:
         if jax.process_count() == 1:
             raise
         end_all_processes(error)
+    return 0
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -45,6 +48,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-if __name__ == "__main__":
-    set_up()
+def cli() -> None:
+    """The console command `spn-train`."""
+    set_up(training=True)
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -50,6 +50,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The console command `spn-visualize`."""
     set_up()
     run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -17,7 +17,7 @@ from scripts.benchmark_aot import collectives
 from scripts.benchmark_step import CHANNELS, draw_batch, stepper
 from spn_jax.config import apply_overrides, load_config
 from spn_jax.runtime.sharding import make_mesh
-from spn_jax.training.step import Frozen, build_networks
+from spn_jax.training.state import Frozen, build_networks
 
 
 def describe(mesh: Mesh, split: bool = False) -> dict[str, object]:

@@ -25,15 +25,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "evaluation": (*RUNS_MODELS, "metrics", "filling"),
     "training": (*RUNS_MODELS, "evaluation"),
     "ablations": (*RUNS_MODELS, "evaluation", "training"),
-    "views": (*RUNS_MODELS, "evaluation", "filling", "training.step"),
-    "onnx_files": (*BASE, "runtime.files", "models", "checkpoints", "filling.inpainter"),
+    "views": (*RUNS_MODELS, "evaluation", "filling", "training.gradients"),
+    "onnx_files": (*BASE, "runtime.files", "models", "checkpoints", "filling"),
     "demo": (*BASE, "runtime", "pretrained", "drawing", "filling"),
     # Commands: options, then a call. Nobody imports them.
     "train": (*BASE, "runtime", "training"),
     "evaluate": (*BASE, "runtime", "checkpoints", "data.masks", "evaluation"),
     "predict": (*BASE, "runtime", "pretrained", "filling"),
     "export": (*BASE, "runtime", "pretrained", "checkpoints", "filling", "onnx_files"),
-    "ablate": (*BASE, "runtime", "checkpoints", "evaluation", "ablations"),
+    "ablate": (*BASE, "runtime", "checkpoints", "evaluation", "training.processes", "ablations"),
     "visualize": (*BASE, "runtime", "drawing", "views"),
     # Doors for programs outside
     "__init__": ("checkpoints.store", "filling.inpainter"),
@@ -113,7 +113,8 @@ def test_data_and_what_it_takes_from_runtime_import_no_jax() -> None:
 
 
 def test_models_and_step_import_no_data() -> None:
-    check(files("spn_jax/models/*.py", "spn_jax/training/step.py"), "grain", "array_record", "spn_jax.data", "spn_jax.training.loop")
+    step = [f"spn_jax/training/{name}.py" for name in ("state", "gradients", "accumulation", "losses", "step")]
+    check(files("spn_jax/models/*.py", *step), "grain", "array_record", "spn_jax.data", "spn_jax.training.loop")
 
 
 def test_what_fills_with_onnx_files_needs_no_package_that_writes_them() -> None:

@@ -12,7 +12,8 @@ from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
 from spn_jax.checkpoints.store import Checkpoints
 from spn_jax.config import Config, load_config, to_dict
 from spn_jax.runtime.sharding import make_mesh, replicate
-from spn_jax.training.step import Frozen, StepGraph, TrainState, build_networks, compile_train_step, create_state, resolve_schedule
+from spn_jax.training.state import Frozen, StepGraph, TrainState, build_networks, create_state, resolve_schedule
+from spn_jax.training.step import compile_train_step
 
 CONFIG_FILE = Path(__file__).parent.parent / "configs" / "tiny.py"
 CHANNELS = {1: 5, 2: 6, 3: 7}
@@ -41,17 +42,17 @@ def random_batch(config: Config, seed: int = 0) -> dict[str, Any]:
 
 
 @functools.cache
-def compiled_step() -> Callable[..., Any]:
-    """One jitted step for all tests of a process: equal graphs share a compiled program."""
-    return compile_train_step(make_mesh(1))
+def compiled_step(graph: StepGraph) -> Callable[..., Any]:
+    """One jitted step a graph for all tests of a process."""
+    return compile_train_step(graph, make_mesh(1))
 
 
 def run_steps(config: Config, steps: int, frozen: Frozen | None = None, batch: Any = None) -> tuple[TrainState, list[dict[str, float]]]:
     """The state and metrics after some steps on different batches, or always the same one."""
     graph, state = new_state(config)
-    step, history = compiled_step(), []
+    step, history = compiled_step(graph), []
     for i in range(steps):
-        state, metrics = step(graph, state, frozen or Frozen(), random_batch(config, i) if batch is None else batch)
+        state, metrics = step(state, frozen or Frozen(), random_batch(config, i) if batch is None else batch)
         history.append({name: float(value) for name, value in metrics.items()})
     return state, history
 

@@ -25,11 +25,11 @@ from spn_jax.errors import InputError, counted
 from spn_jax.evaluation.pairs import PairList, draw_pairs, make_pair_list, match, open_pair_list, write_pair_list
 from spn_jax.evaluation.run import evaluate
 from spn_jax.evaluation.session import Request
-from spn_jax.runtime.files import lock_folder
+from spn_jax.runtime.files import FolderIsLocked, FolderLock
 from spn_jax.runtime.log import has_evaluation
 from spn_jax.training.inputs import open_cache
 from spn_jax.training.loop import train
-from spn_jax.training.step import resolve_schedule
+from spn_jax.training.state import resolve_schedule
 
 PAIRS = "pairs.tsv"
 
@@ -107,9 +107,8 @@ class Work:
         photos = open_photos(self.config.data.train_photos, "data.train_photos")
         length = resolve_schedule(self.config, steps_per_epoch(self.config, photos)).length
         step = int(newest.name)
-        # SIGTERM at the very last step came before its evaluation, which the trainer makes up for at the next start.
-        awaited = step == length and stored.get("interrupted", False) and not has_evaluation(self.trained, step)
-        return step >= length and not awaited
+        # A run that was stopped at its very last step still lacks that step's evaluation.
+        return step > length or (step == length and has_evaluation(self.trained, step))
 
     def is_evaluated(self) -> bool:
         """Whether its last checkpoint was evaluated on the sweep's pairs, with the weights that were asked for."""
@@ -123,21 +122,18 @@ class Work:
     def results(self) -> dict[str, Any] | None:
         return read_results(self.folder / EVALUATED / "results.json")
 
-    def do(self) -> bool:
-        """Trains and evaluates; False if SIGTERM came during the training."""
+    def do(self) -> None:
+        """Trains and evaluates; `Stopped` if a signal came during the training."""
         if not self.is_trained():
             print(f"\n== {self.run.name}: {' '.join(self.run.settings) or 'the config as it is'}", flush=True)
             if self.run.after is not None:
                 export(self)
             train(self.config, self.trained, config_file=str(self.options.config))
-            if not self.is_trained():
-                return False
         print(f"\n== {self.run.name}: evaluation", flush=True)
         pairs, output = self.folder.parent / PAIRS, self.folder / EVALUATED
         checkpoint = f"{self.run.name}={self.trained}"
         evaluate(Request(checkpoint=[checkpoint], pairs=str(pairs), output=output, inception=self.options.inception))
         jax.clear_caches()  # the next run has other shapes
-        return True
 
 
 def read_results(path: Path) -> dict[str, Any] | None:
@@ -224,16 +220,13 @@ def export(one: Work) -> None:
 def claimed(folder: Path) -> Iterator[bool]:
     """Whether the folder is this process's until the end of the block: False where another one is at it."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            lock_folder(handle, "")
-            mine = True
-        except InputError:
-            mine = False
-        yield mine
-    finally:
-        os.close(handle)
+        lock = FolderLock(folder, f"another process is at {folder}", "wait for it")
+    except FolderIsLocked:
+        yield False
+        return
+    with lock:
+        yield True
 
 
 @contextlib.contextmanager
@@ -251,8 +244,8 @@ def waiting_for(folder: Path, reason: str) -> Iterator[None]:
         time.sleep(POLL_SECONDS)
 
 
-def conduct(work: Sequence[Work]) -> bool:
-    """Does all runs that no other process is at and waits for those; False if SIGTERM came.
+def conduct(work: Sequence[Work]) -> None:
+    """Does all runs that no other process is at and waits for those; `Stopped` if a signal came.
 
     A run whose process dies is free again, and goes on from its last checkpoint.
     """
@@ -267,8 +260,8 @@ def conduct(work: Sequence[Work]) -> bool:
                     continue
                 if one.is_trained() and one.is_evaluated():
                     print(f"{one.run.name}: trained and evaluated", flush=True)
-                elif not one.do():
-                    return False
+                else:
+                    one.do()
             left.remove(one)
         if left and len(left) == before:
             if not said:
@@ -276,4 +269,3 @@ def conduct(work: Sequence[Work]) -> bool:
                 print(f"{', '.join(one.run.name for one in left)} {are} being trained by another process; waiting", flush=True)
             said = True
             time.sleep(POLL_SECONDS)
-    return True

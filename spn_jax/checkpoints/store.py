@@ -9,11 +9,12 @@ A model file (`model_file`) reads as a checkpoint that has
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
@@ -27,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 
 from spn_jax.checkpoints.model_file import SUFFIX, is_model_file, read_model_arrays, read_model_info, read_model_shapes
 from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
-from spn_jax.config import Config, from_dict
+from spn_jax.config import Config, from_dict, to_dict
 from spn_jax.errors import InputError
 from spn_jax.models.spn import SPN
 from spn_jax.pretrained import catalogue as pretrained
@@ -36,6 +37,7 @@ from spn_jax.runtime.sharding import array_sharding
 FOLDER = "checkpoints"
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's name
 BEST_METRIC = "eval/psnr"
+FIRST_MOMENTS = ("model_optimizer.mu.", "discriminator_optimizer.mu.")  # names in `training`
 LEVELS = ("1", "2", "3")  # of a teacher, as JSON has them
 
 
@@ -50,35 +52,80 @@ class LoadedModel:
 
 
 class Checkpoints:
-    """The checkpoints of one training run: saves in the background, keeps the last n and the best by PSNR."""
+    """The checkpoints of one training run: saves in the background, keeps the last n and the best by PSNR.
 
-    def __init__(self, workdir: Path, keep_last: int, keep_best: int):
-        policies = ocp.training.preservation_policies
-        kept = [policies.LatestN(n=keep_last)]
-        if keep_best:
-            kept.append(
-                policies.BestN(get_metric_fn=lambda metrics: metrics[BEST_METRIC], n=keep_best, keep_checkpoints_without_metrics=False)
-            )
+    Args:
+        workdir: of the run.
+        keep_last: newest checkpoints that are kept.
+        keep_best: best ones that are kept beside them, among those scored by the same `evaluation_protocol`.
+        config: of the run from now on, which tells that protocol.
+    """
+
+    def __init__(self, workdir: Path, keep_last: int, keep_best: int, config: Config | None = None):
         self.folder = workdir / FOLDER
+        self._keep = keep_last, keep_best
+        self._protocol = None if config is None else evaluation_protocol(to_dict(config))
+        self._protocols = {step: protocol_of(path) for step, path in complete_steps(self.folder).items()}
+        self._open()
+
+    def _open(self) -> None:
+        policies = ocp.training.preservation_policies
+        keep_last, keep_best = self._keep
+        kept: list[Any] = [policies.LatestN(n=keep_last)]
+        if keep_best:
+            kept.append(KeepBest(keep_best, self._is_comparable))
         self._checkpointer = ocp.training.Checkpointer(
             self.folder.absolute(), preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
         )
+        self._is_writing = False
 
     def save(self, step: int, state: Any, info: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
         """Writes a TrainState in the background; the arrays may be overwritten as soon as this returns.
 
+        A checkpoint of this step that is there already is kept, unless `metrics` are news about it and there is an earlier one.
+
         Raises:
-            InputError: this or the previous save could not be written (disk full); earlier checkpoints are intact.
+            InputError: this or the previous save could not be written (disk full), or the folder holds a later step; earlier
+                checkpoints are intact.
         """
+        there = complete_steps(self.folder)
+        if later := [other for other in there if other > step]:
+            raise InputError(
+                f"{self.folder} holds a checkpoint of step {max(later)}, but this run is at step {step}: another run has written there; "
+                "start the command again to continue from it"
+            )
+        is_rewritten = step in there
+        if is_rewritten and (not metrics or len(there) == 1 or jax.process_count() > 1):
+            return
+        self._protocols[step] = evaluation_protocol(info["config"]) if "config" in info else None
         try:
             self._checkpointer.save_checkpointables_async(
-                step, split_state(state), force=True, metrics=dict(metrics) if metrics else None, custom_metadata=dict(info)
+                step,
+                split_state(state),
+                force=True,
+                overwrite=is_rewritten,
+                metrics=dict(metrics) if metrics else None,
+                custom_metadata=dict(info),
             )
+            self._is_writing = True
         except Exception as error:
             raise self._failed(error) from error
 
+    def background_failure(self) -> InputError | None:
+        """The error of the save in the background, once, if it has ended with one; never waits. The next save is a fresh start."""
+        if not self._is_writing or self._checkpointer.is_saving_in_progress():
+            return None
+        try:
+            self.wait()
+        except InputError as error:
+            self.close()
+            self._open()
+            return error
+        return None
+
     def wait(self) -> None:
-        """Returns when the last save is complete."""
+        """Returns when the last save is complete. InputError if it failed."""
+        self._is_writing = False
         try:
             self._checkpointer.wait()
         except Exception as error:
@@ -86,9 +133,12 @@ class Checkpoints:
 
     @property
     def best(self) -> Path | None:
-        """The kept checkpoint with the best score; None if none was scored."""
-        scored = [(c.metrics[BEST_METRIC], c.step) for c in self._checkpointer.checkpoints if c.metrics]
+        """The kept checkpoint with the best score under the run's protocol; None if none was scored."""
+        scored = [(c.metrics[BEST_METRIC], c.step) for c in self._checkpointer.checkpoints if c.metrics and self._is_comparable(c.step)]
         return self.folder / str(max(scored)[1]) if scored else None
+
+    def _is_comparable(self, step: int) -> bool:
+        return self._protocol is None or self._protocols.get(step) == self._protocol
 
     def close(self) -> None:
         """Waits for what is being written. A save that fails is reported by `save` and `wait`, not here, where it would hide the cause."""
@@ -102,10 +152,48 @@ class Checkpoints:
         self.close()
 
     def _failed(self, error: Exception) -> InputError:
+        advice = "free some space and run the same command again" if is_disk_full(error) else "the same command continues from the newest"
         return InputError(
-            f"a checkpoint could not be written to {self.folder} ({first_line(error)}); earlier checkpoints are intact: "
-            "free some space and run the same command again"
+            f"a checkpoint could not be written to {self.folder} ({first_line(error)}); earlier checkpoints are intact: {advice}"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepBest:
+    """Orbax's policy that keeps the n checkpoints of the highest PSNR among those whose scores may be compared."""
+
+    n: int
+    is_comparable: Callable[[int], bool]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """For every checkpoint whether it is one of them."""
+        scored = [(c.metrics[BEST_METRIC], c.step) for c in checkpoints if c.metrics and self.is_comparable(c.step)]
+        best = {step for _, step in sorted(scored)[-self.n :]}
+        return [c.step in best for c in checkpoints]
+
+
+def evaluation_protocol(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config (as a dictionary) that decide which scores may be compared."""
+    return {name: config.get("eval", {}).get(name) for name in ("photos", "samples", "quantise", "seed")}
+
+
+def protocol_of(path: Path) -> dict[str, Any] | None:
+    """`evaluation_protocol` of a checkpoint; None if it does not say."""
+    try:
+        return evaluation_protocol(read_info(path)["config"])
+    except InputError:
+        return None
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that it comes from, says that the disk or the user's share of it is full."""
+    chain: BaseException | None = error
+    while chain is not None:
+        text = str(chain)
+        if getattr(chain, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "quota exceeded" in text:
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
 
 
 def first_line(error: Exception) -> str:
@@ -116,12 +204,22 @@ def first_line(error: Exception) -> str:
 def restore(path: Path, state: Any, mesh: Mesh, split: bool = False) -> Any:
     """The TrainState saved in step folder `path`, on `mesh` as `array_sharding` says; `state` gives structure, shapes and types.
 
+    Version 0.1.0 stored Adam's first moment also where beta1 = 0, where it is the last step's gradient: it is left out.
+
     Raises:
         InputError: the checkpoint is damaged, or holds a model of another size; lists every difference.
     """
     wanted = split_state(state)
-    check_names(path, wanted)
-    return join_state(state, load_arrays(path, abstract(wanted, mesh, split)))
+    check_names(path, wanted, ignored=lambda name: name.startswith(FIRST_MOMENTS) and name not in wanted["training"])
+    with reading_some_arrays():
+        return join_state(state, load_arrays(path, abstract(wanted, mesh, split)))
+
+
+def reading_some_arrays() -> ocp.Context:
+    """The context in which a part may be read of which not all arrays are wanted."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    return context
 
 
 def load_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,8 +319,13 @@ def find_checkpoint(path: str | Path) -> Path:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The complete step folder of the highest step in `folder`; None if there is none."""
-    steps = [child for child in folder.iterdir() if is_checkpoint(child)] if folder.is_dir() else []
-    return max(steps, key=lambda child: int(child.name), default=None)
+    steps = complete_steps(folder)
+    return steps[max(steps)] if steps else None
+
+
+def complete_steps(folder: Path) -> dict[int, Path]:
+    """{step: folder} of the complete checkpoints in `folder`."""
+    return {int(child.name): child for child in folder.iterdir() if is_checkpoint(child)} if folder.is_dir() else {}
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -307,7 +410,7 @@ DISCRIMINATOR_FIELDS = ("discriminator", "spectral")  # of TrainState: kernels a
 
 def training_field(name: str) -> str:
     """The field of TrainState that holds an array of the discriminator."""
-    return DISCRIMINATOR_FIELDS[name.endswith((".u", ".v"))]
+    return "spectral" if name.endswith((".u", ".v")) else "discriminator"
 
 
 def load_discriminator(folder: Path) -> dict[str, jax.Array] | None:
@@ -329,8 +432,7 @@ def load_discriminator(folder: Path) -> dict[str, jax.Array] | None:
     }
     if not wanted:
         return None
-    options = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))  # the optimisers are larger
-    with ocp.Context(pytree_options=options):
+    with reading_some_arrays():  # the optimisers are larger
         loaded = load_arrays(folder, {"training": wanted})["training"]
     return {name.partition(".")[2]: array for name, array in loaded.items()}
 

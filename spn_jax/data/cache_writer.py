@@ -16,7 +16,7 @@ from spn_jax.data.manifest import MANIFEST, PLAN, Manifest, Shard, plan_differen
 from spn_jax.data.shards import READER_OPTIONS, TEMPORARY, BeingWritten, count_records, is_same_file, new_shard, write_text
 from spn_jax.data.teacher import damaged_shards
 from spn_jax.errors import InputError
-from spn_jax.runtime.files import lock_folder
+from spn_jax.runtime.files import FolderLock
 
 # One record a chunk, so that reading a photo decompresses nothing else. zstd at its fastest level: measured on a trunk's
 # bfloat16 features of 256-pixel photos it stores 58 % of the bytes, writes as fast as no compression (298 against 316 MB/s)
@@ -46,22 +46,21 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
         self.folder, self.plan, self.processes = Path(folder), plan, processes
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._folder_handle = os.open(self.folder, os.O_RDONLY)
         except OSError as error:
             raise InputError(f"teacher.cache={folder} cannot be created: {error.strerror}") from error
+        # One exporter has the folder to itself; the processes of a shared export tolerate each other alone.
+        busy = f"another export is writing to teacher.cache={self.folder}"
+        self._lock = FolderLock(self.folder, busy, "wait for it or stop it", shared=processes > 1)
         try:
-            # One exporter has the folder to itself; the processes of a shared export tolerate each other alone.
-            refusal = f"another export is writing to teacher.cache={self.folder}; wait for it or stop it"
-            lock_folder(self._folder_handle, refusal, shared=processes > 1)
             self._take_up()
             self.unfinished = [index for index in self.missing() if index % processes == process]
         except BaseException:
-            os.close(self._folder_handle)
+            self._lock.release()
             raise
 
     def __exit__(self, *_: object) -> None:
         """Releases the folder."""
-        os.close(self._folder_handle)
+        self._lock.release()
 
     def _take_up(self) -> None:
         if self.processes == 1:

@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from spn_jax.data.images import NAMES, decode_photo
 from spn_jax.data.official import Photo, Selection
 from spn_jax.data.shards import TEMPORARY, count_records, new_shard, write_text
 from spn_jax.errors import InputError, counted
-from spn_jax.runtime.files import lock_folder
+from spn_jax.runtime.files import LOCK, FolderLock
 from spn_jax.runtime.progress import Progress
 
 FORMAT = 1
@@ -62,11 +61,9 @@ def prepare(
     check_names([photo.name for photo in (*selection.train, *selection.test)])
     try:
         output.mkdir(parents=True, exist_ok=True)
-        handle = os.open(output, os.O_RDONLY)
     except OSError as error:
         raise InputError(f"--output {output} cannot be written ({error.strerror or error}); choose another folder") from error
-    try:
-        lock_folder(handle, f"another preparation is writing to --output {output}; wait for it or stop it")
+    with FolderLock(output, f"another preparation is writing to --output {output}", "wait for it or stop it"):
         splits = {split: Split(output / split, photos) for split, photos in (("train", selection.train), ("test", selection.test))}
         plan = describe(name, sources, selection, splits)
         take_up(output, plan, splits)
@@ -80,8 +77,6 @@ def prepare(
         (output / PLAN).unlink(missing_ok=True)
         counts = ", ".join(f"{len(parts.photos):,} photos in {parts.folder}" for parts in splits.values())
         print(f"{output} is complete: {counts}", flush=True)
-    finally:
-        os.close(handle)
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -161,7 +156,7 @@ def take_up(output: Path, plan: Mapping[str, Any], splits: Mapping[str, Split]) 
                 "the photos' files have other sizes" if key == SIZES else f"{key}: {values.get(key)} -> {plan[key]}" for key in changed
             )
             raise InputError(f"--output {output} holds a data set of other photos ({shown}); choose another folder, or delete it")
-    elif any(not path.name.startswith(TEMPORARY) for path in output.iterdir()):
+    elif any(not path.name.startswith(TEMPORARY) and path.name != LOCK for path in output.iterdir()):
         raise InputError(f"--output {output} is not empty and no preparation of this program; choose another folder")
     for leftover in (*output.glob(f"{TEMPORARY}*"), *output.glob(f"*/{TEMPORARY}*")):
         leftover.unlink()

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from spn_jax.config import Config
@@ -18,19 +19,17 @@ from spn_jax.errors import InputError, run_command
 from spn_jax.filling.options import add_network, check_network, network_path
 from spn_jax.runtime.device import choose_device, set_up
 
-GRACE = 3  # seconds that connections have to end by themselves
-
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     check_network(options)
-    limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
+    limits = limits_of(options)
     set_up()
     choose_device(options.device)
     with listen(options.host, options.port) as open_socket:  # before the checkpoint is read, which takes longer
         app = create(options, limits)
         print(f"open {address(options.host, open_socket)} in a browser; Ctrl-C stops", flush=True)
-        serve(app, open_socket)
+        serve(app, open_socket, limits.connections)
     print("stopped", flush=True)
 
 
@@ -40,19 +39,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines in, without any password")
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a further name by which browsers may ask")
+    parser.add_argument("--root-path", default="", metavar="/PREFIX", help="the prefix under which a proxy shows the page")
     parser.add_argument("--device", help="of JAX: cpu, gpu or tpu; its own choice if left out")
     default = Limits()
     for name, what in (
         ("megabytes", "of one request, a photo and its mask"),
         ("megapixels", "million pixels of a photo"),
         ("samples", "completions of one request (probabilistic models)"),
+        ("windows", "passes of the network for one request: parts of the hole times completions"),
+        ("minutes", "that the network works for one request"),
         ("waiting", "requests that wait while another one is filled; more are refused"),
+        ("uploads", "requests whose files are being received; more are refused"),
+        ("upload-megabytes", "of files that are being received, all together"),
+        ("connections", "open connections"),
         ("keep-minutes", "that photos and results are kept after their last use"),
         ("keep-megabytes", "of memory for them; the longest unused make room"),
+        ("keep-items", "photos and results that are kept"),
     ):
         value = getattr(default, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{what} (at most; {value})")
     return parser.parse_args(arguments)
+
+
+def limits_of(options: argparse.Namespace) -> Limits:
+    return Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -64,7 +74,9 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"--host {host} --port {port}: nothing can listen there ({reason}); choose others, or end what does") from error
+        raise InputError(
+            f"cannot listen on {host}:{port} ({reason}); stop the program that uses it, or choose another --port or --host"
+        ) from error
 
 
 def create(options: argparse.Namespace, limits: Limits) -> Any:
@@ -74,16 +86,27 @@ def create(options: argparse.Namespace, limits: Limits) -> Any:
     except ModuleNotFoundError as error:
         raise InputError(f"the page needs {error.name}, which is not installed; run pip install -e '.[web]' in the checkout") from error
     from spn_jax.filling.inpainter import Inpainter
+    from spn_jax.filling.windows import LARGEST
 
     inpainter = Inpainter.load(network_path(options))
     config = inpainter.config
-    words = (
-        describe(config)
-        if options.model is None
-        else f"{options.model.rpartition('/')[2]}, shown up to {2 * config.data.image_size} pixels"
+    settings = Settings(
+        describe(config) if options.model is None else Path(options.model).name,
+        config.model.variational,
+        options.host,
+        tuple(options.allow_host),
+        limits,
+        root_path=root_path(options.root_path),
+        longest_original=LARGEST * config.data.image_size,
     )
-    settings = Settings(words, config.model.variational, options.host, tuple(options.allow_host), limits)
     return create_app(inpainter, settings)
+
+
+def root_path(given: str) -> str:
+    """A prefix of paths without a slash at its end, empty or "/PREFIX". InputError: it does not begin with a slash."""
+    if given and not given.startswith("/"):
+        raise InputError(f"--root-path {given} must begin with a slash, as in /{given}")
+    return given.rstrip("/")
 
 
 def describe(config: Config) -> str:
@@ -98,17 +121,19 @@ def address(host: str, open_socket: socket.socket) -> str:
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{open_socket.getsockname()[1]}/"
 
 
-def serve(app: Any, open_socket: socket.socket) -> None:
-    """Answers until Ctrl-C or SIGTERM; what is being filled then is finished unless a second Ctrl-C comes."""
-    import uvicorn
+def serve(app: Any, open_socket: socket.socket, connections: int) -> None:
+    """Answers until Ctrl-C or SIGTERM; the pass of the network in progress is finished unless a second Ctrl-C comes."""
+    from spn_jax.demo.connections import server
 
-    config = uvicorn.Config(
-        app, loop="asyncio", http="h11", ws="none", log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE
-    )
     # uvicorn stops in order and then sends itself the signal once more.
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[open_socket])
+        server(app, connections).run(sockets=[open_socket])
+
+
+def cli() -> None:
+    """The console command `spn-demo`."""
+    run_command(main)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli()

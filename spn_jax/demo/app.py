@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import io
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -29,11 +29,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from spn_jax.demo.guard import Guard
-from spn_jax.demo.jobs import FAILURE, Job, LineFull, Result, Worker
+from spn_jax.demo.intake import Intake
+from spn_jax.demo.jobs import FAILURE, Job, LineFull, Progress, Result, Worker
 from spn_jax.demo.limits import Limits
 from spn_jax.demo.pictures import Filler, Order, Upload, fill, hole_picture, prior_maps, receive_mask, receive_photo
 from spn_jax.demo.store import Store
 from spn_jax.errors import InputError
+from spn_jax.filling.holes import MOSTLY_HOLE
+from spn_jax.filling.photos import READ
 from spn_jax.filling.windows import STRATEGIES
 
 STATIC = Path(__file__).parent / "static"
@@ -41,7 +44,9 @@ LARGEST_SEED = 2**32 - 1
 LARGEST_DILATION = 500  # pixels
 SWEEP = 60.0  # seconds between two looks for what has expired
 LOOK = 0.05  # seconds between two looks whether a job has ended
-GONE = "is not kept here: it was not used for a while, or made room for others; load the photo again"
+GONE = "is no longer on the server (expired, or removed to free memory); load the photo again"
+MASK_FIELDS = ("invert", "dilate")
+FILL_FIELDS = (*MASK_FIELDS, "strategy", "samples", "seed")
 T = TypeVar("T")
 
 
@@ -53,6 +58,8 @@ class Settings:
     probabilistic: whether a hole has several completions.
     host: the address that it listens at.
     names: further names that it answers to.
+    root_path: what a proxy puts before every path, "/spn" for instance.
+    longest_original: longest side in pixels for which the strategy "original" is offered: every size has to be compiled.
     """
 
     model: str
@@ -60,6 +67,8 @@ class Settings:
     host: str = "127.0.0.1"
     names: tuple[str, ...] = ()
     limits: Limits = Limits()
+    root_path: str = ""
+    longest_original: int = 512
 
 
 @dataclasses.dataclass
@@ -70,20 +79,22 @@ class Server:
     settings: Settings
     worker: Worker
     store: Store
+    intake: Intake
     decoders: anyio.CapacityLimiter = dataclasses.field(default_factory=lambda: anyio.CapacityLimiter(1))  # of photos, at a time
 
     async def decoded(self, function: Callable[..., T], *arguments: Any) -> T:
         """Calls a function that takes long and much memory, beside the event loop and one at a time."""
         return await anyio.to_thread.run_sync(functools.partial(function, *arguments), limiter=self.decoders)
 
-    def submit(self, work: Callable[[], Any]) -> Job:
-        """A job in the line. HTTPException where that is full."""
-        job = Job(work)
+    def submit(self, work: Callable[[Progress], Iterator[Result]], held: int) -> Job:
+        """A job in the line, which holds so many bytes until it ends. HTTPException where the line is full."""
+        limits = self.settings.limits
+        job = Job(work, held, limits.windows, 60 * limits.minutes)
         try:
             self.worker.submit(job)
         except LineFull:
             raise HTTPException(
-                503, f"{self.worker.waiting} photos wait already, and no more may; try again in a minute", {"Retry-After": "60"}
+                503, f"the queue is full ({self.worker.waiting} waiting); try again in a minute", {"Retry-After": "60"}
             ) from None
         self.store.put(job)
         return job
@@ -96,9 +107,9 @@ class Server:
 
     def result(self, request: Request) -> Result:
         job, number = self.job(request), request.path_params["number"]
-        if not 1 <= number <= len(job.results):
-            raise HTTPException(404, f"there is no result {number}, only {len(job.results)} so far")
-        return job.results[number - 1]
+        if not (number.isascii() and number.isdecimal() and len(number) < 10 and 1 <= int(number) <= len(job.results)):
+            raise HTTPException(404, f"there is no result {number[:20]}, only {len(job.results)} so far")
+        return job.results[int(number) - 1]
 
     def _kept(self, key: str, kind: Any, what: str) -> Any:
         item = self.store.get(key, kind)
@@ -110,7 +121,13 @@ class Server:
 def create_app(filler: Filler, settings: Settings) -> Starlette:
     limits = settings.limits
     MultiPartParser.spool_max_size = limits.bytes  # people's photos are written to no disk, not even for a moment
-    server = Server(filler, settings, Worker(limits.waiting), Store(60 * limits.keep_minutes, limits.keep_megabytes * 2**20))
+    server = Server(
+        filler,
+        settings,
+        Worker(limits.waiting),
+        Store(60 * limits.keep_minutes, limits.keep_megabytes * 2**20, limits.keep_items),
+        Intake(limits.uploads, limits.upload_megabytes * 2**20),
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -134,10 +151,10 @@ def create_app(filler: Filler, settings: Settings) -> Starlette:
             Route("/api/photos/{photo}/prior", start_prior, methods=["POST"]),
             Route("/api/jobs/{job}", describe_job),
             Route("/api/jobs/{job}", cancel_job, methods=["DELETE"]),
-            Route("/api/jobs/{job}/{number:int}", download),
-            Route("/api/jobs/{job}/{number:int}/view", view_result),
+            Route("/api/jobs/{job}/{number}", download),
+            Route("/api/jobs/{job}/{number}/view", view_result),
         ],
-        middleware=[Middleware(Guard, host=settings.host, names=settings.names, max_bytes=limits.bytes)],
+        middleware=[Middleware(Guard, host=settings.host, names=settings.names, max_bytes=limits.bytes, root_path=settings.root_path)],
         exception_handlers={HTTPException: refused, InputError: wrong_input, Exception: failed},
         lifespan=lifespan,
     )
@@ -174,13 +191,15 @@ async def describe_model(request: Request) -> Response:
             "strategies": STRATEGIES,
             "bytes": limits.bytes,
             "pixels": limits.pixels,
+            "original": settings.longest_original,
+            "formats": READ,
         }
     )
 
 
 async def upload_photo(request: Request) -> Response:
     server = server_of(request)
-    async with request.form(max_files=1, max_fields=0) as form:
+    async with server.intake.form(request, ["photo"]) as form:
         upload = await read_upload(server, form)
     server.store.put(upload)
     height, width = upload.shape
@@ -201,7 +220,7 @@ async def convert_mask(request: Request) -> Response:
     """An uploaded mask as the network would see it, for the page to paint on."""
     server = server_of(request)
     upload = server.upload(request)
-    async with request.form(max_files=1, max_fields=2) as form:
+    async with server.intake.form(request, ["mask"], MASK_FIELDS) as form:
         mask = await read_hole(server, form, upload.shape)
     return picture(await server.decoded(hole_picture, mask))
 
@@ -209,22 +228,25 @@ async def convert_mask(request: Request) -> Response:
 async def start_fill(request: Request) -> Response:
     server = server_of(request)
     upload = server.upload(request)
-    async with request.form(max_files=1, max_fields=5) as form:
-        order, mask = read_order(form, server.settings), await read_hole(server, form, upload.shape)
-    return answer(described(server, server.submit(lambda: fill(server.filler, upload, mask, order))), 202)
+    async with server.intake.form(request, ["mask"], FILL_FIELDS) as form:
+        order = read_order(form, server.settings)
+        check_strategy(order, upload.shape, server.settings)
+        mask = await read_hole(server, form, upload.shape)
+    job = server.submit(lambda progress: fill(server.filler, upload, mask, order, progress), mask.nbytes)
+    return answer(described(request, job), 202)
 
 
 async def start_prior(request: Request) -> Response:
     server = server_of(request)
     upload = server.upload(request)
-    async with request.form(max_files=1, max_fields=2) as form:
+    async with server.intake.form(request, ["mask"], MASK_FIELDS) as form:
         mask = await read_hole(server, form, upload.shape)
-    return answer(described(server, server.submit(lambda: prior_maps(server.filler, upload, mask))), 202)
+    return answer(described(request, server.submit(lambda _: prior_maps(server.filler, upload, mask), mask.nbytes)), 202)
 
 
 async def describe_job(request: Request) -> Response:
     server = server_of(request)
-    return answer(described(server, server.job(request)))
+    return answer(described(request, server.job(request)))
 
 
 async def cancel_job(request: Request) -> Response:
@@ -248,25 +270,34 @@ async def view_result(request: Request) -> Response:
 async def fill_at_once(request: Request) -> Response:
     """Photo and mask in, the filled photo out; several as a ZIP archive."""
     server = server_of(request)
-    async with request.form(max_files=2, max_fields=5) as form:
+    async with server.intake.form(request, ["photo", "mask"], FILL_FIELDS) as form:
         order = read_order(form, server.settings)
         upload = await read_upload(server, form)
+        check_strategy(order, upload.shape, server.settings)
         mask = await read_mask_of(server, form, upload.shape)
-    job = server.submit(lambda: fill(server.filler, upload, mask, order))
-    while job.busy:
-        if await request.is_disconnected():
-            server.worker.cancel(job)
-            break
-        await asyncio.sleep(LOOK)
-    server.store.drop(job.key)
+        hint = hint_of(mask, form)
+    job = server.submit(lambda progress: fill(server.filler, upload, mask, order, progress), mask.nbytes + upload.size)
+    await ended(server, job, request)
+    if len(job.results) == 1:
+        return picture(job.results[0].file, attachment(job.results[0].name) | hint)
+    name = f"{Path(upload.name).stem}_filled.zip"
+    return Response(archive(job.results), media_type="application/zip", headers=attachment(name) | hint)
+
+
+async def ended(server: Server, job: Job, request: Request) -> None:
+    """Waits for a job, which is kept no longer then. HTTPException if it came to nothing, or its client left meanwhile."""
+    try:
+        while job.busy:
+            if await request.is_disconnected():
+                break
+            await asyncio.sleep(LOOK)
+    finally:  # the server may stop meanwhile
+        server.worker.cancel(job)
+        server.store.drop(job.key)
     if job.state == "failed":
         raise HTTPException(400 if job.wrong_input else 500, job.error)
     if job.state != "done":
-        raise HTTPException(503, "the server stops or the request was given up; nothing was filled")
-    if len(job.results) == 1:
-        return picture(job.results[0].file, attachment(job.results[0].name))
-    name = f"{Path(upload.name).stem}_filled.zip"
-    return Response(archive(job.results), media_type="application/zip", headers=attachment(name))
+        raise HTTPException(503, "cancelled: the server is shutting down, or the request was withdrawn")
 
 
 def archive(results: list[Result]) -> bytes:
@@ -297,21 +328,38 @@ async def read_hole(server: Server, form: FormData, shape: tuple[int, int]) -> n
     """As `read_mask_of`; InputError where there is no hole in it, which a person did not mean."""
     mask = await read_mask_of(server, form, shape)
     if not mask.any():
-        colour = "black" if read_flag(form, "invert") else "white"
-        raise InputError(f"nothing to fill: no pixel of the mask is {colour}")
+        raise InputError(f"nothing to fill: {no_hole(form)}")
     return mask
+
+
+def hint_of(mask: np.ndarray, form: FormData) -> dict[str, str]:
+    """A header that says what looks mistaken about a mask, uint8 (h, w, 1); none for most masks."""
+    if not mask.any():
+        return {"X-Hint": f"the photo is unchanged: {no_hole(form)}"}
+    if (share := float(mask.mean())) > MOSTLY_HOLE:
+        other = "leave out invert=true if white is the hole" if read_flag(form, "invert") else "pass invert=true if black is the hole"
+        return {"X-Hint": f"the hole is {share:.0%} of the photo; {other}"}
+    return {}
+
+
+def no_hole(form: FormData) -> str:
+    """Why a mask marks nothing, and what may have been meant."""
+    if read_flag(form, "invert"):
+        return "the mask has no black pixels; leave out invert=true if white is the hole"
+    return "the mask has no white pixels; pass invert=true if black is the hole"
 
 
 async def read_file(form: FormData, field: str) -> tuple[bytes, str | None]:
     file = form.get(field)
     if not isinstance(file, UploadFile):
         raise InputError(f"the form has no file {field}; send an image in the field of that name")
-    return await file.read(), file.filename
+    data = await file.read()
+    await file.close()  # with it goes the second copy
+    return data, file.filename
 
 
 def read_order(form: FormData, settings: Settings) -> Order:
-    most = settings.limits.samples if settings.probabilistic else 1
-    samples = read_number(form, "samples", 1, most)
+    samples = read_number(form, "samples", 1, settings.limits.samples if settings.probabilistic else 1)
     name = str(form.get("strategy", "auto"))
     strategy = next((known for known in STRATEGIES if known == name), None)
     if strategy is None:
@@ -319,11 +367,21 @@ def read_order(form: FormData, settings: Settings) -> Order:
     return Order(samples, read_number(form, "seed", 0, LARGEST_SEED), strategy)
 
 
+def check_strategy(order: Order, shape: tuple[int, int], settings: Settings) -> None:
+    """Raises InputError for a large photo that is to be shown to the network as it is: its size would be compiled for it alone."""
+    if order.strategy == "original" and max(shape) > settings.longest_original:
+        raise InputError(
+            f"strategy original is for photos of up to {settings.longest_original} pixels a side, and this one has "
+            f"{shape[1]} x {shape[0]}; take auto, crop or resize"
+        )
+
+
 def read_number(form: FormData, field: str, least: int, most: int) -> int:
     """A field's whole number between two; the least where the form has none."""
     text = str(form.get(field, least)).strip()
     if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
-        raise InputError(f"{field} {text[:20]!r} must be a whole number from {least} to {most}")
+        wanted = f"a whole number from {least} to {most}" if most > least else f"{least}, as this model is deterministic"
+        raise InputError(f"{field} {text[:20]!r} must be {wanted}")
     return int(text)
 
 
@@ -341,11 +399,19 @@ def server_of(request: Request) -> Server:
     return request.app.state.server
 
 
-def described(server: Server, job: Job) -> dict[str, Any]:
-    """A job for the page; `before` jobs come before it."""
-    path = f"/api/jobs/{job.key}"
+def described(request: Request, job: Job) -> dict[str, Any]:
+    """A job for the page: `before` jobs come before it, and `done` of `total` passes of the network are made."""
+    path = f"{request.scope.get('root_path', '')}/api/jobs/{job.key}"
     results = [{"name": r.name, "file": f"{path}/{i}", "view": f"{path}/{i}/view"} for i, r in enumerate(list(job.results), 1)]
-    return {"job": job.key, "state": job.state, "before": server.worker.before(job), "error": job.error, "results": results}
+    return {
+        "job": job.key,
+        "state": job.state,
+        "before": server_of(request).worker.before(job),
+        "done": job.done,
+        "total": job.total,
+        "error": job.error,
+        "results": results,
+    }
 
 
 def answer(content: Any, status: int = 200) -> Response:

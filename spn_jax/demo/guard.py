@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -31,13 +31,15 @@ class Guard:
 
     Args:
         host: the address that the server listens at.
-        names: further names by which it is reached, of a proxy for instance.
+        names: further names by which it is reached, of a proxy for instance, which may ask for it under a name of its own.
         max_bytes: of a request's body.
+        root_path: what a proxy puts before every path, "/spn" for instance; whether it takes that away again does not matter.
     """
 
-    def __init__(self, app: ASGIApp, host: str, names: Iterable[str], max_bytes: int):
-        self.app, self.max_bytes = app, max_bytes
-        self.names = {name.lower() for name in (*LOOPBACK, host, *names)}
+    def __init__(self, app: ASGIApp, host: str, names: Iterable[str], max_bytes: int, root_path: str = ""):
+        self.app, self.max_bytes, self.root_path = app, max_bytes, root_path
+        self.proxies = {name.lower() for name in names}
+        self.names = {*LOOPBACK, host.lower(), *self.proxies}
         self.any_address = host in EVERY_ADDRESS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,22 +51,31 @@ class Guard:
         if refusal := self.foreign(scope["method"], headers):
             await JSONResponse({"error": refusal}, 403)(scope, receive, send)
         elif declared_length(headers) > self.max_bytes:
-            await JSONResponse({"error": self.too_large}, 413)(scope, receive, send)
+            await JSONResponse({"error": self.too_large}, 413, {"Connection": "close"})(scope, receive, send)
+        elif self.root_path and scope["path"] == self.root_path:
+            await RedirectResponse(f"{self.root_path}/")(scope, receive, send)  # the page's own addresses count from there
         else:
-            await self.app(scope, self.limited(receive), send)
+            await self.app(self.rooted(scope), self.limited(receive), send)
 
     def foreign(self, method: str, headers: Headers) -> str:
         """Why a request is refused; empty if it is not."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.knows(host):
-            return "this server does not answer under the name in the header Host; start it with --allow-host NAME to allow one"
-        # A proxy may add the encryption, so that the scheme of an origin tells nothing.
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return "requests that a page of another origin sends are refused"
+            return "unknown Host header; start the server with --allow-host NAME to have it answer under that name"
+        if origin is not None and not self.is_own(origin, host):
+            return "cross-origin requests are refused"
         navigation = method == "GET" and headers.get("sec-fetch-mode") == "navigate"  # somebody followed a link to the page
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigation:
-            return "requests that a page of another site sends are refused"
+            return "cross-site requests are refused"
         return ""
+
+    def is_own(self, origin: str, host: str) -> bool:
+        """Whether a header Origin names this server's page. A proxy may add encryption, so that its scheme tells nothing."""
+        try:
+            place = urlsplit(origin)
+            return bool(place.netloc) and (place.netloc.lower() == host.lower() or place.hostname in self.proxies)
+        except ValueError:
+            return False
 
     def knows(self, host: str) -> bool:
         """Whether a header Host names this server. An address is nobody's to redirect, so that it needs no list."""
@@ -73,6 +84,12 @@ class Guard:
         except ValueError:
             return False
         return name in self.names or (self.any_address and is_address(name))
+
+    def rooted(self, scope: Scope) -> Scope:
+        """The same request with the whole path, as Starlette expects it, whether or not a proxy took the beginning away."""
+        path = scope["path"]
+        whole = path if path.startswith(f"{self.root_path}/") else self.root_path + path
+        return {**scope, "path": whole, "root_path": self.root_path}
 
     @property
     def too_large(self) -> str:
@@ -87,7 +104,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
-                raise HTTPException(413, self.too_large)
+                raise HTTPException(413, self.too_large, {"Connection": "close"})
             return message
 
         return receive_limited

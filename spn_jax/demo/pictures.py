@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from spn_jax.demo.jobs import Result
+from spn_jax.demo.jobs import Progress, Result
 from spn_jax.demo.store import new_key
 from spn_jax.drawing.figures import cluster_map, png
 from spn_jax.errors import InputError
@@ -25,7 +25,15 @@ LONGEST_NAME = 80  # characters of a name that is shown and given back
 class Filler(Protocol):
     """What the server needs of `spn_jax.filling.inpainter.Inpainter`."""
 
-    def fill(self, photo: Photo, mask: np.ndarray, samples: int = 1, seed: int = 0, strategy: Strategy = "auto") -> Iterator[Photo]: ...
+    def fill(
+        self,
+        photo: Photo,
+        mask: np.ndarray,
+        samples: int = 1,
+        seed: int = 0,
+        strategy: Strategy = "auto",
+        progress: Progress | None = None,
+    ) -> Iterator[Photo]: ...
 
     def priors(self, image: np.ndarray, mask: np.ndarray) -> dict[int, np.ndarray]: ...
 
@@ -96,7 +104,7 @@ def check_pixels(data: bytes, name: str, most: int) -> None:
     except Exception:
         return
     if pixels > most:
-        raise InputError(f"{name} has more than {most / 1e6:.3g} million pixels, the most that this server takes; make it smaller")
+        raise InputError(f"{name} is larger than {most / 1e6:.3g} megapixels, the limit of this server; scale it down")
 
 
 def clean_name(name: str | None, otherwise: str = "photo") -> str:
@@ -107,10 +115,15 @@ def clean_name(name: str | None, otherwise: str = "photo") -> str:
     return path.stem[: LONGEST_NAME - len(path.suffix[:8])] + path.suffix[:8]
 
 
-def fill(filler: Filler, upload: Upload, mask: np.ndarray, order: Order) -> Iterator[Result]:
-    """The completions of a photo, one after the other. Every file is a PNG, which keeps what the photo holds whatever its format."""
+def fill(filler: Filler, upload: Upload, mask: np.ndarray, order: Order, progress: Progress) -> Iterator[Result]:
+    """The completions of a photo, one after the other. Every file is a PNG, which keeps what the photo holds whatever its format.
+
+    Args:
+        mask: uint8 (h, w, 1) of the photo's size, 1 = hole.
+        progress: called between two passes of the network with how many are done and how many there are; what it raises ends the work.
+    """
     stem = Path(upload.name).stem
-    completions = filler.fill(upload.read(), mask, order.samples, order.seed, order.strategy)
+    completions = filler.fill(upload.read(), mask, order.samples, order.seed, order.strategy, progress=progress)
     for number, filled in enumerate(completions, 1):
         name = f"{stem}_filled_{number}.png" if order.samples > 1 else f"{stem}_filled.png"
         yield Result(name, encode_photo(filled, ".png"), view(filled))

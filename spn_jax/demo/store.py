@@ -1,5 +1,6 @@
-"""What a server keeps in memory between two requests: under names that cannot be guessed, for a while, up to a size."""
+"""What a server keeps in memory between two requests: under names that cannot be guessed, for a while, up to a number and a size."""
 
+import collections
 import secrets
 import time
 from collections.abc import Callable
@@ -33,48 +34,50 @@ def new_key() -> str:
 class Store:
     """Used by one thread alone.
 
+    A cache of the library cachetools would count a job with the size that it had when it was put in, and would not let what is busy stay.
+
     Args:
         seconds: that something stays after its last use.
-        max_bytes: of all that is kept; what was not used for the longest time makes room.
+        max_bytes, max_items: of all that is kept; what was not used for the longest time makes room.
         clock: in seconds.
     """
 
-    def __init__(self, seconds: float, max_bytes: int, clock: Callable[[], float] = time.monotonic):
-        self.seconds, self.max_bytes, self.clock = seconds, max_bytes, clock
-        self._kept: dict[str, Kept] = {}  # the longest unused first
-        self._used: dict[str, float] = {}
+    def __init__(self, seconds: float, max_bytes: int, max_items: int, clock: Callable[[], float] = time.monotonic):
+        self.seconds, self.max_bytes, self.max_items, self.clock = seconds, max_bytes, max_items, clock
+        self._kept: collections.OrderedDict[str, tuple[Kept, float]] = (
+            collections.OrderedDict()
+        )  # with its last use, the longest unused first
 
     def put(self, item: Kept) -> None:
-        self._kept[item.key] = item
-        self._touch(item.key)
+        self._kept[item.key] = item, self.clock()
+        self._kept.move_to_end(item.key)
         self.sweep()
 
     def get(self, key: str, kind: type[K]) -> K | None:
         """What was put under the key, if it is still there and of that kind."""
         self.sweep()
-        item = self._kept.get(key)
+        item, _ = self._kept.get(key, (None, 0.0))
         if not isinstance(item, kind):
             return None
-        self._touch(key)
+        self._kept[key] = item, self.clock()
+        self._kept.move_to_end(key)
         return item
 
     def drop(self, key: str) -> None:
         self._kept.pop(key, None)
-        self._used.pop(key, None)
 
     def sweep(self) -> None:
         """Drops what was not used for too long, and then what there is no room for; the last used thing stays whatever its size."""
-        now = self.clock()
-        for key in [key for key, used in self._used.items() if now - used >= self.seconds and not self._kept[key].busy]:
+        old = self.clock() - self.seconds
+        number, total = len(self._kept), sum(item.size for item, _ in self._kept.values())
+        last = next(reversed(self._kept), None)
+        leaving = []
+        for key, (item, used) in self._kept.items():
+            full = key != last and (number > self.max_items or total > self.max_bytes)
+            if used > old and not full:
+                break  # what follows was used later
+            if not item.busy:
+                number, total = number - 1, total - item.size
+                leaving.append(key)
+        for key in leaving:
             self.drop(key)
-        total = sum(item.size for item in self._kept.values())
-        for key in list(self._kept)[:-1]:
-            if total <= self.max_bytes:
-                return
-            if not self._kept[key].busy:
-                total -= self._kept[key].size
-                self.drop(key)
-
-    def _touch(self, key: str) -> None:
-        self._kept[key] = self._kept.pop(key)
-        self._used[key] = self.clock()

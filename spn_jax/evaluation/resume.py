@@ -21,7 +21,7 @@ import numpy as np
 from spn_jax.data.images import find_images, read_list
 from spn_jax.errors import InputError
 from spn_jax.evaluation.pairs import names_sha256
-from spn_jax.runtime.files import lock_folder, write_atomically
+from spn_jax.runtime.files import LOCK, FolderLock, write_atomically
 
 FOLDER = ".spn_jax-partial"  # in the output folder
 FORMAT = 2  # of the columns, too: rows of an earlier version are not continued
@@ -54,14 +54,17 @@ class Partial:
         self._columns: dict[str, dict[str, int]] = {}  # {file: {column: numbers a row}}
         self._files: dict[str, BinaryIO] = {}
         self._committed = time.monotonic()
-        self._lock = -1
+        self._lock: FolderLock | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder, os.O_RDONLY)
-            lock_folder(self._lock, f"another evaluation is writing to {folder.parent}; wait for it or choose another --output")
+            self._lock = FolderLock(folder, f"another evaluation is writing to {folder.parent}", "wait for it or choose another --output")
             self._open()
         except OSError as error:
+            self.close()
             raise self._cannot(error) from error
+        except InputError:
+            self.close()
+            raise
 
     def _open(self) -> None:
         stored = self._read_progress()
@@ -82,7 +85,7 @@ class Partial:
     def _read_progress(self) -> dict[str, Any] | None:
         """What is stored, None in an empty folder. InputError: the files are not ours."""
         path = self.folder / PROGRESS
-        foreign = sorted(some.name for some in self.folder.iterdir() if not some.name.startswith(f".{PROGRESS}-"))
+        foreign = sorted(some.name for some in self.folder.iterdir() if not some.name.startswith((f".{PROGRESS}-", LOCK)))
         if not foreign:
             return None
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, FileNotFoundError):
@@ -188,17 +191,17 @@ class Partial:
         """Deletes our files, and the folder if nothing else is in it: the evaluation is complete."""
         with contextlib.suppress(OSError):
             self._delete([*self._columns, PROGRESS])
-            self.folder.rmdir()
         self.close()
+        with contextlib.suppress(OSError):  # it is not empty
+            self.folder.rmdir()
 
     def close(self) -> None:
         for file in self._files.values():
             with contextlib.suppress(OSError):  # a full disk was reported by what wrote
                 file.close()
         self._files.clear()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self

@@ -21,6 +21,7 @@ from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
 from spn_jax.checkpoints.store import LoadedModel
 from spn_jax.errors import InputError
 from spn_jax.filling.completion import PRECISION, composite
+from spn_jax.models.convolution import EVERY_PLATFORM, compiled_for
 from spn_jax.models.spn import SMALLEST, SPN
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -66,7 +67,7 @@ def export_program(model: SPN, size: Size) -> jax_export.Exported:
 
     def complete(weights: Mapping[str, Array], image: Array, mask: Array, noise: Array | None = None) -> Array:
         filled = with_named_arrays(model, weights, what="weights")
-        with PRECISION():
+        with PRECISION(), compiled_for(EVERY_PLATFORM):
             prediction = filled(image, mask, None if noise is None else noise[:, None]).image[:, 0]
         return composite(prediction, image, mask)
 

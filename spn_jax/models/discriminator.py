@@ -11,7 +11,7 @@ from spn_jax.config import ModelConfig
 from spn_jax.models.layers import Conv, SpectralConv, instance_norm, leaky_relu
 
 
-class Judgement(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """logits (b, h, w, 1), one per patch, before any sigmoid; features: the maps that feature matching compares."""
 
     logits: Array
@@ -19,7 +19,7 @@ class Judgement(NamedTuple):
 
 
 class Discriminator(nnx.Module):
-    """Judges patches of an image as real (high) or completed (low).
+    """Scores patches of an image: high for a photo, low for a completion.
 
     `config.discriminator` chooses between the two of the paper. spectral_norm: all five layers have it, and features are the
     outputs of all. instance_norm: layers 2 to 4 have both norms, and features are their outputs; the first and the last layer
@@ -38,13 +38,13 @@ class Discriminator(nnx.Module):
         self.convs = nnx.List([layer(i) for i in range(5)])
 
     def power_iteration(self) -> None:
-        """Updates the singular vectors of all layers that have them; in training each judgement is preceded by one."""
+        """Updates the singular vectors of all layers that have them; in training one precedes each pass."""
         for conv in self.convs:
             if isinstance(conv, SpectralConv):
                 conv.power_iteration()
 
-    def __call__(self, image: Array) -> Judgement:
-        """Image (b, h, w, 3) in [0, 1] -> Judgement; h and w at least 32."""
+    def __call__(self, image: Array) -> DiscriminatorOutput:
+        """Image (b, h, w, 3) in [0, 1] -> DiscriminatorOutput; h and w at least 32."""
         x, outputs = image, []
         for conv in list(self.convs)[:-1]:
             x = conv(x)
@@ -53,4 +53,4 @@ class Discriminator(nnx.Module):
             x = leaky_relu(x)
             outputs.append(x)
         logits = self.convs[-1](x)
-        return Judgement(logits, tuple(outputs[1:]) if self.instance_norm else (*outputs, logits))
+        return DiscriminatorOutput(logits, tuple(outputs[1:]) if self.instance_norm else (*outputs, logits))

@@ -18,7 +18,8 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from spn_jax.models.layers import convolve, torch_uniform
+from spn_jax.models.convolution import choose_form, convolve
+from spn_jax.models.layers import torch_uniform
 
 STEM = 32  # channels of the first convolution
 EPSILON = 1e-3  # of batch norm, which `weights.load_efficientnet` folds
@@ -150,7 +151,7 @@ def depthwise_convolution(x: Array, kernel: Array, stride: int) -> Array:
     def shifted(x: Array, kernel: Array) -> Array:
         return shifted_products(x, kernel, stride)
 
-    return lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
+    return choose_form(x, kernel, cpu=shifted, elsewhere=grouped)
 
 
 def grouped_convolution(x: Array, kernel: Array, stride: int, groups: int) -> Array:

@@ -103,10 +103,12 @@ class SPN(nnx.Module):
     def encode(self, image: Array, mask: Array) -> Encoding:
         """The first half of a call, for photos (b, P, P', 3) and masks (b, P, P', 1)."""
         masked = image * (1 - mask) + mask
-        trunk, skips = self.prior_learner.encode(masked, mask)
-        variational = self.prior_learner.variational
-        posterior = None if variational is None else variational.posterior(trunk)
-        return Encoding(trunk, skips, self.generator.encode(masked, mask), posterior)
+        with jax.named_scope("prior_learner"):
+            trunk, skips = self.prior_learner.encode(masked, mask)
+            variational = self.prior_learner.variational
+            posterior = None if variational is None else variational.posterior(trunk)
+        with jax.named_scope("generator"):
+            return Encoding(trunk, skips, self.generator.encode(masked, mask), posterior)
 
     def decode(self, encoding: Encoding, noise: Array | None = None) -> SPNOutput:
         """The second half: a completion for every noise (b, s, P/32, P'/32, z), or the only one of a deterministic model.
@@ -121,9 +123,11 @@ class SPN(nnx.Module):
             latent = merge_samples(encoding.posterior.sample(noise))
             shared = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=0), shared)
         trunk, skips, features = shared
-        priors = self.prior_learner.pyramid(trunk, skips, latent)
-        completed = self.generator.decode(self.generator.refine(features, priors), priors)
-        distilled = self.prior_learner.distil(priors)
+        with jax.named_scope("prior_learner"):
+            priors = self.prior_learner.pyramid(trunk, skips, latent)
+            distilled = self.prior_learner.distil(priors)
+        with jax.named_scope("generator"):
+            completed = self.generator.decode(self.generator.refine(features, priors), priors)
         image, priors, distilled = jax.tree.map(lambda x: split_samples(x, samples), (completed, priors, distilled))
         return SPNOutput(image=image, prior=priors, distilled=distilled, posterior=encoding.posterior)
 

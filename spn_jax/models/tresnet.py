@@ -1,7 +1,7 @@
 """The trunk of TResNet-L (Ridnik et al., WACV 2021), the paper's teacher, to be run inside the training step.
 
 The same network as timm's `tresnet_l` up to its second stage, with batch norm folded into kernels and biases. No mean or standard
-deviation is taken off the photo.
+deviation is taken off the photo. Products are computed at the highest precision that the device has, as for cached features.
 """
 
 import jax
@@ -81,12 +81,13 @@ class TResNetTrunk(nnx.Module):
     def __call__(self, photos: Array) -> Pyramid:
         """Photos (b, 2P, 2P, 3) in [0, 1], 2P a multiple of 8 -> {level: (b, h, w, c)} in the compute type."""
         x = rearrange(photos, "b (h i) (w j) c -> b h w (i j c)", i=4, j=4)
-        x = leaky_relu(self.stem(x), STEM_SLOPE)
-        maps = {1: x}
-        for level, blocks in enumerate(self.stages, 2):
-            for block in blocks:
-                x = block(x)
-            maps[level] = x
+        with jax.default_matmul_precision("highest"):
+            x = leaky_relu(self.stem(x), STEM_SLOPE)
+            maps = {1: x}
+            for level, blocks in enumerate(self.stages, 2):
+                for block in blocks:
+                    x = block(x)
+                maps[level] = x
         return {level: maps[level] for level in self.levels}
 
 

@@ -14,7 +14,10 @@ TORCHVISION = ((0, 2), (5, 7), (10, 12, 14, 16), (19, 21, 23, 25), (28,))  # eac
 
 
 class VGG19(nnx.Module):
-    """The five maps relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 of an image.
+    """The five maps relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 of an image, at the highest precision that the device has.
+
+    The diversity loss compares samples that differ by a thousandth when training starts. In TF32, or in one bfloat16 pass of a
+    TPU, rounding would be a large part of that difference, and its gradient would point elsewhere.
 
     The image is taken as it is, in [0, 1]: the released program does not subtract ImageNet's mean or divide by its standard
     deviation, although the published weights were trained so.
@@ -41,12 +44,13 @@ class VGG19(nnx.Module):
         """Image (b, h, w, 3) in [0, 1], sides at least 16 -> maps (b, h', w', c): h' = h, h/2, ..., h/16 rounded down, c as in WIDTHS."""
         assert min(image.shape[1:3]) >= 16, f"VGG19 halves an image four times, {image.shape} is too small"
         x, maps = image, []
-        for i, block in enumerate(self.blocks):
-            x = max_pool(x) if i else x
-            for conv in block:
-                x = jax.nn.relu(conv(x))
-                if conv is block[0]:
-                    maps.append(x)
+        with jax.default_matmul_precision("highest"):
+            for i, block in enumerate(self.blocks):
+                x = max_pool(x) if i else x
+                for conv in block:
+                    x = jax.nn.relu(conv(x))
+                    if conv is block[0]:
+                        maps.append(x)
         return tuple(maps)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from spn_jax.checkpoints.store import LoadedModel, load_model, require_new_folder
 from spn_jax.errors import InputError
+from spn_jax.filling.windows import LARGEST
 from spn_jax.models.spn import SMALLEST
 from spn_jax.onnx_files.graph import Precision
 from spn_jax.onnx_files.write import network_file
@@ -27,25 +28,18 @@ PACKAGE = "onnxruntime-web@1.30.0"
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")  # of its folder dist
 FETCH_SECONDS = 600
 SAMPLES, MEGABYTES, MEGAPIXELS = 8, 64, 24  # the most that the page takes
+FORMATS = ("PNG", "JPEG", "WebP")  # that every browser reads
 
 # What the page says differently where there is no server.
 WORDS: dict[str, tuple[tuple[str, str], ...]] = {
     "index.html": (
-        ("/static/", "./"),
-        ('  <nav><a href="/docs">For programs</a></nav>\n', ""),
-        (' Programs can use the requests that <a href="/docs">this page</a> describes.', ""),
-        ("PNG, JPEG, WebP or TIFF", "PNG, JPEG or WebP"),
-        ("It stays in this server's memory for a while, and nowhere else.", "It never leaves this tab."),
-        (
-            "outside the hole every bit, the colour profile included, is the photo's own.",
-            "outside the hole every pixel, and the colour profile, is the photo's own.",
-        ),
-        ('<fieldset id="prior" disabled>', '<fieldset id="prior" disabled hidden>'),
+        ('"static/', '"./'),
+        ('  <nav><a href="docs">API</a></nav>\n', ""),
+        (' Programs can use the requests that <a href="docs">this page</a> describes.', ""),
+        ("The photo stays in this server's memory for a while, and nowhere else.", "The photo never leaves this tab."),
+        ('<fieldset id="prior">', '<fieldset id="prior" hidden>'),
     ),
-    "page.js": (
-        ("/static/", "./"),
-        ("and the server takes", "and this page takes"),
-    ),
+    "page.js": (),
     "mask.js": (),
     "style.css": (),
     "icon.svg": (),
@@ -108,6 +102,8 @@ def description(loaded: LoadedModel) -> dict[str, Any]:
         "samples": SAMPLES if config.model.variational else 1,
         "bytes": MEGABYTES * 2**20,
         "pixels": MEGAPIXELS * 10**6,
+        "original": LARGEST * config.data.image_size,
+        "formats": FORMATS,
         "trained_size": config.data.image_size,
         "stride": config.model.stride,
         "smallest": SMALLEST,

@@ -1,4 +1,4 @@
-"""What a program sets up before it computes: a place for compiled programs, and memory that stays with the process."""
+"""What a program sets up before it computes: a place for compiled programs, and for training memory that stays with the process."""
 
 import ctypes
 import hashlib
@@ -9,34 +9,60 @@ import re
 import sys
 from pathlib import Path
 
+import filelock
 import jax
 
 from spn_jax.errors import InputError
 
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # names of mallopt's settings in glibc's malloc.h
 GOOGLE = "0x1ae0"  # vendor of PCI devices
+CACHE_BYTES = 4 * 2**30  # of compiled programs on the disk; the longest unused make room
 
 
-def set_up() -> None:
-    """For the start of a program, before JAX looks for devices."""
+def set_up(training: bool = False) -> None:
+    """Prepares a program; to be called at its start, before JAX looks for devices.
+
+    Args:
+        training: whether it takes steps of equal size for hours, for which freed memory is kept. Other programs fill photos of many
+            sizes or run for long beside others, and give memory back.
+    """
     keep_compiled_programs()
-    if only_cpu():
+    if training and only_cpu():
         keep_memory()
 
 
 def keep_compiled_programs() -> None:
     """Compiled programs go to the user's cache folder, so that the second start of a program does not compile again.
 
-    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+    The folder holds up to 4 GB, unless JAX_COMPILATION_CACHE_MAX_SIZE says otherwise: who asks a server for photos of many sizes could
+    fill the disk. JAX_COMPILATION_CACHE_DIR names another folder, which has no limit of ours; JAX_ENABLE_COMPILATION_CACHE=false keeps
+    none.
     """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    folder = cache_folder()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if jax.config.values["jax_compilation_cache_max_size"] == -1 and can_lock(folder):
+        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+
+
+def can_lock(folder: Path) -> bool:
+    """Whether files in a folder can be locked, which JAX does where its cache has a limit; some network file systems cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lockfile", timeout=10):  # JAX's own lock, and its patience
+            return True
+    except (OSError, NotImplementedError):  # filelock's Timeout is an OSError
+        return False
 
 
 def cache_folder() -> Path:
-    """One a kind of processor, because programs for the CPU may hold instructions that another lacks."""
+    """One a kind of processor, because programs for the CPU may hold instructions that another lacks.
+
+    Not "compiled", as in version 0.1.0: its entries have no time of last use, without which JAX cannot make room.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expanduser(home)) / "spn_jax" / "compiled" / processor()
+    return Path(os.path.expanduser(home)) / "spn_jax" / "programs" / processor()
 
 
 def processor() -> str:

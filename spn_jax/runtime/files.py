@@ -3,9 +3,12 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import secrets
+import socket
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
@@ -76,17 +79,86 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"folder {folder} cannot be written to ({error.strerror or error}); {remedy(error)}") from error
 
 
-def lock_folder(handle: int, refusal: str, shared: bool = False) -> None:
-    """Locks an open folder until its handle is closed, however the process ends. File systems without locks go without.
+LOCK = ".lock"  # the file in a folder that is locked, and that says who holds it
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems answer that have no locks
 
-    `shared`: together with others that ask for it shared.
+
+class FolderLock(contextlib.AbstractContextManager["FolderLock"]):
+    """A folder that belongs to this process until `release`, or until the process ends, however it does.
+
+    It locks a regular file in the folder, because NFS lets every machine lock a directory at the same time. A file system without
+    locks protects nothing; the first lock on one says so on stderr.
+
+    Args:
+        folder: must be there.
+        busy: what the error says where another process holds the lock, such as "another run is writing to runs/celeba".
+        advice: what there is to do then.
+        shared: hold it together with others that ask for it shared.
 
     Raises:
-        InputError: another process has locked it; the text is `refusal`.
+        FolderIsLocked: another process holds the lock.
+        InputError: the folder cannot be locked, because nothing can be written there.
     """
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(refusal) from None
-    except OSError:
-        pass
+
+    def __init__(self, folder: Path, busy: str, advice: str, shared: bool = False):
+        self._path = folder / LOCK
+        while True:
+            try:
+                self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise InputError(f"folder {folder} cannot be locked ({error.strerror or error}); choose another or free space") from error
+            try:
+                self._take(busy, advice, shared)
+                if self._is_there():
+                    break
+            except BaseException:
+                os.close(self._handle)
+                raise
+            os.close(self._handle)  # the process that held the lock has deleted the file
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+    def _take(self, busy: str, advice: str, shared: bool) -> None:
+        try:
+            fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._handle, 200, 0).decode(errors="replace").strip()
+            raise FolderIsLocked(f"{busy}{f' ({holder})' if holder else ''}; {advice}") from None
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise InputError(f"folder {self._path.parent} cannot be locked ({error.strerror or error}); choose another") from error
+            tell_of_missing_locks(self._path.parent)
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._handle))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Gives the folder back and deletes the file, unless others share the lock. A second call does nothing."""
+        if self._handle >= 0:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_there():
+                    self._path.unlink()
+            os.close(self._handle)
+            self._handle = -1
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class FolderIsLocked(InputError):
+    """Another process holds the lock of a folder."""
+
+
+@functools.cache
+def tell_of_missing_locks(folder: Path) -> None:
+    """Says once a folder that its file system has no locks."""
+    print(
+        f"warning: the file system of {folder} has no locks, so nothing keeps a second process from writing there; start only one",
+        file=sys.stderr,
+        flush=True,
+    )

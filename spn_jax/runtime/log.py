@@ -153,7 +153,8 @@ class Progress:
     """Rate and time left, from the steps made since this object was created."""
 
     def __init__(self, step: int, total: int):
-        self._first, self._total, self._start = step, total, time.monotonic()
+        self._total = total
+        self.restart(step)
 
     def rate(self, step: int) -> float | None:
         """Steps per second since the start of this process's work, first compilation left out by `restart`; None before it is known."""
@@ -163,6 +164,14 @@ class Progress:
     def restart(self, step: int) -> None:
         """Begins the measurement anew; called once the first step, with its compilation, is done."""
         self._first, self._start = step, time.monotonic()
+        self._window_first, self._window_start = self._first, self._start
+
+    def recent_rate(self, step: int) -> float | None:
+        """Steps per second since the last call, by which a slow-down shows at once; None before any."""
+        now = time.monotonic()
+        steps, seconds = step - self._window_first, now - self._window_start
+        self._window_first, self._window_start = step, now
+        return steps / seconds if steps > 0 and seconds > 0 else None
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -171,7 +180,8 @@ class Progress:
         try:
             yield
         finally:
-            self._start += time.monotonic() - began
+            spent = time.monotonic() - began
+            self._start, self._window_start = self._start + spent, self._window_start + spent
 
     def line(self, step: int, metrics: Mapping[str, float]) -> str:
         """One line for the terminal."""

@@ -1,8 +1,10 @@
 """Whether a program fits into the memory there is, and the same question answered afterwards, in words."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import jax
@@ -12,7 +14,25 @@ from spn_jax.errors import InputError
 MEMINFO = Path("/proc/meminfo")  # of Linux
 OPENCV_SAYS = ("insufficient memory", "failed to allocate", "bad_alloc")
 SMALLER = "use a smaller photo or --strategy crop"  # what to do about too little
-CGROUP = Path("/sys/fs/cgroup")  # of a container, with the limit that it has
+CGROUP = Path("/sys/fs/cgroup")  # control groups, which limit what a container or a job of a cluster may take
+OWN_GROUPS = Path("/proc/self/cgroup")  # which of them the process belongs to
+
+
+class GroupFiles(NamedTuple):
+    """What a control group's files are called.
+
+    folder: of the memory's groups, in CGROUP.
+    evictable: the entry of memory.stat with the bytes of files that were read and can go at any moment.
+    """
+
+    folder: str
+    limit: str
+    used: str
+    evictable: str
+
+
+VERSION_1 = GroupFiles("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+VERSION_2 = GroupFiles("", "memory.max", "memory.current", "inactive_file")
 
 
 @contextlib.contextmanager
@@ -44,8 +64,32 @@ def free_memory(device: jax.Device) -> int | None:
 
 
 def free_in_container() -> list[int]:
-    """Bytes up to the limit of the control group that the process runs in; empty where there is none."""
-    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
-    if not limit.is_file() or not used.is_file() or limit.read_text().strip() == "max":
-        return []
-    return [int(limit.read_text()) - int(used.read_text())]
+    """Bytes up to the limit of each control group that the process runs in; empty where none has a limit.
+
+    The kernel counts files that were read as used memory until somebody needs it; here they do not count, as in Kubernetes.
+    """
+    found = []
+    for group, files in _groups():
+        limit, used = _text(group / files.limit), _text(group / files.used)
+        if limit.isdecimal() and used.isdecimal():
+            evictable = re.search(rf"^{files.evictable} (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
+            found.append(int(limit) - int(used) + (int(evictable[1]) if evictable else 0))
+    return found
+
+
+def _groups() -> Iterator[tuple[Path, GroupFiles]]:
+    """The folders of the process's own group and of those around it. Inside a container the own one often is the root alone."""
+    lines = [line.split(":", 2) for line in _text(OWN_GROUPS).splitlines() if line.count(":") >= 2]  # number:kinds:path
+    named = {kind: path for _, kinds, path in lines for kind in kinds.split(",")}
+    for files, own in ((VERSION_2, named.get("", "/")), (VERSION_1, named.get("memory", "/"))):
+        root = CGROUP / files.folder
+        path = root / own.lstrip("/")
+        yield from ((group, files) for group in (path, *path.parents) if group.is_relative_to(root))
+
+
+def _text(file: Path) -> str:
+    """Of a file of the kernel's, without white space around it; empty if it cannot be read."""
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

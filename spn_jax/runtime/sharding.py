@@ -18,8 +18,25 @@ def make_mesh(devices: int | None = None) -> Mesh:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Every array of the tree on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Every array of the tree on every device; every process has all of them."""
+    return place(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Arrays that every process has whole, as global arrays with these shardings: a tree of them, or one for all.
+
+    With several processes jax.device_put would send every array over the network to see whether it is the same everywhere.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def on_devices(array: Any, sharding: NamedSharding) -> jax.Array:
+        whole = np.asarray(array)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part])
+
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda array: on_devices(array, shardings), tree)
+    return jax.tree.map(on_devices, tree, shardings)
 
 
 def array_sharding(array: Any, mesh: Mesh, split: bool) -> NamedSharding:

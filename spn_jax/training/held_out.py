@@ -21,7 +21,7 @@ from spn_jax.runtime.sharding import gather
 from spn_jax.training.inputs import Data
 from spn_jax.training.processes import Stop
 from spn_jax.training.reports import Say
-from spn_jax.training.step import StepGraph, TrainState
+from spn_jax.training.state import StepGraph, TrainState
 
 PICTURES = 8  # photos in the grids that training draws
 SCORES_SHOWN = ("eval/psnr", "eval/ssim", "eval/mae")
@@ -29,15 +29,15 @@ SCORES_SHOWN = ("eval/psnr", "eval/ssim", "eval/mae")
 
 @dataclasses.dataclass(frozen=True)
 class Due:
-    """What there is to do after a step."""
+    """What there is to do before the next step, with the state that the steps so far have made."""
 
-    evaluation: bool
-    picture: bool
-    checkpoint: bool
+    evaluation: bool = False
+    picture: bool = False
+    checkpoint: bool = False
 
 
-def due_after(step: int, steps: int, train: TrainConfig) -> Due:
-    """Every so often, as the settings say, and all of it after the last of `steps` steps; every evaluation has its checkpoint."""
+def due_at(step: int, steps: int, train: TrainConfig) -> Due:
+    """Every so many steps, as the settings say, and all of it after the last of `steps`; every evaluation has its checkpoint."""
 
     def is_time(every: int) -> bool:
         return step == steps or step % every == 0
@@ -46,8 +46,19 @@ def due_after(step: int, steps: int, train: TrainConfig) -> Due:
     return Due(evaluation=evaluation, picture=is_time(train.image_every), checkpoint=evaluation or is_time(train.checkpoint_every))
 
 
+def due_at_start(step: int, steps: int, train: TrainConfig, *, is_evaluated: bool, is_initialised: bool) -> Due:
+    """What there is to do before a process's first step: an evaluation that an earlier process was stopped before, and no more.
+
+    A new run that starts from another's parameters is scored before it changes them.
+    """
+    if step == 0:
+        return Due(evaluation=is_initialised)
+    is_missing = due_at(step, steps, train).evaluation and not is_evaluated
+    return Due(evaluation=is_missing, checkpoint=is_missing)
+
+
 class EvaluationGivenUp(Exception):
-    """SIGTERM came during an evaluation."""
+    """A signal to stop came during an evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +70,20 @@ class HeldOut:
     data: Data
     log: MetricsLog | None  # None in all processes but the first
     say: Say
-    stopped: Stop
+    stop: Stop
 
-    def look(self, step: int, due: Due, model: SPN) -> dict[str, float] | None:
-        """Draws the picture and makes the evaluation that are due after `step`; returns the scores of the latter.
-
-        SIGTERM ends the evaluation early; then there are no scores.
-        """
+    def draw_if_due(self, step: int, due: Due, model: SPN) -> None:
+        """Draws the picture of some completions that is due at `step`."""
         if due.picture:
             grid = sample_grid(model, self.batches(PICTURES), self.mesh, self.config)
             if self.log:
                 self.log.write_image(step, "eval/samples", grid)
+
+    def evaluate_if_due(self, step: int, due: Due, model: SPN) -> dict[str, float] | None:
+        """The scores of the evaluation that is due at `step`, which are logged.
+
+        SIGTERM must not wait for an evaluation: it is given up, there are no scores, and the next start makes up for it.
+        """
         if not due.evaluation:
             return None
         try:
@@ -89,9 +103,9 @@ class HeldOut:
         return draw_pairs(len(self.data.test_photos), len(self.data.test_masks), self.config.eval.seed)
 
     def until_stopped(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The batches; EvaluationGivenUp once SIGTERM came."""
+        """The batches; EvaluationGivenUp once a signal to stop came."""
         for batch in batches:
-            if self.stopped.during_evaluation():
+            if self.stop.came_here():
                 raise EvaluationGivenUp
             yield batch
 

@@ -16,7 +16,7 @@ from spn_jax.data.masks import MaskSource, open_test_masks, open_train_masks
 from spn_jax.data.pipeline import training_batches
 from spn_jax.data.teacher import TeacherCache
 from spn_jax.errors import counted
-from spn_jax.training.step import Frozen
+from spn_jax.training.state import Frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def open_cache(config: Config, photos: PhotoSource, config_file: str) -> Teacher
 
 
 @dataclasses.dataclass(frozen=True)
-class Lessons:
+class DistillationTargets:
     """What the prior learner distils; nothing in a run without a prior loss."""
 
     channels: Mapping[int, int]  # of the teacher's maps by level
@@ -74,17 +74,17 @@ class Lessons:
     summary: str
 
 
-def open_lessons(config: Config, data: Data, frozen: Frozen, origin: str | None) -> Lessons:
+def open_distillation_targets(config: Config, data: Data, frozen: Frozen, origin: str | None) -> DistillationTargets:
     """Where the targets of the prior loss come from: the cache, or the teacher in `frozen`, whose weights are from `origin`."""
     if data.cache is not None:
         manifest = data.cache.manifest
         line = f"teacher: {manifest.teacher}, weights {manifest.weights_origin}, features in {manifest.dtype}"
-        return Lessons(data.cache.channels, manifest.weights_origin, data.cache.identity(), line)
+        return DistillationTargets(data.cache.channels, manifest.weights_origin, data.cache.identity(), line)
     if frozen.teacher is None:
-        return Lessons({}, None, None, "teacher: none (loss.prior=0), trained without distillation")
+        return DistillationTargets({}, None, None, "teacher: none (loss.prior=0), trained without distillation")
     assert isinstance(frozen.teacher, OnlineTeacher)
     line = f"teacher: {config.teacher.name}, weights {origin}, run in the step"
-    return Lessons(frozen.teacher.channels, origin, f"online {weights_identity(origin)}", line)
+    return DistillationTargets(frozen.teacher.channels, origin, f"online {weights_identity(origin)}", line)
 
 
 class Origins(NamedTuple):

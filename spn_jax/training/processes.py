@@ -16,54 +16,79 @@ import jax
 from jax.experimental import multihost_utils
 
 from spn_jax.errors import InputError, find_input_error
-from spn_jax.runtime.files import lock_folder
+from spn_jax.runtime.files import FolderLock
 
 LAST_WORDS = 5  # seconds in which other processes that meet the same error may say so
 
 
+class Stopped(Exception):
+    """The run was told to stop, and its state is saved. `status` is the exit status of a process that the signal ended."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.status = 128 + number
+
+
 class Stop:
-    """Whether to stop, because SIGTERM came here or (agreed on by all) in any process."""
+    """Whether to stop, because SIGTERM or Ctrl-C came here or (agreed on by all) in any process.
+
+    Use as a context manager around the loop. A second Ctrl-C ends the process at once.
+    """
 
     def __init__(self) -> None:
+        self.signal: signal.Signals = signal.SIGTERM  # the one that came
         self._came = False
 
     def __call__(self, step: int) -> bool:
-        """After a step. Every process must ask after every step."""
-        if jax.process_count() > 1:  # jax.distributed has installed a handler that tells the other processes
+        """Before a step. Every process must ask before every step."""
+        if jax.process_count() > 1:  # jax.distributed has installed a handler that tells the other processes of SIGTERM
             return multihost_utils.reached_preemption_sync_point(step)
         return self._came
 
-    def during_evaluation(self) -> bool:
-        """At any time. Several processes could not agree in the middle of a step, so there it is False."""
+    def came_here(self) -> bool:
+        """At any time. Several processes could not agree in the middle of an evaluation, so there it is False."""
         return self._came
 
     def __enter__(self) -> Self:
+        self._previous = {signal.SIGINT: signal.signal(signal.SIGINT, self._note)}
         if jax.process_count() == 1:
-            self._previous = signal.signal(signal.SIGTERM, self._note)
+            self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._previous)
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came = True
+        self.signal = signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if jax.process_count() > 1:
+            signal.raise_signal(signal.SIGTERM)  # which the processes know how to tell each other
+        else:
+            self._came = True
 
 
 @contextlib.contextmanager
 def only_run_in(workdir: Path) -> Iterator[None]:
-    """Makes the work directory and locks it until the process ends; InputError if it cannot be made or another run is in it."""
+    """Makes the work directory and keeps other runs out of it. If nothing is written to a new one, it is deleted again.
+
+    Raises:
+        InputError: it cannot be made, or another run is in it.
+    """
+    is_new = not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        handle = os.open(workdir, os.O_RDONLY)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"--workdir {workdir} cannot be written ({reason}); choose another folder or free space") from error
     try:
-        lock_folder(handle, f"another run is writing to --workdir {workdir}; wait for it or stop it")
-        yield
+        with FolderLock(workdir, f"another run is writing to --workdir {workdir}", "wait for it or stop it"):
+            yield
     finally:
-        os.close(handle)
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty
+                workdir.rmdir()
 
 
 def join_processes(options: argparse.Namespace) -> None:

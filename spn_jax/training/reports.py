@@ -1,5 +1,6 @@
 """What a run says: its first lines, the metrics of every step, files that describe it; and values that are not finite."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,18 +13,19 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from spn_jax.checkpoints.parameters import named_arrays
-from spn_jax.config import Config, describe
+from spn_jax.config import Config, TrainConfig, describe
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import write_atomically
 from spn_jax.runtime.log import MetricsLog, Progress
-from spn_jax.training.inputs import Data, Lessons
-from spn_jax.training.step import Metrics, TrainState
+from spn_jax.runtime.memory import is_out_of_memory
+from spn_jax.training.inputs import Data, DistillationTargets
+from spn_jax.training.state import Metrics, TrainState
 
 Say = Callable[[str], None]
 
 
 def summary(
-    config: Config, state: TrainState, mesh: Mesh, data: Data, lessons: Lessons, steps: int, vgg_origin: str | None
+    config: Config, state: TrainState, mesh: Mesh, data: Data, distillation: DistillationTargets, steps: int, vgg_origin: str | None
 ) -> Iterator[str]:
     """The lines a run begins with: parameters by part, devices, sizes of the data."""
     for network, tree in ("", state.model), ("discriminator.", state.discriminator):
@@ -37,7 +39,7 @@ def summary(
     yield f"devices: {mesh.size} x {kind}, mesh data={mesh.size}, {jax.process_count()} process(es)"
     yield f"photos: {len(data.photos):,} for training, {len(data.test_photos):,} held out"
     yield f"masks: {len(data.masks):,} for training, {len(data.test_masks):,} held out"
-    yield lessons.summary
+    yield distillation.summary
     if vgg_origin:
         yield f"VGG19: weights {vgg_origin}"
     train = config.train
@@ -46,8 +48,9 @@ def summary(
 
 
 def write_descriptions(workdir: Path, config: Config, parameters: nnx.State) -> None:
-    """Writes the resolved settings and the table of parameters, for people to read."""
-    write_atomically(workdir / "parameters.txt", parameter_overview.get_parameter_overview(named_arrays(parameters)) + "\n")
+    """Writes the resolved settings and the table of parameters (arrays or their shapes), for people to read."""
+    table = parameter_overview.get_parameter_overview(named_arrays(parameters), include_stats=False)
+    write_atomically(workdir / "parameters.txt", table + "\n")
     write_atomically(workdir / "config.txt", "\n".join(describe(config)) + "\n")
 
 
@@ -76,7 +79,7 @@ class StepReports:
         stop_unless_finite(step, [name for name, value in values.items() if not math.isfinite(value)])
         if step % self._log_every == 0:
             if self._log:
-                rate = self._progress.rate(step)
+                rate = self._progress.recent_rate(step)
                 self._log.write(step, values | ({"time/steps_per_second": rate} if rate else {}))
             self._say(self._progress.line(step, values))
 
@@ -92,8 +95,31 @@ def stop_unless_finite(step: int, broken: Sequence[str]) -> None:
 
 def check_finite(step: int, state: TrainState) -> None:
     """Raises InputError for a state that must not be saved: a finite loss can have a gradient that is not."""
-    finite = all_finite({"prior learner and generator": state.model, "discriminator": state.discriminator})
-    stop_unless_finite(step, [f"parameters of the {name}" for name, value in finite.items() if not value])
+    finite = all_finite(
+        {
+            "parameters of the prior learner and generator": state.model,
+            "parameters of the discriminator": state.discriminator,
+            "Adam's moments of the prior learner and generator": state.model_optimizer,
+            "Adam's moments of the discriminator": state.discriminator_optimizer,
+        }
+    )
+    stop_unless_finite(step, [name for name, value in finite.items() if not value])
+
+
+@contextlib.contextmanager
+def out_of_memory_in_words(train: TrainConfig) -> Iterator[None]:
+    """Turns a step that needs more memory than a device has into an InputError that names the settings which help."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            "the training step did not fit into the memory of the devices; what helps, with the present values: "
+            f"more train.micro_batches ({train.micro_batches}), train.rematerialise=true ({str(train.rematerialise).lower()}), which a "
+            f"run that is continued may change, too; in a new run train.compute_dtype=bfloat16 ({train.compute_dtype}) or a smaller "
+            f"train.batch_size ({train.batch_size})"
+        ) from error
 
 
 @jax.jit

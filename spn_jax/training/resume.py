@@ -4,36 +4,44 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.experimental import multihost_utils
 
 from spn_jax import __version__
 from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
-from spn_jax.checkpoints.store import find_checkpoint, load_discriminator, load_parameters, stored_metadata
+from spn_jax.checkpoints.store import (
+    FOLDER,
+    find_checkpoint,
+    load_discriminator,
+    load_parameters,
+    newest_checkpoint,
+    read_info,
+    stored_metadata,
+)
 from spn_jax.config import Config, changed_settings, from_dict, to_dict
 from spn_jax.errors import InputError
-from spn_jax.runtime.sharding import replicate
-from spn_jax.training.inputs import Data, Lessons, weights_identity
+from spn_jax.runtime.log import has_evaluation
+from spn_jax.training.inputs import Data, DistillationTargets, weights_identity
 from spn_jax.training.reports import Say
-from spn_jax.training.step import TrainState
+from spn_jax.training.state import TrainState, learning_rate, resolve_schedule
 
 HEADS = "prior_learner.distillation_heads."
 
 
-def checkpoint_info(config: Config, data: Data, lessons: Lessons, vgg_origin: str | None) -> dict[str, Any]:
+def checkpoint_info(config: Config, data: Data, distillation: DistillationTargets, vgg_origin: str | None) -> dict[str, Any]:
     """What every checkpoint of the run says about itself."""
     return {
         "model": config.model.kind,
         "version": __version__,
         "config": to_dict(config),
         "teacher": {
-            "channels": {str(level): channels for level, channels in lessons.channels.items()},
-            "origin": lessons.origin,
-            "identity": lessons.identity,
+            "channels": {str(level): channels for level, channels in distillation.channels.items()},
+            "origin": distillation.origin,
+            "identity": distillation.identity,
         },
         "vgg": vgg_origin,
         "data": {
@@ -43,6 +51,24 @@ def checkpoint_info(config: Config, data: Data, lessons: Lessons, vgg_origin: st
             "mask files": data.masks.fingerprint()[:12],
         },
     }
+
+
+class Beginning(NamedTuple):
+    """Where a run stands when a process starts."""
+
+    checkpoint: Path | None  # the newest; None in a new run
+    is_evaluated: bool  # whether the log holds the scores of that checkpoint
+
+
+def find_beginning(workdir: Path) -> Beginning:
+    """Looks into a work directory. The first process decides for all: file systems show several machines different things."""
+    newest = newest_checkpoint(workdir / FOLDER)
+    step = -1 if newest is None else int(newest.name)
+    is_evaluated = has_evaluation(workdir, step)
+    if jax.process_count() > 1:
+        decided = multihost_utils.broadcast_one_to_all(np.array([step, is_evaluated], np.int32))
+        step, is_evaluated = int(decided[0]), bool(decided[1])
+    return Beginning(None if step < 0 else workdir / FOLDER / str(step), is_evaluated)
 
 
 def digest(names: Sequence[str]) -> str:
@@ -76,21 +102,32 @@ def head_names(folder: Path) -> list[str]:
     return sorted(name for name in stored_metadata(folder).metadata["model"] if name.startswith(HEADS))
 
 
-def initialise_from(state: TrainState, path: str, mesh: Mesh, say: Say) -> TrainState:
+def initialise_from(state: TrainState, path: str, rate: float, say: Say) -> TrainState:
     """The state of a new run that starts from a checkpoint's parameters, those of its discriminator included.
 
+    Args:
+        state: before the first step, whole in every process, as is the one returned.
+        path: the checkpoint, or a run that has some.
+        say: is told what is taken over, and warned where the learning rate is higher than the one that the checkpoint ended with.
+
     Distillation heads belong to a teacher: those that do not fit this run's keep their new values. So does the discriminator
-    where the checkpoint has none or one of another kind. `say` is told.
+    where the checkpoint has none or one of another kind.
     """
     folder = find_checkpoint(path)
     wanted = named_arrays(state.model)
     arrays = {name: np.asarray(array) for name, array in load_parameters(folder, wanted, optional=HEADS).items()}
-    model = replicate(with_named_arrays(state.model, {**wanted, **arrays}, what=str(folder)), mesh)
+    model = jax.tree.map(jnp.array, with_named_arrays(state.model, {**wanted, **arrays}, what=str(folder)))
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise InputError(
             f"checkpoint {folder} holds parameters that are not finite, its training diverged; pass an earlier one with --init"
         )
     say(f"starts from the parameters of {folder}")
+    before = final_learning_rate(folder)
+    if before is not None and rate > 1.001 * before:
+        say(
+            f"warning: the learning rate {rate:g} is higher than the {before:g} that the checkpoint ended with, so scores may fall at "
+            f"first; optimizer.learning_rate={before:g} goes on more gently"
+        )
     if left := [name for name in head_names(folder) if name not in arrays]:
         say(f"these of its distillation heads do not fit this run and are left out: {', '.join(left)}")
     if anew := [name for name in wanted if name not in arrays]:
@@ -98,16 +135,30 @@ def initialise_from(state: TrainState, path: str, mesh: Mesh, say: Say) -> Train
     ema = None if state.ema is None else jax.tree.map(jnp.copy, model)  # the step overwrites both, so they must not share memory
     state = dataclasses.replace(state, model=model, ema=ema)
 
-    judge = load_discriminator(folder)
+    stored = load_discriminator(folder)
     kernels, vectors = named_arrays(state.discriminator), named_arrays(state.spectral)
-    if judge is None or shapes(judge) != shapes({**kernels, **vectors}):
-        say(f"the discriminator starts anew: the checkpoint has {'none' if judge is None else 'another kind'}")
+    if stored is None or shapes(stored) != shapes({**kernels, **vectors}):
+        say(f"the discriminator starts anew: the checkpoint has {'none' if stored is None else 'another kind'}")
         return state
     discriminator, spectral = (
-        replicate(with_named_arrays(tree, {name: np.asarray(judge[name]) for name in names}, what=str(folder)), mesh)
+        jax.tree.map(jnp.array, with_named_arrays(tree, {name: np.asarray(stored[name]) for name in names}, what=str(folder)))
         for tree, names in ((state.discriminator, kernels), (state.spectral, vectors))
     )
     return dataclasses.replace(state, discriminator=discriminator, spectral=spectral)
+
+
+def final_learning_rate(folder: Path) -> float | None:
+    """The learning rate of the last step before a checkpoint; None where the checkpoint does not tell, as a converted one."""
+    info = read_info(folder)
+    photos = info.get("data", {}).get("photos", "").partition(" ")[0].replace(",", "")
+    if "converted_from" in info or not photos.isdigit():
+        return None
+    try:
+        config = from_dict(info["config"], origin=str(folder))
+    except InputError:  # settings of another version, which its parameters do not depend on
+        return None
+    schedule = resolve_schedule(config, max(1, int(photos) // config.train.batch_size))
+    return float(learning_rate(schedule, jnp.asarray(max(int(folder.name) - 1, 0))))
 
 
 def shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
 from spn_jax.evaluation.methods import ModelMethod
 from spn_jax.evaluation.session import Evaluation
-from spn_jax.training.step import features_of
+from spn_jax.training.gradients import features_of
 from spn_jax.views.inside import Inside, Maps, look_inside
 from spn_jax.views.subjects import about_all, add_arguments, chosen, only_model, open_subjects, scale_name
 

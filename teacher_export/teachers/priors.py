@@ -69,7 +69,7 @@ def pyramid(model: SPN, image: jax.Array) -> dict[int, Any]:
     """{level: (b, h, w, c)} of whole photos (b, P, P, 3)."""
     mask = jnp.zeros((*image.shape[:3], 1), image.dtype)
     noise = jnp.zeros((len(image), 1, *model.noise_shape(*image.shape[1:3]))) if model.variational else None
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"):  # features must not depend on the machine that makes them
         return {level: prior[:, 0] for level, prior in model(image, mask, noise).prior.items()}
 
 

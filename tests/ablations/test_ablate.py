@@ -21,6 +21,7 @@ from spn_jax.ablations.plans import Run
 from spn_jax.config import load_config
 from spn_jax.errors import InputError, run_command
 from spn_jax.evaluation import bins, tables
+from spn_jax.training.processes import Stopped
 from tests import trainer
 from tests.models.test_models import abstract_spn, parameter_count
 from tests.trainer import Inputs
@@ -222,13 +223,12 @@ class FakeWork:
 
     is_evaluated = is_trained
 
-    def do(self) -> bool:
+    def do(self) -> None:
         time.sleep(0.05)
         if not self.finishes:
-            return False
+            raise Stopped(signal.SIGTERM)
         assert self.run.name not in self.done and (self.run.after is None or self.run.after in self.done)
         self.done[self.run.name] = threading.get_ident()
-        return True
 
 
 def fakes(folder: Path, done: dict[str, int], **options: bool) -> Any:
@@ -239,13 +239,12 @@ def fakes(folder: Path, done: dict[str, int], **options: bool) -> Any:
 def test_two_processes_share_the_runs_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conduct, "POLL_SECONDS", 0.01)
     done: dict[str, int] = {}
-    ended: list[bool] = []
-    threads = [threading.Thread(target=lambda: ended.append(conduct.conduct(fakes(tmp_path, done)))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: conduct.conduct(fakes(tmp_path, done))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert ended == [True, True] and len(done) == 8
+    assert len(done) == 8 and not any(thread.is_alive() for thread in threads)
     assert len(set(done.values())) == 2  # each did some of them, none was done twice
 
 
@@ -265,7 +264,9 @@ def test_a_run_whose_process_is_gone_is_taken_over(
 
 
 def test_a_stopped_run_stops_the_sweep(tmp_path: Path) -> None:
-    assert not conduct.conduct(fakes(tmp_path, {}, finishes=False))
+    with pytest.raises(Stopped) as stopped:
+        conduct.conduct(fakes(tmp_path, {}, finishes=False))
+    assert stopped.value.status == 143
 
 
 def test_a_stopped_sweep_ends_what_comes_after_it(
@@ -300,7 +301,7 @@ def test_a_stopped_and_a_killed_sweep_end_as_an_uninterrupted_one(inputs: Inputs
     trainer.wait_for(process, "step 3/")
     process.send_signal(signal.SIGTERM)
     output, _ = trainer.finish(process, status=143)
-    assert "stopped by SIGTERM; the same command continues the sweep" in output and not (interrupted / "table3.md").exists()
+    assert "stopped by a signal; the same command continues the sweep" in output and not (interrupted / "table3.md").exists()
     for line in ("step 20/", "== spl: evaluation", "== scales-1: model", "step 12/"):
         process = start(inputs, interrupted, *more)
         trainer.wait_for(process, line)

@@ -16,7 +16,7 @@ from orbax.checkpoint import v1 as ocp
 
 from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.checkpoints.store import FOLDER, METADATA, Checkpoints, find_checkpoint, load_model, newest_checkpoint, read_info, restore
-from spn_jax.config import to_dict
+from spn_jax.config import Config, EvalConfig, to_dict
 from spn_jax.errors import InputError
 from spn_jax.runtime.sharding import make_mesh, replicate
 from tests.trainer import saved_arrays
@@ -41,11 +41,11 @@ def state(value: float, ema: bool = True, width: int = 3) -> State:
     return replicate(State(jnp.array(int(value), jnp.int32), kernel, average, {"mu": jnp.full(width, -value)}), make_mesh(1))
 
 
-def save(workdir: Path, scores: dict[int, float | None], keep_last: int = 2, keep_best: int = 1) -> Path:
+def save(workdir: Path, scores: dict[int, float | None], keep_last: int = 2, keep_best: int = 1, info: Any = None) -> Path:
     """Checkpoints of the steps in `scores`, each with its PSNR; returns their folder."""
     with Checkpoints(workdir, keep_last, keep_best) as checkpoints:
         for step, psnr in scores.items():
-            checkpoints.save(step, state(step), INFO, None if psnr is None else {"eval/psnr": psnr, "eval/ssim": 0.5})
+            checkpoints.save(step, state(step), info or INFO, None if psnr is None else {"eval/psnr": psnr, "eval/ssim": 0.5})
         checkpoints.wait()
     return workdir / FOLDER
 
@@ -88,6 +88,71 @@ def test_only_the_last_are_kept_where_no_best_is_asked_for(tmp_path: Path) -> No
 def test_the_best_survives_a_restart(tmp_path: Path) -> None:
     save(tmp_path, {1: 25.0, 2: 20.0})
     assert steps(save(tmp_path, {3: 21.0, 4: 22.0, 5: None})) == [1, 4, 5]
+
+
+def info_with(**evaluation: Any) -> dict[str, Any]:
+    """What a checkpoint says that was saved with these settings of eval."""
+    return {**INFO, "config": to_dict(dataclasses.replace(Config(), eval=EvalConfig(**evaluation)))}
+
+
+def test_scores_of_another_protocol_are_not_compared(tmp_path: Path) -> None:
+    save(tmp_path, {1: 30.0}, info=info_with(photos=1))
+    config = Config()
+    with Checkpoints(tmp_path, 1, 1, config) as checkpoints:
+        for step, psnr in {2: 21.0, 3: 20.0}.items():
+            checkpoints.save(step, state(step), info_with(), {"eval/psnr": psnr})
+        checkpoints.wait()
+        assert checkpoints.best == tmp_path / FOLDER / "2"
+    assert steps(tmp_path / FOLDER) == [2, 3]
+
+
+def test_nothing_is_written_behind_a_later_step_and_scores_that_come_late_are_added(tmp_path: Path) -> None:
+    folder = save(tmp_path, {1: 20.0, 2: None})
+    with Checkpoints(tmp_path, 2, 1) as checkpoints:
+        with pytest.raises(InputError, match="holds a checkpoint of step 2, but this run is at step 1: another run has written there"):
+            checkpoints.save(1, state(1), INFO, None)
+        checkpoints.save(2, state(9), INFO, None)  # it is there: kept
+        checkpoints.save(2, state(2), INFO, {"eval/psnr": 25.0})
+        checkpoints.wait()
+        assert checkpoints.best == folder / "2"
+    assert (saved_arrays(folder / "2")["model/layer.0.kernel"] == 2).all()
+
+
+def test_only_a_full_disk_is_answered_with_free_some_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Checkpoints(tmp_path, 2, 1) as checkpoints:
+        for error, advice in {
+            OSError(28, "No space left on device"): "free some space and run the same command again",
+            ValueError("OS error 122: Disk quota exceeded"): "free some space and run the same command again",
+            ValueError("something of Orbax's own"): "the same command continues from the newest",
+        }.items():
+
+            def fail(*arguments: Any, error: Exception = error, **options: Any) -> None:
+                raise error
+
+            monkeypatch.setattr(checkpoints._checkpointer, "save_checkpointables_async", fail)
+            with pytest.raises(InputError, match=f"earlier checkpoints are intact: {advice}"):
+                checkpoints.save(1, state(1), INFO, None)
+
+
+def test_a_save_that_failed_in_the_background_is_reported_once_and_the_next_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    with Checkpoints(tmp_path, 2, 1) as checkpoints:
+        checkpoints.save(1, state(1), INFO, None)
+        checkpoints.wait()
+        checkpoints._is_writing = True
+        monkeypatch.setattr(checkpoints._checkpointer, "is_saving_in_progress", lambda: True)
+        assert checkpoints.background_failure() is None
+        monkeypatch.setattr(checkpoints._checkpointer, "is_saving_in_progress", lambda: False)
+        monkeypatch.setattr(checkpoints._checkpointer, "wait", fail)
+        assert "No space left on device" in str(checkpoints.background_failure())
+        assert checkpoints.background_failure() is None
+        checkpoints.save(2, state(2), INFO, None)
+        checkpoints.wait()
+    assert steps(tmp_path / FOLDER) == [1, 2]
 
 
 def test_an_old_checkpoint_half_deleted_by_a_killed_run_does_no_harm(tmp_path: Path) -> None:

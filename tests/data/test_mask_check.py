@@ -12,7 +12,7 @@ from spn_jax.data import mask_check
 from spn_jax.data.mask_check import check_masks
 from spn_jax.data.masks import MaskSource, open_masks
 from spn_jax.errors import InputError
-from spn_jax.training.inputs import Lessons, checked_masks, open_data
+from spn_jax.training.inputs import DistillationTargets, checked_masks, open_data
 from spn_jax.training.loop import train
 from spn_jax.training.resume import check_same_run, checkpoint_info
 from tests import tiny
@@ -122,9 +122,11 @@ def test_training_checks_its_masks_before_anything_else(tmp_path: Path, capsys: 
         "data.train_masks: the hole is 75% of the photo on average, which is unusually large: "
         "are the holes black in the mask files? If they are, set data.invert_masks=true",
     ]
-    (masks / "4.png").write_bytes(b"not an image")
-    with pytest.raises(InputError, match=r"data\.train_masks: mask .*/4\.png cannot be read as an image"):
-        train(config, tmp_path / "run")
+    broken = save_masks(tmp_path / "broken")
+    (broken / "4.png").write_bytes(b"not an image")
+    with pytest.raises(InputError, match=r"data\.test_masks: mask .*/4\.png cannot be read as an image"):
+        train(tiny.tiny(*folders, f"data.test_masks={broken}"), tmp_path / "run")
+    assert "data.train_masks: the hole is 75% of the photo on average" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
@@ -137,7 +139,7 @@ def test_replaced_files_are_another_data_set(tmp_path: Path) -> None:
 
     def info() -> dict:
         data = open_data(config, "")
-        return checkpoint_info(config, data, Lessons({}, None, None, ""), None)
+        return checkpoint_info(config, data, DistillationTargets({}, None, None, ""), None)
 
     before = info()
     check_same_run(before, info(), config, tmp_path)

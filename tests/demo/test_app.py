@@ -1,16 +1,22 @@
 """The page's server by its requests: what comes back, what is refused and in which words. The network is a fake here."""
 
+import asyncio
 import contextlib
+import dataclasses
 import io
+import json
 import re
+import socket
 import sys
+import tempfile
 import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import numpy as np
 import pytest
@@ -19,7 +25,9 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from spn_jax.demo import __main__ as command
+from spn_jax.demo import connections, intake
 from spn_jax.demo.app import STATIC, Settings, create_app
+from spn_jax.demo.jobs import Job, Progress
 from spn_jax.demo.limits import Limits
 from spn_jax.demo.pictures import clean_name
 from spn_jax.errors import InputError
@@ -41,11 +49,24 @@ class Painter:
         self.started, self.go = threading.Event(), threading.Event()
         self.go.set()
         self.asked: tuple[Any, ...] = ()
+        self.passes, self.made = 1, 0  # of the network
 
-    def fill(self, photo: Photo, mask: np.ndarray, samples: int = 1, seed: int = 0, strategy: Strategy = "auto") -> Iterator[Photo]:
+    def fill(
+        self,
+        photo: Photo,
+        mask: np.ndarray,
+        samples: int = 1,
+        seed: int = 0,
+        strategy: Strategy = "auto",
+        progress: Progress | None = None,
+    ) -> Iterator[Photo]:
+        assert progress is not None
         self.asked = samples, seed, strategy, int(mask.sum())
         self.started.set()
-        assert self.go.wait(PATIENCE)
+        for done in range(self.passes):
+            progress(done, self.passes)
+            assert self.go.wait(PATIENCE)
+            self.made += 1
         for number in range(1, samples + 1):
             yield photo.filled(np.full((*photo.size, 3), 10 * number, np.uint8), mask)
 
@@ -167,11 +188,20 @@ def test_masks_may_be_inverted_and_grown(client: TestClient, painter: Painter) -
 
 def test_without_a_hole_a_program_gets_its_photo_and_a_person_a_sentence(client: TestClient) -> None:
     empty = mask_file(0 * HOLE)
-    np.testing.assert_array_equal(
-        read_photo(io.BytesIO(client.post("/api/fill", files={**FILES, "mask": empty}).content), "it").pixels, deep_photo().pixels
-    )
+    unchanged = client.post("/api/fill", files={**FILES, "mask": empty})
+    np.testing.assert_array_equal(read_photo(io.BytesIO(unchanged.content), "it").pixels, deep_photo().pixels)
+    hint = "the photo is unchanged: the mask has no white pixels; pass invert=true if black is the hole"
+    assert unchanged.headers["x-hint"] == hint
+    assert "x-hint" not in client.post("/api/fill", files=FILES).headers
     response = client.post(f"/api/photos/{upload(client)['photo']}/fill", files={"mask": empty})
-    assert sentence(response, 400) == "nothing to fill: no pixel of the mask is white"
+    assert sentence(response, 400) == "nothing to fill: the mask has no white pixels; pass invert=true if black is the hole"
+
+
+def test_a_hole_that_is_most_of_the_photo_is_hinted_at(client: TestClient) -> None:
+    mostly = {**FILES, "mask": ("mask.png", mask_file(1 - HOLE))}  # 225 of 1,200 pixels are known
+    assert client.post("/api/fill", files=mostly).headers["x-hint"] == "the hole is 81% of the photo; pass invert=true if black is the hole"
+    response = client.post("/api/fill", files={**FILES, "mask": mask_file()}, data={"invert": "true"})
+    assert response.headers["x-hint"] == "the hole is 81% of the photo; leave out invert=true if white is the hole"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +223,43 @@ def test_wrong_fields_are_one_sentence(client: TestClient, fields: dict[str, str
 def test_a_deterministic_model_makes_one_completion(painter: Painter) -> None:
     with served(painter, probabilistic=False) as client:
         assert client.get("/api/model").json()["samples"] == 1
-        assert "from 1 to 1" in sentence(client.post("/api/fill", files=FILES, data={"samples": "2"}), 400)
+        response = client.post("/api/fill", files=FILES, data={"samples": "2"})
+        assert sentence(response, 400) == "samples '2' must be 1, as this model is deterministic"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "message"),
+    [
+        (
+            "fill",
+            {"dilation": "5"},
+            "there is no field 'dilation'; this request takes photo, mask, invert, dilate, strategy, samples, seed",
+        ),
+        ("fill", {"prompt": "hello"}, "there is no field 'prompt'; this request takes"),
+        ("fill", {"seed": ["1", "2"]}, "the field 'seed' came twice; send it once"),
+        ("photos", {}, "there is no field 'mask'; this request takes photo"),
+    ],
+)
+def test_fields_that_a_request_does_not_take_are_named(client: TestClient, path: str, fields: dict[str, Any], message: str) -> None:
+    assert sentence(client.post(f"/api/{path}", files=FILES, data=fields), 400).startswith(message)
+
+
+@pytest.mark.parametrize("what", ["fill", "prior", "mask"])
+def test_steps_name_a_field_that_they_do_not_take(client: TestClient, what: str) -> None:
+    response = client.post(f"/api/photos/{upload(client)['photo']}/{what}", files={"mask": mask_file()}, data={"colour": "red"})
+    assert sentence(response, 400).startswith("there is no field 'colour'; this request takes mask, invert, dilate")
+
+
+def test_a_large_photo_is_not_shown_as_it_is_because_its_size_would_be_compiled(client: TestClient, painter: Painter) -> None:
+    large = png(np.zeros((4, 513), np.uint8))
+    files = {"photo": ("large.png", large), "mask": ("mask.png", png(np.full((4, 513), 255, np.uint8)))}
+    message = "strategy original is for photos of up to 512 pixels a side, and this one has 513 x 4; take auto, crop or resize"
+    assert sentence(client.post("/api/fill", files=files, data={"strategy": "original"}), 400) == message
+    response = client.post(
+        f"/api/photos/{upload(client, large)['photo']}/fill", files={"mask": files["mask"]}, data={"strategy": "original"}
+    )
+    assert sentence(response, 400) == message and not painter.started.is_set()
+    assert client.get("/api/model").json()["original"] == 512
 
 
 @pytest.mark.parametrize(
@@ -276,31 +342,34 @@ def test_a_full_line_is_told(painter: Painter) -> None:
         assert painter.started.wait(PATIENCE)
         start(client, photo)
         response = client.post(f"/api/photos/{photo}/fill", files={"mask": mask_file()})
-        assert sentence(response, 503) == "1 photos wait already, and no more may; try again in a minute"
+        assert sentence(response, 503) == "the queue is full (1 waiting); try again in a minute"
         assert response.headers["retry-after"] == "60"
         assert sentence(client.post("/api/fill", files=FILES), 503)
 
 
 def test_what_fails_in_the_network_is_the_jobs_sentence(client: TestClient, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*inputs: Any) -> Iterator[Photo]:
+    def fail(*inputs: Any, **options: Any) -> Iterator[Photo]:
         raise InputError("a photo of 40 x 30 pixels did not fit into the memory; make it smaller")
 
     monkeypatch.setattr(painter, "fill", fail)
     job = finished(client, start(client, upload(client)["photo"]))
     assert job["state"] == "failed" and job["error"].startswith("a photo of 40 x 30 pixels did not fit")
     assert sentence(client.post("/api/fill", files=FILES), 400) == job["error"]
-    monkeypatch.setattr(painter, "fill", lambda *inputs: 1 / 0)
-    assert "its terminal says why" in sentence(client.post("/api/fill", files=FILES), 500)
+    monkeypatch.setattr(painter, "fill", lambda *inputs, **options: 1 / 0)
+    assert sentence(client.post("/api/fill", files=FILES), 500) == "internal error; the server's log says more"
 
 
 def test_what_is_not_kept_any_more_is_told(client: TestClient) -> None:
     photo = upload(client)["photo"]
     store = client.app.state.server.store  # type: ignore[attr-defined]
     job = finished(client, start(client, photo))
-    assert "there is no result 2" in sentence(client.get(f"/api/jobs/{job['job']}/2"), 404)
+    for number in ("2", "0", "-1", "1.0", "one", "9" * 5000, "\u0661"):  # the last is a digit, too
+        assert sentence(client.get(f"/api/jobs/{job['job']}/{number}"), 404).startswith(f"there is no result {number[:20]}, only 1 so far")
     store.clock = lambda: time.monotonic() + 60 * 31
-    assert sentence(client.get(f"/api/photos/{photo}/view"), 404).startswith("this photo is not kept here: it was not used for a while")
-    assert sentence(client.get(job["results"][0]["file"]), 404).startswith("this result is not kept here")
+    assert sentence(client.get(f"/api/photos/{photo}/view"), 404).startswith(
+        "this photo is no longer on the server (expired, or removed to free memory); load the photo again"
+    )
+    assert sentence(client.get(job["results"][0]["file"]), 404).startswith("this result is no longer on the server")
 
 
 def test_a_photo_can_be_forgotten(client: TestClient) -> None:
@@ -328,7 +397,278 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(painter: Painter, m
     with served(painter, megapixels=1) as client:
         for data in (large, bomb()):
             response = client.post("/api/photos", files={"photo": ("large.png", data)})
-            assert sentence(response, 400).startswith("large.png has more than 1 million pixels")
+            assert sentence(response, 400).startswith("large.png is larger than 1 megapixels, the limit")
+
+
+def noise(seed: int) -> bytes:
+    """A PNG of 1.4 MB."""
+    return png(np.random.default_rng(seed).integers(0, 256, (700, 700, 3), np.uint8))
+
+
+def test_uploads_are_written_to_no_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", lambda self: pytest.fail("a photo was written to a disk"))
+    upload(client, noise(0))
+    mask = io.BytesIO()
+    Image.new("RGB", (700, 700), "white").save(mask, "BMP")  # 1.5 MB
+    assert client.post("/api/fill", files={"photo": noise(0), "mask": mask.getvalue()}).status_code == 200
+
+
+def test_what_is_kept_has_a_size_and_a_number(painter: Painter) -> None:
+    with served(painter, keep_megabytes=4) as client:  # a file of 1.4 MB and a view of that size
+        first, second = upload(client, noise(0))["photo"], upload(client, noise(1))["photo"]
+        assert sentence(client.get(f"/api/photos/{first}/view"), 404)
+        assert client.get(f"/api/photos/{second}/view").status_code == 200
+    with served(painter, keep_items=2) as client:
+        keys = [upload(client)["photo"] for _ in range(3)]
+        assert [client.get(f"/api/photos/{key}/view").status_code for key in keys] == [404, 200, 200]
+
+
+def test_a_mask_that_waits_counts_and_goes_when_its_job_is_given_up(client: TestClient, painter: Painter) -> None:
+    painter.go.clear()
+    photo, store = upload(client)["photo"], client.app.state.server.store  # type: ignore[attr-defined]
+    before = [item.size for item, _ in store._kept.values()]
+    start(client, photo)
+    job = start(client, photo)
+    assert sum(item.size for item, _ in store._kept.values()) == sum(before) + 2 * HOLE.nbytes
+    client.delete(f"/api/jobs/{job['job']}")
+    assert sum(item.size for item, _ in store._kept.values()) == sum(before) + HOLE.nbytes
+
+
+def test_a_running_job_tells_its_passes_and_is_given_up_between_them(client: TestClient, painter: Painter) -> None:
+    painter.passes = 1000
+    painter.go.clear()
+    job = start(client, upload(client)["photo"])
+    assert painter.started.wait(PATIENCE)
+    told = client.get(f"/api/jobs/{job['job']}").json()
+    assert (told["state"], told["done"], told["total"]) == ("running", 0, 1000)
+    client.delete(f"/api/jobs/{job['job']}")
+    painter.go.set()
+    told = finished(client, told)
+    assert told["state"] == "cancelled" and told["done"] < 1000
+
+
+def test_a_hole_of_too_many_passes_is_refused(painter: Painter) -> None:
+    painter.passes = 11
+    with served(painter, windows=10) as client:
+        assert "this hole takes 11 passes of the network" in sentence(client.post("/api/fill", files=FILES), 400)
+
+
+def test_a_request_has_the_minutes_that_the_command_gives_it(painter: Painter) -> None:
+    with served(painter, minutes=3) as client:
+        key = start(client, upload(client)["photo"])["job"]
+        assert client.app.state.server.store.get(key, Job).most_seconds == 180  # type: ignore[attr-defined]
+
+
+# --- uploads that do not come to an end ---
+
+
+class Client:
+    """Sends a request to an application piece by piece, as a connection would, and keeps what it answers."""
+
+    def __init__(self, app: Any, path: str, headers: dict[str, str] | None = None):
+        sent = {"host": "127.0.0.1:7860", "content-type": "multipart/form-data; boundary=b"} | (headers or {})
+        self.app, self.arriving = app, asyncio.Queue[Any]()
+        self.answers: list[Any] = []
+        self.scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(key.encode(), value.encode()) for key, value in sent.items()],
+        }
+        self.send(b'--b\r\nContent-Disposition: form-data; name="photo"; filename="p.png"\r\n\r\n')
+
+    def send(self, body: bytes, more: bool = True) -> None:
+        self.arriving.put_nowait({"type": "http.request", "body": body, "more_body": more})
+
+    def leave(self) -> None:
+        self.arriving.put_nowait({"type": "http.disconnect"})
+
+    async def run(self) -> None:
+        async def keep(message: Any) -> None:
+            self.answers.append(message)
+
+        await self.app(self.scope, self.arriving.get, keep)
+
+    @property
+    def refusal(self) -> tuple[int, str]:
+        return self.answers[0]["status"], json.loads(self.answers[1]["body"])["error"]
+
+
+def conversation(painter: Painter, talk: Callable[[Any], Coroutine[Any, Any, None]], **limits: int) -> None:
+    """Runs a coroutine function of the application."""
+    app = create_app(painter, Settings("a fake", True, limits=Limits(**limits)))
+
+    async def with_lifespan() -> None:
+        async with app.router.lifespan_context(app):
+            await asyncio.wait_for(talk(app), PATIENCE)
+
+    asyncio.run(with_lifespan())
+
+
+def test_a_client_that_leaves_ends_its_own_work(painter: Painter) -> None:
+    painter.passes = 900
+    painter.go.clear()
+    body = b"".join(
+        b'--b\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n\r\n%s\r\n' % (name.encode(), name.encode(), data)
+        for name, (_, data) in FILES.items()
+    )
+
+    async def talk(app: Any) -> None:
+        client = Client(app, "/api/fill")
+        client.arriving = asyncio.Queue()
+        client.send(body + b"--b--\r\n", more=False)
+        running = asyncio.create_task(client.run())
+        assert await asyncio.to_thread(painter.started.wait, PATIENCE)
+        client.leave()
+        await running  # though the network has not been let go on
+        painter.go.set()
+        assert not app.state.server.store._kept
+        until = time.monotonic() + PATIENCE
+        while app.state.server.worker._line and time.monotonic() < until:
+            await asyncio.sleep(0.005)
+        assert painter.made <= 1  # and the network goes no further
+
+    conversation(painter, talk)
+
+
+def test_an_upload_that_is_broken_off_says_nothing(painter: Painter, capfd: pytest.CaptureFixture[str]) -> None:
+    async def talk(app: Any) -> None:
+        client = Client(app, "/api/photos")
+        client.leave()
+        await client.run()
+        assert client.refusal == (400, "the upload was broken off")
+        assert (app.state.server.intake.open, app.state.server.intake.held) == (0, 0)
+
+    conversation(painter, talk)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_upload_that_stops_is_ended(painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "GRACE", 0.2)
+
+    async def talk(app: Any) -> None:
+        client = Client(app, "/api/photos")
+        client.send(bytes(1000))
+        await client.run()
+        assert client.refusal[0] == 408 and client.refusal[1].startswith("the upload arrives too slowly")
+        assert (b"connection", b"close") in client.answers[0]["headers"]
+        assert (app.state.server.intake.open, app.state.server.intake.held) == (0, 0)
+
+    conversation(painter, talk)
+
+
+def test_uploads_at_a_time_have_a_number(painter: Painter) -> None:
+    async def talk(app: Any) -> None:
+        clients = [Client(app, "/api/photos") for _ in range(3)]
+        running = [asyncio.create_task(client.run()) for client in clients]
+        await running[2]
+        assert clients[2].refusal == (503, "2 uploads are being received, and no more may be; try again in a few seconds")
+        assert (b"retry-after", b"10") in clients[2].answers[0]["headers"]
+        clients[0].leave()
+        await running[0]
+        fourth = Client(app, "/api/photos")
+        fourth.send(b"no image\r\n--b--\r\n", more=False)
+        await fourth.run()
+        assert fourth.refusal[0] == 400  # it was looked at
+        clients[1].leave()
+        await running[1]
+
+    conversation(painter, talk, uploads=2)
+
+
+def test_uploads_at_a_time_have_a_size(painter: Painter) -> None:
+    async def talk(app: Any) -> None:
+        clients = [Client(app, "/api/photos") for _ in range(3)]
+        running = []
+        for client in clients:
+            client.send(bytes(400_000))
+            running.append(asyncio.create_task(client.run()))
+            await asyncio.sleep(0.05)
+        await running[2]
+        assert clients[2].refusal == (503, "too many large uploads are being received; try again in a few seconds")
+        assert 800_000 < app.state.server.intake.held < 2**20
+        for client, task in zip(clients[:2], running[:2], strict=True):
+            client.leave()
+            await task
+        assert app.state.server.intake.held == 0
+
+    conversation(painter, talk, upload_megabytes=1)
+
+
+@pytest.fixture
+def address(painter: Painter, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """Of a server that listens, with room for three connections and little patience."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    app = create_app(painter, Settings("a fake", True))
+    with command.listen("127.0.0.1", 0) as open_socket:
+        server = connections.server(app, 3)
+        thread = threading.Thread(target=lambda: server.run(sockets=[open_socket]))
+        thread.start()
+        yield open_socket.getsockname()
+        server.should_exit = True
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def answered(connection: socket.socket) -> bytes:
+    """Everything until the server closes the connection."""
+    connection.settimeout(PATIENCE)
+    return b"".join(iter(lambda: connection.recv(2**16), b""))
+
+
+def test_a_connection_whose_request_does_not_come_is_closed(address: tuple[str, int]) -> None:
+    for whole, beginning in ((b"", b""), (b"", b"GET /api/model HTT"), (b"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"GET /")):
+        with socket.create_connection(address) as connection:
+            connection.sendall(whole)
+            if whole:
+                assert connection.recv(2**16).startswith(b"HTTP/1.1 200 OK")
+            connection.sendall(beginning)
+            began = time.monotonic()
+            answered(connection)
+            assert time.monotonic() - began < 4  # five seconds is uvicorn's own patience, after a request
+
+
+def test_open_connections_have_a_number(address: tuple[str, int]) -> None:
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(socket.create_connection(address)) for _ in range(3)]
+        for connection in waiting:
+            connection.sendall(b"GET /")
+        with socket.create_connection(address) as one_more:
+            one_more.sendall(b"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            assert answered(one_more).startswith(b"HTTP/1.1 503 ")
+    with socket.create_connection(address) as later:
+        later.sendall(b"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        assert answered(later).startswith(b"HTTP/1.1 200 OK")
+
+
+# --- below a prefix ---
+
+
+@pytest.mark.parametrize("prefix", ["/spn", ""])
+def test_behind_a_proxy_paths_have_its_prefix_whether_it_takes_that_away_or_not(painter: Painter, prefix: str) -> None:
+    app = create_app(painter, Settings("a fake", True, root_path="/spn"))
+    with TestClient(app, base_url=ADDRESS) as client:
+        page = client.get(f"{prefix}/")
+        assert page.status_code == 200 and client.get(f"{prefix}/static/page.js").status_code == 200
+        assert client.get("/spn", follow_redirects=False).headers["location"] == "/spn/"
+        photo = client.post(f"{prefix}/api/photos", files={"photo": PHOTO}).json()["photo"]
+        job = client.post(f"{prefix}/api/photos/{photo}/fill", files={"mask": mask_file()}).json()
+        while job["state"] in ("waiting", "running"):
+            job = client.get(f"{prefix}/api/jobs/{job['job']}").json()
+        assert job["results"][0]["file"] == f"/spn/api/jobs/{job['job']}/1"
+        assert client.get(job["results"][0]["file"]).status_code == 200
+
+
+@pytest.mark.parametrize(("given", "kept"), [("", ""), ("/spn", "/spn"), ("/a/b/", "/a/b"), ("/", "")])
+def test_a_prefix_has_no_slash_at_its_end(given: str, kept: str) -> None:
+    assert command.root_path(given) == kept
+
+
+def test_a_prefix_begins_with_a_slash() -> None:
+    with pytest.raises(InputError, match="--root-path spn must begin with a slash, as in /spn"):
+        command.root_path("spn")
 
 
 def bomb() -> bytes:
@@ -339,7 +679,7 @@ def bomb() -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("field", ["megabytes", "megapixels", "samples", "waiting", "keep_minutes", "keep_megabytes"])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Limits)])
 def test_limits_are_at_least_one(field: str) -> None:
     with pytest.raises(InputError, match=f"--{field.replace('_', '-')} 0 must be at least 1"):
         Limits(**{field: 0})
@@ -350,7 +690,7 @@ def test_limits_are_at_least_one(field: str) -> None:
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:7860", "", "[::1", "10.0.0.1:7860", "photos.example.evil:80"])
 def test_foreign_hosts_are_refused(client: TestClient, host: str) -> None:
-    assert sentence(client.get("/", headers={"host": host}), 403).startswith("this server does not answer under the name")
+    assert sentence(client.get("/", headers={"host": host}), 403).startswith("unknown Host header; start the server with --allow-host NAME")
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:7860", "127.0.0.1:9", "[::1]:7860", "photos.example"])
@@ -370,6 +710,9 @@ def test_a_server_for_all_addresses_answers_to_addresses_and_no_foreign_name(pai
         {"origin": "https://evil.example"},
         {"origin": "null"},
         {"origin": "http://127.0.0.1:8000"},
+        {"origin": "http://["},
+        {"origin": "http://[::1"},
+        {"origin": ""},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site", "sec-fetch-mode": "navigate"},
     ],
@@ -377,6 +720,15 @@ def test_a_server_for_all_addresses_answers_to_addresses_and_no_foreign_name(pai
 def test_requests_that_foreign_pages_send_are_refused(client: TestClient, painter: Painter, headers: dict[str, str]) -> None:
     assert "refused" in sentence(client.post("/api/fill", files=FILES, headers=headers), 403)
     assert not painter.started.is_set()
+
+
+def test_a_proxy_may_ask_under_another_name_than_its_page_has(client: TestClient) -> None:
+    """As nginx does unless it is told otherwise; the name has to be allowed."""
+    upload_of = {"files": {"photo": PHOTO}}
+    for origin, status in (("https://photos.example", 201), ("https://PHOTOS.example:8443", 201), ("https://photos.example.evil", 403)):
+        assert client.post("/api/photos", **upload_of, headers={"origin": origin}).status_code == status
+    other_port = {"origin": "https://photos.example:8443", "sec-fetch-site": "same-site"}
+    assert "refused" in sentence(client.post("/api/photos", **upload_of, headers=other_port), 403)
 
 
 def test_a_link_from_elsewhere_may_lead_to_the_page(client: TestClient) -> None:
@@ -430,17 +782,37 @@ def test_the_documentation_lists_every_request_that_there_is(client: TestClient)
     text = client.get("/docs").text
     listed = set(re.findall(r"<tr><td><code>((?:GET|POST|DELETE) [^<]+)</code>", text))
     routes = [route for route in client.app.routes if isinstance(route, Route)]  # type: ignore[attr-defined]
-    there = {f"{method} {route.path.replace(':int', '')}" for route in routes for method in (route.methods or set()) - {"HEAD"}}
+    there = {f"{method} {route.path}" for route in routes for method in (route.methods or set()) - {"HEAD"}}
     assert listed == there
+
+
+def test_every_curl_that_is_documented_fails_where_the_server_refuses() -> None:
+    """Otherwise the sentence is saved under the name of the filled photo."""
+    root = STATIC.parents[2]
+    texts = [file.read_text() for file in (*root.glob("*.md"), *root.glob("docs/*.md"), STATIC / "docs.html")]
+    calls = [call for text in texts for call in re.findall(r"^.*curl .*api/fill.*$|^.*curl .*\\\n.*api/fill.*$", text, re.MULTILINE)]
+    assert calls and all("--fail-with-body" in call for call in calls), calls
 
 
 def test_pages_load_nothing_from_elsewhere_and_all_that_they_name(client: TestClient) -> None:
     for path in STATIC.iterdir():
-        names = re.findall(r"""(?:src|href|from)\s*=?\s*"(/static/[^"]+)\"""", path.read_text())
-        assert all(client.get(name).status_code == 200 for name in names), path
+        names = re.findall(r"""(?:src|href|from)\s*=?\s*"([^"#\s]+)\"""", path.read_text())
+        root = f"{ADDRESS}/static/" if path.suffix == ".js" else f"{ADDRESS}/"
+        assert all(client.get(urljoin(root, name)).status_code == 200 for name in names), path
+        assert not re.search(r"""["'`]/[a-z]""", path.read_text()), f"{path} does not work below a prefix"
         assert not re.search(r"""(?:src|href|from|url)\s*[=(]?\s*["']?(?:https?:)?//""", path.read_text()), path
     policy = client.get("/").headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/static/page.js", "/api/model", "/nothing"])
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [("cross-origin-resource-policy", "same-origin"), ("referrer-policy", "no-referrer"), ("x-content-type-options", "nosniff")],
+)
+def test_every_answer_carries_the_rules_for_browsers(client: TestClient, path: str, header: str, value: str) -> None:
+    assert client.get(path).headers[header] == value
+    assert client.get(path, headers={"host": "evil.example"}).headers[header] == value
 
 
 def test_a_method_that_a_path_does_not_take_is_one_sentence(client: TestClient) -> None:
@@ -451,7 +823,7 @@ def test_a_method_that_a_path_does_not_take_is_one_sentence(client: TestClient) 
 
 
 def test_a_port_that_is_taken_is_one_sentence() -> None:
-    with command.listen("127.0.0.1", 0) as open_socket, pytest.raises(InputError, match="nothing can listen there .*; choose others"):
+    with command.listen("127.0.0.1", 0) as open_socket, pytest.raises(InputError, match=r"cannot listen on 127.0.0.1:\d+ \(.*\); stop"):
         command.listen("127.0.0.1", open_socket.getsockname()[1])
     with pytest.raises(InputError, match="--port 70000 must lie between 0 and 65535"):
         command.listen("127.0.0.1", 70000)
@@ -461,6 +833,12 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
 def test_the_address_that_is_told_can_be_opened(host: str, shown: str) -> None:
     with command.listen(host, 0) as open_socket:
         assert command.address(host, open_socket) == f"http://{shown}:{open_socket.getsockname()[1]}/"
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Limits)])
+def test_every_limit_is_an_option(field: str) -> None:
+    options = command.parse(["--checkpoint", "a", f"--{field.replace('_', '-')}", "7"])
+    assert command.limits_of(options) == dataclasses.replace(Limits(), **{field: 7})
 
 
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,16 +12,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from playwright.sync_api import Download, Page, expect, sync_playwright
+from playwright.sync_api import APIResponse, Browser, Download, Page, Route, expect, sync_playwright
 
 from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
 from spn_jax.checkpoints.store import Checkpoints
 from spn_jax.config import to_dict
-from spn_jax.filling.photos import Photo, encode_photo, read_photo
+from spn_jax.filling.photos import READ, Photo, encode_photo, read_photo
 from tests.tiny import CHANNELS, new_state, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(checkpoint: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command and the address that it printed."""
-    arguments = [sys.executable, "-m", "spn_jax.demo", "--checkpoint", str(checkpoint), "--port", "0"]
+    arguments = [sys.executable, "-m", "spn_jax.demo", "--checkpoint", str(checkpoint), "--port", "0", "--root-path", "/spn"]
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             assert process.stdout is not None
@@ -64,15 +65,21 @@ def server(checkpoint: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.kill()
 
 
-@pytest.fixture
-def page(server: tuple[subprocess.Popen[str], str], tmp_path: Path) -> Iterator[Page]:
-    """The page, in a browser of its own; what a script or the policy of contents complains about fails the test."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     with sync_playwright() as driver:
-        options = {"executable_path": CHROMIUM, "headless": True, "args": FLAGS.split(), "viewport": {"width": 1280, "height": 900}}
-        browser = driver.chromium.launch_persistent_context(str(tmp_path / "profile"), **options)  # type: ignore[arg-type]
-        complaints: list[str] = []
-        refusal = "Failed to load resource"  # what the browser calls an answer of the server that is a sentence
-        page = browser.pages[0]
+        browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(server: tuple[subprocess.Popen[str], str], browser: Browser) -> Iterator[Page]:
+    """The page, with a profile of its own; what a script or the policy of contents complains about fails the test."""
+    complaints: list[str] = []
+    refusal = "Failed to load resource"  # what the browser calls an answer of the server that is a sentence
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
             "console", lambda message: complaints.append(message.text) if message.type == "error" and refusal not in message.text else None
@@ -80,7 +87,6 @@ def page(server: tuple[subprocess.Popen[str], str], tmp_path: Path) -> Iterator[
         page.goto(server[1])
         expect(page.locator("#limits")).not_to_be_empty()  # the script has begun
         yield page
-        browser.close()
     assert not complaints
 
 
@@ -129,22 +135,6 @@ def covered(*discs: tuple[float, float, float]) -> np.ndarray:
     return np.any([np.hypot(x - a, y - b) <= size / 2 for a, b, size in discs], axis=0)
 
 
-def test_the_painted_mask_is_saved_beside_the_photo(page: Page) -> None:
-    load(page, encode_photo(deep_photo(), ".png"), "a.photo.png")
-    brush(page, 12)
-    stroke(page, (12, 12), (20, 12))
-    page.locator("summary", has_text="mask from a file").click()
-    with page.expect_download() as waiting:
-        page.click("#save-mask")
-    assert waiting.value.suggested_filename == "a.photo_mask.png"
-    with Image.open(waiting.value.path()) as mask:
-        white = np.asarray(mask.convert("L")) >= 128
-    assert white.shape == (HEIGHT, WIDTH)
-    assert (
-        white[covered(*((x, 12, 10.5) for x in range(12, 21)))].all() and not white[~covered(*((x, 12, 13.5) for x in range(12, 21)))].any()
-    )
-
-
 def test_a_hole_of_two_brushes_is_filled_and_known_pixels_come_back_bit_for_bit(page: Page) -> None:
     original = deep_photo()
     load(page, encode_photo(original, ".png"), "deep.png")
@@ -173,8 +163,11 @@ def test_a_hole_of_two_brushes_is_filled_and_known_pixels_come_back_bit_for_bit(
     expect(page.locator("#after")).to_be_visible()
     page.locator("#compare").fill("25")
     expect(page.locator("#after")).to_have_css("clip-path", "inset(0px 0px 0px 25%)")
+    told = page.locator("#status").text_content()
     page.click("#show-prior")
     expect(page.locator("#maps img")).to_have_count(3, timeout=PATIENCE)
+    expect(page.locator("#prior-status")).to_contain_text("Done in")
+    expect(page.locator("#status")).to_have_text(told or "the fill's time")
     assert page.locator("#maps img").nth(1).evaluate("image => [image.naturalWidth, image.naturalHeight]") == [32, 24]
 
     page.click("#go-on")  # the result is the photo now
@@ -199,7 +192,7 @@ def mask(page: Page) -> np.ndarray:
 def test_strokes_are_undone_redone_erased_cleared_and_painted_by_keys(page: Page) -> None:
     load(page, encode_photo(deep_photo(), ".png"))
     page.click("#fill")
-    expect(page.locator("#error")).to_have_text("Paint over what is to be filled first, or choose a mask.")
+    expect(page.locator("#error")).to_have_text("Paint over the area to fill first, or load a mask.")
     brush(page, 10)
     stroke(page, (15, 15), (25, 15))
     first = mask(page)
@@ -236,17 +229,25 @@ def test_a_mask_from_a_file_is_painted_as_the_server_reads_it(page: Page) -> Non
     hole = np.zeros((HEIGHT, WIDTH), np.uint8)
     hole[10:20, 30:50] = 255
     load(page, encode_photo(deep_photo(), ".png"))
-    page.click("summary:has-text('mask from a file')")
+    page.click("summary:has-text('Load or save the mask')")
     buffer = io.BytesIO()
     Image.fromarray(hole).save(buffer, "PNG")
     page.set_input_files("#mask-file", {"name": "hole.png", "mimeType": "image/png", "buffer": buffer.getvalue()})
     expect(page.locator("#undo")).to_be_enabled()
     np.testing.assert_array_equal(mask(page), hole > 0)
+    with page.expect_download() as waiting:  # and comes back as a file by which a program fills the same photo
+        page.click("#save-mask")
+    assert waiting.value.suggested_filename == "photo_mask001.png"
+    with Image.open(waiting.value.path()) as saved:
+        np.testing.assert_array_equal(np.asarray(saved.convert("L")), hole)
 
 
 def test_what_the_server_refuses_is_told_and_the_page_stays_usable(page: Page) -> None:
     page.set_input_files("#photo-file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
     expect(page.locator("#error")).to_contain_text("notes.txt cannot be read as an image")
+    kinds = f"{', '.join(READ[:-1])} or {READ[-1]}"
+    expect(page.locator("#error")).to_contain_text(f"pass a {kinds} file")
+    expect(page.locator("#limits")).to_have_text(f"{kinds}, up to 64 MB and 24 megapixels.")
     load(page, encode_photo(deep_photo(), ".png"))
     expect(page.locator("#error")).to_be_hidden()
 
@@ -263,6 +264,229 @@ def test_a_finger_paints_and_nothing_is_wider_than_a_phone(page: Page) -> None:
     expect(page.locator("#undo")).to_be_enabled()
     assert mask(page)[HEIGHT // 2, int(0.3 * WIDTH) : int(0.6 * WIDTH)].all()
     assert page.evaluate("() => document.documentElement.scrollWidth") == 360
+
+
+class Held:
+    """Answers of the server to requests for a path, which arrive when they are let go."""
+
+    def __init__(self, page: Page, path: str):
+        self.page, self.path, self.holds = page, re.compile(path), True
+        self.waiting: list[tuple[Route, APIResponse]] = []
+        page.route(self.path, self._hold)
+
+    def _hold(self, route: Route) -> None:
+        if self.holds and route.request.method != "DELETE":
+            self.waiting.append((route, route.fetch()))
+        else:
+            route.fallback()
+
+    def wait(self) -> None:
+        for _ in range(600):
+            if self.waiting:
+                return
+            self.page.wait_for_timeout(50)
+        pytest.fail(f"nothing asked for {self.path.pattern}")
+
+    def let_go(self) -> None:
+        self.holds = False
+        for route, response in self.waiting:
+            route.fulfill(response=response)
+        self.page.wait_for_timeout(700)  # two looks of the page at a job
+
+
+def check_nothing_is_of_the_photo_before(page: Page, name: str) -> None:
+    expect(page.locator("#facts")).to_contain_text(name)
+    for part in ("#outcome", "#results", "#after", "#maps", "#error", "#progress", "#prior-progress"):
+        expect(page.locator(part)).to_be_hidden()
+    expect(page.locator("#paint")).to_be_visible()
+    expect(page.locator("#compare-mode")).to_be_disabled()
+    expect(page.locator("#fill")).to_be_enabled()
+    expect(page.locator("#status")).to_have_text("")
+    expect(page.locator("#prior-status")).to_have_text("")
+
+
+@pytest.mark.parametrize("path", [r"/api/photos/.*/fill$", r"/api/jobs/[^/]+$", r"/api/jobs/.*/1/view$"])
+def test_another_photo_loaded_while_one_is_filled_gets_no_result_of_it(page: Page, path: str) -> None:
+    """Whatever is on its way then: the answer that a job began, a look at it, or its result."""
+    load(page, encode_photo(deep_photo(), ".png"), "first.png")
+    stroke(page, (12, 12), (20, 12))
+    held = Held(page, path)
+    page.click("#fill")
+    held.wait()
+    load(page, encode_photo(deep_photo(), ".png"), "second.png")
+    held.let_go()
+    check_nothing_is_of_the_photo_before(page, "second.png")
+    stroke(page, (12, 12), (20, 12))
+    page.fill("#samples", "1")
+    fill(page)
+    assert downloaded(page)[1].suggested_filename == "second_filled.png"
+
+
+def answer(page: Page, **changes: Any) -> None:
+    """Has the server say this of every job, and nothing else of it."""
+
+    def change(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, json=response.json() | changes)
+
+    page.route(re.compile(r"/api/photos/.*/fill$"), change)
+    page.route(re.compile(r"/api/jobs/[^/]+$"), lambda route: change(route) if route.request.method == "GET" else route.continue_())
+
+
+@pytest.mark.parametrize(("before", "words"), [(1, "1 job ahead of you ("), (2, "2 jobs ahead of you (")])
+def test_who_waits_is_told_how_many_come_first(page: Page, before: int, words: str) -> None:
+    load(page, encode_photo(deep_photo(), ".png"))
+    stroke(page, (12, 12), (20, 12))
+    answer(page, state="waiting", before=before)
+    page.click("#fill")
+    expect(page.locator("#status")).to_contain_text(words)
+
+
+def test_the_bar_tells_how_many_passes_are_made(page: Page) -> None:
+    load(page, encode_photo(deep_photo(), ".png"))
+    stroke(page, (12, 12), (20, 12))
+    answer(page, state="running", results=[], before=0, done=3, total=12)
+    page.click("#fill")
+    expect(page.locator("#progress")).to_be_visible()
+    expect(page.locator("#progress")).to_have_js_property("position", 0.25)
+    expect(page.locator("#cancel")).to_be_visible()
+
+
+def test_a_job_that_was_given_up_shows_nothing_more(page: Page) -> None:
+    load(page, encode_photo(deep_photo(), ".png"))
+    stroke(page, (12, 12), (20, 12))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if request.url.endswith("/view") else None)
+    answer(page, state="cancelled", results=[{"name": "a.png", "file": "api/jobs/k/1", "view": "api/jobs/k/1/view"}])
+    page.click("#fill")
+    expect(page.locator("#status")).to_have_text("Cancelled.")
+    expect(page.locator("#fill")).to_be_enabled()
+    expect(page.locator("#outcome")).to_be_hidden()
+    assert not asked
+
+
+def test_another_photo_gets_no_map_and_no_mask_of_the_one_before(page: Page) -> None:
+    load(page, encode_photo(deep_photo(), ".png"), "first.png")
+    stroke(page, (12, 12), (20, 12))
+    held = Held(page, r"/api/jobs/.*/\d/view$")
+    page.click("#show-prior")
+    held.wait()
+    load(page, encode_photo(deep_photo(), ".png"), "second.png")
+    held.let_go()
+    check_nothing_is_of_the_photo_before(page, "second.png")
+    held = Held(page, r"/api/photos/.*/mask$")
+    buffer = io.BytesIO()
+    Image.new("L", (WIDTH, HEIGHT), 255).save(buffer, "PNG")
+    page.set_input_files("#mask-file", {"name": "hole.png", "mimeType": "image/png", "buffer": buffer.getvalue()})
+    held.wait()
+    load(page, encode_photo(deep_photo(), ".png"), "third.png")
+    held.let_go()
+    check_nothing_is_of_the_photo_before(page, "third.png")
+    assert not mask(page).any()
+
+
+def test_of_two_photos_the_one_chosen_last_is_shown(page: Page) -> None:
+    held = Held(page, "/api/photos$")
+    page.set_input_files("#photo-file", {"name": "first.png", "mimeType": "", "buffer": encode_photo(deep_photo(), ".png")})
+    held.wait()
+    held.holds = False
+    load(page, encode_photo(deep_photo(), ".png"), "second.png")
+    held.let_go()
+    check_nothing_is_of_the_photo_before(page, "second.png")
+
+
+def test_pictures_that_are_no_longer_shown_are_let_go(page: Page) -> None:
+    page.evaluate(
+        """() => {
+            window.alive = new Set();
+            const [create, revoke] = [URL.createObjectURL, URL.revokeObjectURL];
+            URL.createObjectURL = (blob) => { const url = create.call(URL, blob); window.alive.add(url); return url; };
+            URL.revokeObjectURL = (url) => { window.alive.delete(url); revoke.call(URL, url); };
+        }"""
+    )
+    load(page, encode_photo(deep_photo(), ".png"))
+    stroke(page, (12, 12), (20, 12))
+    for _ in range(2):
+        fill(page)
+        expect(page.locator("#results button")).to_have_count(3)
+        assert page.evaluate("() => window.alive.size") == 1 + 3
+        page.evaluate("() => { document.getElementById('status').textContent = ''; }")
+    load(page, encode_photo(deep_photo(), ".png"), "second.png")
+    assert page.evaluate("() => window.alive.size") == 1
+
+
+def test_the_page_works_below_a_prefix(page: Page, server: tuple[subprocess.Popen[str], str]) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{server[1]}spn/")
+    expect(page.locator("#limits")).not_to_be_empty()
+    load(page, encode_photo(deep_photo(), ".png"))
+    stroke(page, (12, 12), (20, 12))
+    page.fill("#samples", "1")
+    fill(page)
+    assert downloaded(page)[1].suggested_filename == "photo_filled.png"
+    assert asked and all(url.startswith((f"{server[1]}spn/", "blob:")) for url in asked)
+
+
+def test_large_photos_are_not_offered_at_full_size(page: Page) -> None:
+    """Twice the 32 pixels of the model are the most."""
+    assert page.evaluate("() => fetch('api/model').then((answer) => answer.json())")["original"] == 64
+    load(page, encode_photo(deep_photo(), ".png"))
+    page.locator("summary", has_text="More settings").click()
+    page.locator("#strategy").select_option("original")
+    buffer = io.BytesIO()
+    Image.new("RGB", (65, 10)).save(buffer, "PNG")
+    page.set_input_files("#photo-file", {"name": "long.png", "mimeType": "", "buffer": buffer.getvalue()})
+    expect(page.locator("#name")).to_have_text("long.png")
+    expect(page.locator("#strategy [value=original]")).to_be_disabled()
+    expect(page.locator("#strategy")).to_have_value("auto")
+
+
+def test_a_name_is_shown_as_it_is_and_starts_nothing(page: Page) -> None:
+    name = "&lt;img src=x onerror=alert(1)&gt;<i>.png"
+    page.set_input_files("#photo-file", {"name": name, "mimeType": "", "buffer": encode_photo(deep_photo(), ".png")})
+    expect(page.locator("#name")).to_have_text("&lt;img src=x onerror=alert(1)&gt;i.png")
+    assert page.locator("#facts *").evaluate_all("all => all.map((e) => e.tagName)") == ["SPAN"] * 3
+
+
+def test_the_photo_is_as_large_as_the_window_allows(page: Page) -> None:
+    """All of it is seen at once, with what stands above and under it, before and after it is filled."""
+    page.set_viewport_size({"width": 1920, "height": 1000})
+    load(page, encode_photo(deep_photo(), ".png"))
+    sizes = [page.locator("#frame").bounding_box()]
+    stroke(page, (12, 12), (20, 12))
+    fill(page)
+    sizes.append(page.locator("#frame").bounding_box())
+    assert sizes[0] is not None and sizes[0]["height"] > 800 and sizes[0] == sizes[1]
+    assert page.evaluate("() => document.documentElement.scrollHeight") <= 1000
+    page.set_viewport_size({"width": 1000, "height": 1000})
+    box = page.locator("#easel").bounding_box()
+    assert box is not None and page.locator("#frame").evaluate("frame => frame.offsetWidth") == round(box["width"]) - 2
+
+
+def test_on_a_phone_nothing_stands_alone_or_far_away(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    load(page, encode_photo(deep_photo(), ".png"), "a rather long name of a photo that somebody took.png")
+    stroke(page, (12, 12), (20, 12))
+    page.click("#show-prior")
+    expect(page.locator("#maps img")).to_have_count(3, timeout=PATIENCE)
+    page.fill("#samples", "2")
+    fill(page)
+    expect(page.locator("#results button")).to_have_count(2)
+
+    def top(selector: str) -> float:
+        return float(page.locator(selector).evaluate("e => e.getBoundingClientRect().top + scrollY"))
+
+    def height(selector: str) -> float:
+        return float(page.locator(selector).evaluate("e => e.getBoundingClientRect().height"))
+
+    assert abs(top("#facts") + height("#facts") / 2 - top("#bar .choose") - height("#bar .choose") / 2) < 2
+    assert top("#frame") < top("#results") < top("#fill") < top("#maps")
+    lines = page.locator("#maps figcaption span").evaluate_all("all => all.map((e) => e.getClientRects().length)")
+    assert lines == [1] * 6
+    frame = page.locator("#frame").bounding_box()
+    assert frame is not None and frame["y"] >= 0 and frame["y"] + frame["height"] <= 844  # the result is seen
+    assert page.evaluate("() => document.documentElement.scrollWidth") == 390
 
 
 def test_every_control_has_a_name(page: Page) -> None:

@@ -28,14 +28,30 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(clock: Clock) -> Store:
-    """Room for three things of the usual size, ten seconds long."""
-    return Store(10, 30, clock)
+    """Room for three things of the usual size, or four smaller ones, ten seconds long."""
+    return Store(10, 30, 4, clock)
 
 
 def kept(store: Store, keys: str) -> str:
     """Which of these are kept, without using them."""
     store.sweep()
     return "".join(key for key in keys if key in store._kept)
+
+
+def test_small_things_are_kept_up_to_a_number(store: Store) -> None:
+    for key in "abcd":
+        store.put(Thing(key, 0))
+    store.get("a", Thing)
+    store.put(Thing("e", 0))
+    assert kept(store, "abcde") == "acde"
+
+
+def test_a_look_takes_no_longer_where_many_were_sent(clock: Clock) -> None:
+    """What is kept is counted and bounded: twenty thousand small uploads would make every look walk over all of them."""
+    store = Store(1000, 2**30, 50, clock)
+    for number in range(20_000):
+        store.put(Thing(str(number), 1))
+    assert len(store._kept) == 50 and store.get("19999", Thing) and not store.get("19949", Thing)
 
 
 def test_what_was_not_used_for_long_goes(store: Store, clock: Clock) -> None:

@@ -54,7 +54,7 @@ def test_another_identity_starts_anew_and_says_what_differs(tmp_path: Path) -> N
         first.commit()
     with Partial(tmp_path, IDENTITY | {"pair list": "b"}) as second:
         assert (second.done, second.restarted) == (0, "differs in pair list")
-        assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "progress.json"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])

@@ -389,3 +389,22 @@ def test_sizes_and_holes(plain: Inpainter, size: tuple[int, int], hole: str) -> 
     (filled,) = plain(photo(*size), mask)
     np.testing.assert_array_equal(np.where(mask, 0, filled), np.where(mask, 0, photo(*size)))
     assert (filled != photo(*size)).any() == bool(mask.any())
+
+
+def test_progress_is_told_before_each_pass_and_may_end_the_work(sampler: Inpainter) -> None:
+    mask = np.zeros((40, 400, 1), np.uint8)
+    mask[10:20, 10:20] = mask[10:20, 380:390] = 1
+    filled = Photo(photo(40, 400))
+    told: list[tuple[int, int]] = []
+    assert len(list(sampler.fill(filled, mask, 2, strategy="crop", progress=lambda *passes: told.append(passes)))) == 2
+    assert told == [(i, told[0][1]) for i in range(len(told))] and told[0][1] == len(told) > 1
+
+    class Enough(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 1:
+            raise Enough
+
+    with pytest.raises(Enough):
+        list(sampler.fill(filled, mask, 2, strategy="crop", progress=stop))

@@ -21,9 +21,11 @@ from spn_jax.config import ONLINE_TEACHERS, Config, apply_overrides, load_config
 from spn_jax.errors import InputError
 from spn_jax.models.efficientnet import CHANNELS, MAPS, EfficientNetTrunk, grouped_convolution, shifted_products
 from spn_jax.runtime.sharding import make_mesh
-from spn_jax.training.inputs import open_data, open_frozen, open_lessons, read_batches
+from spn_jax.training.gradients import targets
+from spn_jax.training.inputs import open_data, open_distillation_targets, open_frozen, read_batches
 from spn_jax.training.loop import train
-from spn_jax.training.step import build_networks, compile_train_step, create_state, resolve_schedule, targets
+from spn_jax.training.state import build_networks, create_state, resolve_schedule
+from spn_jax.training.step import compile_train_step
 from spn_jax.views import features
 from teacher_export.export import export
 from teacher_export.frameworks import torch
@@ -186,16 +188,13 @@ def losses(config: Config) -> dict[str, float]:
     """Of the first step."""
     data = open_data(config, "configs/tiny.py")
     frozen, origins = open_frozen(config)
-    lessons = open_lessons(config, data, frozen, origins.teacher)
-    graph, state = create_state(config, resolve_schedule(config, 1), *build_networks(config, lessons.channels))
+    distillation = open_distillation_targets(config, data, frozen, origins.teacher)
+    graph, state = create_state(config, resolve_schedule(config, 1), *build_networks(config, distillation.channels))
     batch = next(read_batches(config, data, 0, 1))
     if "targets" in batch:
         batch["targets"] = targets(frozen, jax.tree.map(jnp.asarray, batch))
-    _, metrics = step(graph, state, frozen, batch)
+    _, metrics = compile_train_step(graph, make_mesh(1))(state, frozen, batch)
     return {name: float(value) for name, value in metrics.items()}
-
-
-step = compile_train_step(make_mesh(1))
 
 
 @pytest.mark.parametrize("layers", ["", "block2,block4,block10"])  # of P = 32, 4 pixels for the 8 of level 3

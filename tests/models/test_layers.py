@@ -1,7 +1,5 @@
 """Layers against their definitions, written out here the slow way, and against PyTorch where it has the layer."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 import torch
 
 from spn_jax.models import layers
-from spn_jax.models.layers import ConcatNorm, Conv, LearntRegionNorm, RegionNorm, ResidualBlock, SpectralConv, convolve, dense_maps
+from spn_jax.models.layers import ConcatNorm, Conv, LearntRegionNorm, RegionNorm, ResidualBlock, SpectralConv, dense_maps
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -47,51 +45,6 @@ def test_convolution_is_pytorchs(size: int, options: dict) -> None:
     assert conv.bias is not None
     twin.weight.data, twin.bias.data = kernel, torch.from_numpy(np.array(conv.bias[...]))
     np.testing.assert_allclose(conv(x), from_torch(twin(to_torch(x))), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("size", "padding", "dilation", "height", "width"),
-    [
-        (3, 1, 1, 8, 6),
-        (3, 2, 2, 8, 6),
-        (3, 2, 2, 3, 4),
-        (3, 1, 1, 2, 2),
-        (7, 3, 1, 8, 6),
-        (3, 1, 1, 1, 4),
-        (3, 2, 2, 2, 5),
-        (3, 4, 4, 3, 9),
-    ],
-)
-def test_reflected_convolution_has_a_plain_form_elsewhere_and_right_gradients_here(
-    size: int, padding: int, dilation: int, height: int, width: int
-) -> None:
-    x, kernel = random(2, height, width, 3), random(size, size, 3, 4, seed=1)
-
-    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
-        return jnp.sum(jnp.sin(layers.convolve(padded, kernel, dilation=dilation)))
-
-    def ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.sin(layers.convolve_reflected(x, kernel, padding=padding, dilation=dilation)))
-
-    got, wanted = (jax.jit(jax.value_and_grad(f, (0, 1)))(x, kernel) for f in (ours, plain))
-    for our, their in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(our, their, rtol=1e-4, atol=1e-4)
-    text = jax.jit(ours).trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("stablehlo.convolution") == 1
-    assert "pad = [[0, 0], [0, 0]]" in text
-
-
-@pytest.mark.parametrize(("size", "padding", "enlarged"), [(3, 1, 0), (3, 2, 0), (7, 3, 3)])
-def test_reflected_convolution_is_padded_with_zeros_on_the_cpu(size: int, padding: int, enlarged: int) -> None:
-    """A 3x3 one is of the map itself, and gets what its borders lack afterwards; a larger one is of the reflected map."""
-    x, kernel = jnp.ones((1, 8, 6, 3)), jnp.ones((size, size, 3, 4))
-    dilation = padding if size == 3 else 1
-    function = jax.jit(lambda x, kernel: layers.convolve_reflected(x, kernel, padding=padding, dilation=dilation))
-    text = function.trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
-    (line,) = (line for line in text.splitlines() if "stablehlo.convolution" in line)
-    assert f"pad = [[{padding}, {padding}], [{padding}, {padding}]]" in line
-    assert f"(tensor<1x{8 + 2 * enlarged}x{6 + 2 * enlarged}x3xf32>" in line
 
 
 def test_initial_parameters_are_uniform_within_pytorchs_bound() -> None:
@@ -245,90 +198,6 @@ def test_power_iteration_finds_the_largest_singular_value_and_calls_change_nothi
     largest = np.linalg.svd(np.asarray(conv.matrix()), compute_uv=False)[0]
     sigma = u @ (np.asarray(conv.matrix()) @ np.asarray(conv.v[...]))
     assert sigma == pytest.approx(largest, rel=1e-4)
-
-
-@pytest.mark.parametrize("widths", [(3, 5), (5, 3)])
-@pytest.mark.parametrize(
-    ("size", "stride", "padding", "dilation"),
-    [(3, 1, 1, 1), (4, 2, 1, 1), (2, 2, 0, 1), (6, 2, 2, 1), (3, 2, 1, 1), (3, 1, 0, 2), (7, 1, 3, 1), (4, 1, 1, 1), (1, 2, 0, 1)],
-)
-def test_forms_for_the_cpu_are_the_convolution(
-    size: int, stride: int, padding: int, dilation: int, widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Value and both gradients, with spare rows, in phases, in strips of one row, of some and of all, whatever the sizes."""
-    x, kernel = random(2, 18, 14, widths[0]), random(size, size, *widths)
-    monkeypatch.setattr(layers, "MANY_PRODUCTS", 0)
-
-    def results(convolution: Callable[..., jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.sin(convolution(x, kernel, stride=stride, padding=padding, dilation=dilation)))
-
-        return jax.value_and_grad(loss, (0, 1))(x, kernel)
-
-    def plain(x: jax.Array, kernel: jax.Array, stride: int, padding: int, dilation: int) -> jax.Array:
-        return layers.plain_convolution(x, kernel, stride, ((padding, padding), (padding, padding)), dilation)
-
-    expected = results(plain)
-    for pixels, rows in ((1, 1), (30, 1), (64, 8)):
-        monkeypatch.setattr(layers, "STRIP_PIXELS", pixels)
-        monkeypatch.setattr(layers, "STRIP_ROWS", rows)
-        for ours, theirs in zip(jax.tree.leaves(results(convolve)), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("widths", [(8, 16), (16, 8)])
-def test_kernel_gradients_in_bfloat16_are_summed_in_float32(widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As exact as those of one convolution, however many strips there are."""
-    monkeypatch.setattr(layers, "STRIP_PIXELS", 1)
-    monkeypatch.setattr(layers, "STRIP_ROWS", 1)
-    whole = ((1, 1), (1, 1))
-    x, gradient = jnp.asarray(random(2, 64, 64, widths[0]), jnp.bfloat16), jnp.asarray(random(2, 64, 64, widths[1], seed=1), jnp.bfloat16)
-
-    def gradients(convolution: Callable[[jax.Array, jax.Array], jax.Array], dtype: type) -> np.ndarray:
-        kernel = jnp.zeros((3, 3, *widths), dtype)
-        (of_kernel,) = jax.vjp(lambda kernel: convolution(x.astype(dtype), kernel), kernel)[1](gradient.astype(dtype))
-        assert of_kernel.dtype == dtype
-        return np.asarray(of_kernel, np.float32)
-
-    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return layers.plain_convolution(x, kernel, 1, whole, 1)
-
-    exact = gradients(plain, jnp.float32)
-    errors = [np.sqrt(np.mean((gradients(form, jnp.bfloat16) - exact) ** 2)) for form in (lambda x, k: convolve(x, k, padding=1), plain)]
-    assert errors[0] < 1.2 * errors[1]
-
-
-def convolutions(platform: str, stride: int = 1, widths: tuple[int, int] = (16, 8)) -> list[str]:
-    """Results of the convolutions in the program of one convolution and its gradients, lowered for a platform."""
-    gradient = jax.jit(jax.value_and_grad(lambda x, kernel: jnp.sin(convolve(x, kernel, stride=stride, padding=1)).sum(), (0, 1)))
-    x, kernel = jnp.ones((1, 128, 128, widths[0])), jnp.ones((2 + stride, 2 + stride, *widths))
-    text = gradient.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
-    return [line.rsplit("->", 1)[1].strip() for line in text.splitlines() if "stablehlo.convolution" in line]
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_only_the_cpu_has_forms_of_its_own(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "MANY_PRODUCTS", 0)
-    side, size = 128 // stride, 2 + stride
-    plain = [f"tensor<1x{side}x{side}x8xf32>", "tensor<1x128x128x16xf32>", f"tensor<{size}x{size}x16x8xf32>"]
-    for platform in ("cuda", "tpu"):
-        assert sorted(convolutions(platform, stride)) == sorted(plain)  # forward, for the input, for the kernel
-    strips = side // max(layers.STRIP_ROWS, layers.STRIP_PIXELS // side)
-    on_cpu = convolutions("cpu", stride)
-    if stride == 1:  # spare rows; strips of the gradient with input and output exchanged
-        assert on_cpu.count("tensor<1x130x128x8xf32>") == on_cpu.count("tensor<1x130x128x16xf32>") == 1
-        assert on_cpu.count("tensor<8x3x3x16xf32>") == strips
-    else:  # the input's gradient in four phases
-        assert on_cpu.count("tensor<1x64x64x8xf32>") == on_cpu.count("tensor<1x65x65x64xf32>") == 1
-        assert on_cpu.count("tensor<16x4x4x8xf32>") == strips
-
-
-@pytest.mark.parametrize(("widths", "exchanged"), [((16, 8), True), ((8, 16), False), ((48, 40), False)])
-def test_kernel_gradients_exchange_their_operands_only_with_few_outputs(widths: tuple[int, int], exchanged: bool) -> None:
-    """A sum in the exchanged layout is read across memory by the optimiser."""
-    large, small = sorted(widths, reverse=True)
-    ahead, behind = (small, large) if exchanged else widths
-    assert f"tensor<{ahead}x3x3x{behind}xf32>" in convolutions("cpu", widths=widths)
 
 
 def test_dense_maps_are_those_of_one_convolution_after_the_other() -> None:

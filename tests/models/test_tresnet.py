@@ -13,16 +13,17 @@ from spn_jax.checkpoints.weights import load_tresnet
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
 from spn_jax.models.tresnet import blur_pool
-from spn_jax.runtime.sharding import make_mesh
-from spn_jax.training.inputs import open_data, open_frozen, open_lessons, read_batches
+from spn_jax.training.gradients import targets
+from spn_jax.training.inputs import open_data, open_distillation_targets, open_frozen, read_batches
 from spn_jax.training.loop import train
-from spn_jax.training.step import build_networks, compile_train_step, create_state, resolve_schedule, targets
+from spn_jax.training.state import build_networks, create_state, resolve_schedule
 from teacher_export.export import export
 from teacher_export.frameworks import torch
 from teacher_export.teachers import load_teacher
 from teacher_export.weights import main
 from tests import parity_fill
 from tests.golden_model import GOLDEN, nhwc, relative_error
+from tests.tiny import compiled_step
 from tests.torch_teachers import asl_file, tresnet, write_photos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,17 +102,14 @@ def losses(config: Config) -> dict[str, float]:
     """Of the first step."""
     data = open_data(config, "configs/tiny.py")
     frozen, origins = open_frozen(config)
-    lessons = open_lessons(config, data, frozen, origins.teacher)
-    graph, state = create_state(config, resolve_schedule(config, 1), *build_networks(config, lessons.channels))
+    distillation = open_distillation_targets(config, data, frozen, origins.teacher)
+    graph, state = create_state(config, resolve_schedule(config, 1), *build_networks(config, distillation.channels))
     batch = next(read_batches(config, data, 0, 1))
     assert ("image_2x" in batch) != ("targets" in batch)
     if "targets" in batch:  # 8-bit codes become numbers here, so that the same compiled step serves both caches
         batch["targets"] = targets(frozen, jax.tree.map(jnp.asarray, batch))
-    _, metrics = step(graph, state, frozen, batch)
+    _, metrics = compiled_step(graph)(state, frozen, batch)
     return {name: float(value) for name, value in metrics.items()}
-
-
-step = compile_train_step(make_mesh(1))
 
 
 def test_online_and_cached_training_agree(tmp_path: Path, random_weights: str) -> None:
@@ -158,4 +156,4 @@ def test_without_a_prior_loss_no_teacher_is_loaded(tmp_path: Path) -> None:
     config = settings(tmp_path, "teacher.mode=online", "loss.prior=0")
     frozen, origins = open_frozen(config)
     assert frozen.teacher is None and origins.teacher is None
-    assert open_lessons(config, open_data(config, "configs/tiny.py"), frozen, None).channels == {}
+    assert open_distillation_targets(config, open_data(config, "configs/tiny.py"), frozen, None).channels == {}

@@ -164,9 +164,9 @@ def test_a_painted_mask_is_saved_and_grows_as_the_command_has_it(page: Page, che
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.up()
-    page.locator("summary", has_text="mask from a file").click()
+    page.locator("summary", has_text="save the mask").click()
     name, path = saved(page, "#save-mask")
-    assert name == "two.words_mask.png"
+    assert name == "two.words_mask001.png"
     with Image.open(path) as picture:
         mask = (np.asarray(picture.convert("L")) >= 128).astype(np.uint8)[..., None]
     assert 20 < mask.sum() < 200
@@ -329,7 +329,7 @@ def test_the_folder_holds_all_that_the_page_needs_and_no_more(folders: dict[str,
     names = {str(path.relative_to(folders["spn"])) for path in folders["spn"].rglob("*") if path.is_file()}
     scripts = {"page.js", "mask.js", "server.js", "windows.js", "pictures.js", "worker.js"}
     assert names == {"index.html", "style.css", "icon.svg", "model.onnx", "model.json", *scripts, *(f"ort/{name}" for name in web.RUNTIME)}
-    assert "/static/" not in (folders["spn"] / "index.html").read_text() + (folders["spn"] / "page.js").read_text()
+    assert "static/" not in (folders["spn"] / "index.html").read_text() + (folders["spn"] / "page.js").read_text()
     assert not [path for path in folders["spn"].parent.iterdir() if path.name.startswith(".")]
 
 

@@ -34,6 +34,57 @@ def test_compiled_programs_are_kept_in_the_users_cache_folder(tmp_path: Path) ->
     assert any((tmp_path / "own").iterdir())
 
 
+def test_the_cache_of_compiled_programs_has_a_limit(tmp_path: Path) -> None:
+    """The longest unused program goes; a limit or a folder of the user's own stays as it is."""
+    code = """
+import time, jax
+from spn_jax.runtime import device as runtime
+runtime.CACHE_BYTES = 30_000
+runtime.set_up()
+for size in range(1, 9):
+    jax.jit(lambda x: (x @ x.T).sum())(jax.numpy.ones((size, size)))
+print(jax.config.jax_compilation_cache_max_size)
+"""
+    settings = {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    assert run(code, **settings) == "30000"
+    sizes = [file.stat().st_size for file in tmp_path.rglob("*-cache")]
+    assert 0 < sum(sizes) <= 30_000
+    assert run(code, **settings, JAX_COMPILATION_CACHE_MAX_SIZE="70000") == "70000"
+    assert run(code, **settings, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own")) == "-1"
+
+
+def test_without_locks_the_cache_has_no_limit_and_works(tmp_path: Path) -> None:
+    code = """
+import filelock, jax
+from spn_jax.runtime import device as runtime
+def refuse(self, *arguments, **options):
+    raise NotImplementedError("flock")
+filelock.FileLock.acquire = refuse
+runtime.set_up()
+jax.jit(lambda x: x + 1)(1)
+print(jax.config.jax_compilation_cache_max_size)
+"""
+    settings = {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    assert run(code, **settings) == "-1"
+    assert list(tmp_path.rglob("*-cache"))
+
+
+@pytest.mark.parametrize(("training", "calls"), [(False, 0), (True, 1)])
+def test_only_training_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch, training: bool, calls: int) -> None:
+    kept: list[None] = []
+    monkeypatch.setattr(runtime, "keep_memory", lambda: kept.append(None))
+    monkeypatch.setattr(runtime, "keep_compiled_programs", lambda: None)
+    runtime.set_up(training=training)
+    assert len(kept) == calls
+
+
+def test_only_the_trainer_and_the_ablations_ask_for_that() -> None:
+    package = Path(runtime.__file__).resolve().parent
+    package = package if (package / "train.py").is_file() else package.parent
+    asking = {file.name for file in package.rglob("*.py") if "set_up(training=True)" in file.read_text()}
+    assert asking == {"train.py", "ablate.py"}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the setting is glibc's")
 def test_freed_memory_is_not_handed_back() -> None:
     """A thread's block of 256 MB, which is freed and taken again, costs page faults once."""

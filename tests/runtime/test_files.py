@@ -1,6 +1,8 @@
 """Files that are complete or not there; every failure of the disk in words."""
 
+import errno
 import os
+import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from spn_jax.errors import InputError
-from spn_jax.runtime.files import check_writable, write_atomically
+from spn_jax.runtime import files
+from spn_jax.runtime.files import LOCK, FolderIsLocked, FolderLock, check_writable, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -122,3 +125,45 @@ def test_a_folder_is_made_and_nothing_left_in_it(tmp_path: Path) -> None:
 def test_a_folder_that_takes_no_files_is_wrong_input() -> None:
     with pytest.raises(InputError, match="folder /proc/self cannot be written to"):  # also for root, whom no permission stops
         check_writable(Path("/proc/self"))
+
+
+def test_a_locked_folder_says_who_holds_it_until_it_is_released(tmp_path: Path) -> None:
+    with FolderLock(tmp_path, "another run is in it", "wait"):
+        held_by = f"process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(FolderIsLocked, match=rf"^another run is in it \({held_by}\); wait$"):
+            FolderLock(tmp_path, "another run is in it", "wait")
+        assert names(tmp_path) == [LOCK]
+    assert not names(tmp_path)
+    with FolderLock(tmp_path, "x", "y", shared=True):
+        FolderLock(tmp_path, "x", "y", shared=True).release()
+        with pytest.raises(FolderIsLocked):
+            FolderLock(tmp_path, "x", "y")
+    assert not names(tmp_path)
+    (tmp_path / LOCK).write_text("process 1 on a machine that lost its power")
+    FolderLock(tmp_path, "x", "y").release()
+
+
+def test_the_lock_is_on_a_regular_file_that_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS grants an exclusive lock to nobody else: directories can be locked by every machine at once."""
+    seen: list[int] = []
+    monkeypatch.setattr(files.fcntl, "flock", lambda handle, how: seen.append(handle))
+    with FolderLock(tmp_path, "x", "y"):
+        assert stat.S_ISREG(os.fstat(seen[0]).st_mode) and os.write(seen[0], b"") == 0
+
+
+def test_a_file_system_without_locks_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(number: int) -> None:
+        def flock(handle: int, how: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(files.fcntl, "flock", flock)
+
+    refuse(errno.ENOLCK)
+    for _ in range(2):
+        FolderLock(tmp_path, "x", "y").release()
+    assert capsys.readouterr().err.count(f"warning: the file system of {tmp_path} has no locks") == 1
+    refuse(errno.EIO)
+    with pytest.raises(InputError, match="cannot be locked"):
+        FolderLock(tmp_path, "x", "y")

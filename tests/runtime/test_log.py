@@ -130,6 +130,17 @@ def test_rate_leaves_out_the_first_compilation_and_evaluations(clock: Callable[[
     assert progress.line(21, {"generator/loss": 1.5, "learning_rate": 1.0}) == "step 21/100  2.00 steps/s  0:40 left  generator/loss 1.5"
 
 
+def test_the_recent_rate_is_of_the_steps_since_it_was_last_asked_for(clock: Callable[[float], None]) -> None:
+    progress = Progress(0, 100)
+    clock(2)
+    assert progress.recent_rate(10) == pytest.approx(5)
+    clock(10)
+    with progress.paused():
+        clock(1000)
+    assert progress.recent_rate(20) == pytest.approx(1)
+    assert progress.recent_rate(20) is None
+
+
 def test_first_step_has_no_rate_yet(clock: Callable[[float], None]) -> None:
     progress = Progress(0, 100)
     progress.restart(1)

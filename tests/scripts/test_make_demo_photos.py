@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -79,9 +80,10 @@ def test_tiles_have_the_size_asked_for(photos):
     assert {pixels(f).shape for f in photos.rglob("*.png")} == {(32, 32, 3)}
 
 
-def test_second_call_makes_the_same_bytes(photos, tmp_path):
+def test_tiles_of_another_size_are_replaced_by_the_same_bytes(photos, tmp_path):
+    make_demo_photos(tmp_path / "photos", 16)
     make_demo_photos(tmp_path / "photos", 32)
-    make_demo_photos(tmp_path / "photos", 32)
+    assert {pixels(f).shape for f in (tmp_path / "photos").rglob("*.png")} == {(32, 32, 3)}
     for file in photos.rglob("*.*"):
         assert (tmp_path / "photos" / file.relative_to(photos)).read_bytes() == file.read_bytes()
 
@@ -100,10 +102,46 @@ def test_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_folder_of_something_else_is_not_replaced(tmp_path):
-    (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(InputError, match="exists and was not made by this program"):
+@pytest.fixture
+def copied(photos, tmp_path) -> Path:
+    """A folder of tiles of its own."""
+    return Path(shutil.copytree(photos, tmp_path / "photos"))
+
+
+def test_where_the_wanted_tiles_are_nothing_is_done(copied):
+    (copied / "train" / "mine.png").write_text("mine")
+    before = {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in copied.rglob("*")}
+    make_demo_photos(copied, 32)
+    assert {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in copied.rglob("*")} == before
+
+
+def test_tiles_that_are_missing_are_made_again(photos, copied, tiles):
+    (copied / next(iter(tiles))).unlink()
+    make_demo_photos(copied, 32)
+    assert (copied / next(iter(tiles))).read_bytes() == (photos / next(iter(tiles))).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "train/mine.png", "test/.mine/notes.md"])
+def test_a_users_files_are_never_deleted(copied, name):
+    (copied / name).parent.mkdir(exist_ok=True)
+    (copied / name).write_text("mine")
+    with pytest.raises(InputError, match=f"photos holds {name}, not made by this program; move that away, or choose another folder"):
+        make_demo_photos(copied, 16)
+    assert (copied / name).read_text() == "mine" and (copied / "scenes.json").is_file()
+
+
+@pytest.mark.parametrize(("name", "text"), [("mine.txt", "x"), ("scenes.json", "[1, 2]"), ("scenes.json", "{"), ("scenes.json", "{}")])
+def test_folder_of_something_else_is_not_replaced(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"holds {name}, not made by this program"):
         make_demo_photos(tmp_path, 32)
+    assert (tmp_path / name).read_text() == text
+
+
+def test_a_link_to_a_folder_is_not_replaced(copied, tmp_path):
+    (tmp_path / "link").symlink_to(copied)
+    with pytest.raises(InputError, match="is not a folder of its own"):
+        make_demo_photos(tmp_path / "link", 16)
 
 
 def test_missing_scikit_image_says_what_to_install(tmp_path, monkeypatch):

@@ -13,13 +13,18 @@ from tests import trainer
 from tests.trainer import Inputs, finish_both, last_arrays, metrics, start_two, wait_for
 
 
+def without_updates(line: dict[str, float]) -> dict[str, float]:
+    """A line of the log without the norms of Adam's updates, in which gradients that are nothing but rounding count like others."""
+    return {name: value for name, value in line.items() if not name.endswith("/update_norm")}
+
+
 def assert_close(workdir: Path, reference: Path, steps: int) -> None:
     """The first lines of both logs: equal to 1e-5 at step 0, the first, to 1e-3 at those after it."""
     ours, theirs = ([line for line in metrics(folder) if line["step"] <= steps] for folder in (workdir, reference))
     assert [line.keys() for line in ours] == [line.keys() for line in theirs]
     assert ours
     for our, their in zip(ours, theirs, strict=True):
-        assert our == pytest.approx(their, rel=1e-5 if their["step"] == 1 else 1e-3), their["step"]
+        assert without_updates(our) == pytest.approx(without_updates(their), rel=1e-5 if their["step"] == 1 else 1e-3), their["step"]
 
 
 def resumed_at(step: int, reference: Path, workdir: Path) -> Path:
@@ -34,7 +39,7 @@ def test_four_devices_compute_what_one_does(inputs: Inputs, reference: Path, tmp
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 3]
     lines = [line for line in metrics(tmp_path / "run") if "eval/psnr" not in line]
     for ours, theirs in zip(lines, metrics(reference), strict=False):
-        assert ours == pytest.approx(theirs, rel=1e-5 if ours["step"] == 1 else 1e-3)
+        assert without_updates(ours) == pytest.approx(without_updates(theirs), rel=1e-5 if ours["step"] == 1 else 1e-3)
 
 
 def test_four_devices_take_over_from_one(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
@@ -63,7 +68,7 @@ def test_two_processes_train_stop_at_sigterm_to_one_and_are_continued_by_one(inp
     processes = start_two(inputs.arguments(workdir, "schedule.length=1000"))
     wait_for(processes[0], "step 4/")
     processes[1].send_signal(signal.SIGTERM)
-    (first, _), (second, _) = finish_both(processes)
+    (first, _), (second, _) = finish_both(processes, status=143)
     newest = newest_checkpoint(workdir / FOLDER)
     assert newest is not None
     step = int(newest.name)

@@ -9,7 +9,7 @@ import pytest
 
 from spn_jax.config import load_config
 from spn_jax.training import loop
-from spn_jax.training.step import TrainState
+from spn_jax.training.state import TrainState
 from tests.trainer import CONFIG_FILE, Inputs
 
 Event = tuple[str, int]
@@ -41,14 +41,15 @@ def test_a_step_is_started_before_the_one_before_it_is_waited_for(
             events.append(("waited for the state of", sum(what == "started" for what, _ in events)))
         return wait(tree)
 
-    def start_step(graph: Any, state: Any, frozen: Any, batch: Any) -> tuple[Any, dict[str, Pending]]:
+    def start_step(state: Any, frozen: Any, batch: Any) -> tuple[Any, dict[str, Pending]]:
         step = 1 + sum(what == "started" for what, _ in events)
         events.append(("started", step))
         return state, {"generator/loss": Pending(step, events)}
 
     monkeypatch.setattr(jax, "block_until_ready", wait_and_tell)
-    monkeypatch.setattr(loop, "compile_train_step", lambda mesh, kept: start_step)
-    monkeypatch.setattr(loop.HeldOut, "look", lambda *arguments: None)
+    monkeypatch.setattr(loop, "compile_train_step", lambda graph, mesh, sharding: start_step)
+    for what in ("draw_if_due", "evaluate_if_due"):
+        monkeypatch.setattr(loop.HeldOut, what, lambda *arguments: None)
     rare = [f"train.{what}_every=4" for what in ("eval", "image", "checkpoint")]
     arguments = inputs.arguments(tmp_path / "run")
     loop.train(load_config(CONFIG_FILE, [*arguments[4:], *rare]), tmp_path / "run")

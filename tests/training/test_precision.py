@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spn_jax.config import Config
-from spn_jax.training.step import Frozen, build_networks, create_state, resolve_schedule
+from spn_jax.training.state import Frozen, build_networks, create_state, resolve_schedule
 from tests.tiny import CHANNELS, compiled_step, tiny
 
 STEPS, WINDOW, SEEDS = 120, 10, (0, 1, 2)
@@ -38,9 +38,9 @@ def loss_curve(config: Config, batches: list[dict[str, Any]]) -> np.ndarray:
     Their seed draws the parameters; all runs see the same batches.
     """
     graph, state = create_state(config, resolve_schedule(config, STEPS), *build_networks(config, CHANNELS))
-    graph, step, losses = dataclasses.replace(graph, seed=0), compiled_step(), []  # one program for all seeds
+    step, losses = compiled_step(dataclasses.replace(graph, seed=0)), []  # one program for all seeds
     for batch in batches:
-        state, metrics = step(graph, state, Frozen(), batch)
+        state, metrics = step(state, Frozen(), batch)
         losses.append([float(metrics[f"generator/{name}"]) for name in ("reconstruction", "prior")])
     return np.log(np.reshape(losses, (-1, WINDOW, 2)).mean(1))
 

@@ -1,15 +1,18 @@
 """The trainer through its command line: interrupted runs end as uninterrupted ones, and wrong input is one sentence."""
 
 import json
+import os
 import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,10 +21,11 @@ from spn_jax import train
 from spn_jax.checkpoints.store import FOLDER, newest_checkpoint
 from spn_jax.config import TrainConfig, load_config
 from spn_jax.errors import InputError, run_command
-from spn_jax.training.held_out import Due, due_after
+from spn_jax.training.held_out import Due, due_at, due_at_start
 from spn_jax.training.inputs import open_data, read_batches
-from spn_jax.training.processes import only_run_in
-from spn_jax.training.reports import check_finite
+from spn_jax.training.processes import Stop, Stopped, only_run_in
+from spn_jax.training.reports import check_finite, out_of_memory_in_words
+from spn_jax.training.resume import final_learning_rate
 from tests import trainer
 from tests.trainer import STEPS, Inputs, assert_same_run, last_arrays, make_cache, make_photos, metrics, saved_arrays
 
@@ -140,13 +144,13 @@ def test_stopped_by_sigterm_and_continued_equals_uninterrupted(inputs: Inputs, r
     process = trainer.start(inputs.arguments(workdir))
     trainer.wait_for(process, "step 1/")
     process.send_signal(signal.SIGTERM)
-    output, errors = trainer.finish(process)
+    output, errors = trainer.finish(process, status=143)
     assert "stopped by SIGTERM after step" in output and not errors
     assert steps(workdir)[-1] < 4
 
     # At steps with an evaluation, the last one among them: the checkpoint comes first, the evaluation with the next start.
     for step in 4, STEPS:
-        output, _ = trainer.run([str(step), *inputs.arguments(workdir)], program=("-c", STOPPED_AT))
+        output, _ = trainer.run([str(step), *inputs.arguments(workdir)], program=("-c", STOPPED_AT), status=143)
         assert f"stopped by SIGTERM after step {step}" in output
         assert steps(workdir)[-1] == step
         assert not any(line["step"] == step and "eval/psnr" in line for line in metrics(workdir))
@@ -195,17 +199,59 @@ def test_parameters_that_are_not_finite_are_not_saved() -> None:
         model = {"kernel": np.ones(3, np.float32)}
         discriminator = {"kernel": np.array([1, np.inf], np.float32)}
 
+        model_optimizer = {"nu": np.ones(3, np.float32)}
+        discriminator_optimizer = model_optimizer
+
     with pytest.raises(InputError, match="at step 7 these values are not finite: parameters of the discriminator;"):
         check_finite(7, State())  # type: ignore[arg-type]
     State.discriminator = State.model
     check_finite(7, State())  # type: ignore[arg-type]
+    State.model_optimizer = {"nu": np.array([1, np.inf], np.float32)}
+    with pytest.raises(InputError, match="not finite: Adam's moments of the prior learner and generator;"):
+        check_finite(7, State())  # type: ignore[arg-type]
+
+
+def test_ctrl_c_stops_in_order_and_a_second_one_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with Stop() as stop:
+        assert not stop(3)
+        signal.raise_signal(signal.SIGINT)
+        assert stop(3) and stop.came_here() and stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert (Stopped(signal.SIGTERM).status, Stopped(signal.SIGINT).status) == (143, 130)
+
+
+def test_only_an_evaluation_that_was_missed_is_due_at_the_start() -> None:
+    train_config = TrainConfig(eval_every=4, image_every=3, checkpoint_every=2)
+
+    def due(step: int, is_evaluated: bool, is_initialised: bool = False) -> Due:
+        return due_at_start(step, 7, train_config, is_evaluated=is_evaluated, is_initialised=is_initialised)
+
+    missed = Due(evaluation=True, checkpoint=True)
+    assert (due(4, False), due(7, False)) == (missed, missed)
+    assert {due(4, True), due(7, True), due(2, False), due(3, False), due(0, False)} == {Due()}
+    assert due(0, False, is_initialised=True) == Due(evaluation=True)  # and no checkpoint of another's parameters
+
+
+def test_too_little_memory_is_one_sentence_that_names_what_helps() -> None:
+    train_config = TrainConfig(batch_size=8, micro_batches=2)
+    with pytest.raises(InputError) as refused, out_of_memory_in_words(train_config):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nand more")
+    assert "train.micro_batches (2), train.rematerialise=true (false)" in str(refused.value)
+    assert "train.compute_dtype=bfloat16 (float32) or a smaller train.batch_size (8)" in str(refused.value)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), out_of_memory_in_words(train_config):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
 def test_init_starts_a_new_run_from_the_moving_average(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     arguments = inputs.arguments(tmp_path / "run", "schedule.length=2", "train.log_every=2", "--init", str(reference))
     output, _ = trainer.run(arguments)
     assert f"starts from the parameters of {reference / FOLDER / '6'}" in output
-    assert [line["step"] for line in metrics(tmp_path / "run")] == [2, 2]
+    # The parameters that it starts from are scored before the first step.
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 2, 2]
+    assert metrics(tmp_path / "run")[0] == {**metrics(reference)[-1], "step": 0}
     first = saved_arrays(tmp_path / "run" / FOLDER / "1")
     start, untrained = last_arrays(reference), saved_arrays(reference / FOLDER / "1")
     assert first["training/model_optimizer.count"] == 1
@@ -215,6 +261,14 @@ def test_init_starts_a_new_run_from_the_moving_average(inputs: Inputs, reference
     assert np.abs(first[name] - untrained[name]).max() > 1.5 * step
     output, _ = trainer.run(arguments)
     assert "finished" in output and "is not read again" in output
+    rate = metrics(reference)[-2]["learning_rate"]
+    assert final_learning_rate(reference / FOLDER / "6") == pytest.approx(rate)
+
+
+def test_init_warns_of_a_higher_learning_rate(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    faster = inputs.arguments(tmp_path / "run", "schedule.length=1", "optimizer.learning_rate=0.01", "--init", str(reference))
+    output, _ = trainer.run(faster)
+    assert re.search(r"warning: the learning rate 0.01 is higher than the \S+ that the checkpoint ended with", output)
 
 
 def test_gradient_accumulation_and_no_moving_average(inputs: Inputs, tmp_path: Path) -> None:
@@ -329,7 +383,11 @@ def test_resuming_with_another_teacher_cache_is_refused(refused, inputs: Inputs,
 
 def test_safe_settings_may_change_on_resume(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     workdir = copy_at(reference, tmp_path / "run", 5)
-    output, _ = trainer.run(inputs.arguments(workdir, "schedule.length=7", "train.log_every=7", "train.keep_last=1", "train.keep_best=0"))
+    output, _ = trainer.run(
+        inputs.arguments(
+            workdir, "schedule.length=7", "train.log_every=7", "train.keep_last=1", "train.keep_best=0", "train.micro_batches=2"
+        )
+    )
     assert "continues at step 5" in output
     assert steps(workdir) == [7]
     assert metrics(workdir)[:6] == metrics(reference)[:6]
@@ -347,10 +405,10 @@ def test_init_from_a_model_of_another_size(refused, reference: Path, tmp_path: P
     ("step", "due"),
     [(1, ()), (2, ("checkpoint",)), (3, ("picture",)), (4, ("evaluation", "checkpoint")), (7, ("evaluation", "picture", "checkpoint"))],
 )
-def test_what_is_due_after_a_step(step: int, due: tuple[str, ...]) -> None:
+def test_what_is_due_at_a_step(step: int, due: tuple[str, ...]) -> None:
     train_config = TrainConfig(eval_every=4, image_every=3, checkpoint_every=2)
     expected = Due(**{name: name in due for name in ("evaluation", "picture", "checkpoint")})
-    assert due_after(step, 7, train_config) == expected
+    assert due_at(step, 7, train_config) == expected
 
 
 def test_evaluation_needs_the_checkpoint_alone(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
@@ -384,17 +442,19 @@ run_command(train.main)
 
 def test_sigterm_during_an_evaluation_gives_it_up_and_saves(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     workdir = copy_at(reference, tmp_path / "run", 3)
-    output, _ = trainer.run(inputs.arguments(workdir), program=("-c", STOPPED_IN_EVALUATION))
+    output, _ = trainer.run(inputs.arguments(workdir), program=("-c", STOPPED_IN_EVALUATION), status=143)
     assert "stopped by SIGTERM after step 4" in output and "evaluation" not in output
-    output, _ = trainer.run(inputs.arguments(workdir))
-    assert "saved before this evaluation, so it cannot be kept as the best one" in output
-    assert metrics(workdir) == metrics(reference)
+    output, _ = trainer.run(inputs.arguments(workdir, "schedule.length=5"))
+    assert "step 4  evaluation" in output
+    assert metrics(workdir)[:6] == metrics(reference)[:6]
+    assert re.search(r"best checkpoint by eval/psnr: .*checkpoints/[45]\n", output)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(refused, reference: Path, tmp_path: Path) -> None:
     workdir = copy_at(reference, tmp_path / "copy", 5)
     with only_run_in(workdir):
-        assert f"another run is writing to --workdir {workdir}" in refused(workdir=workdir)
+        message = f"another run is writing to --workdir {workdir} (process {os.getpid()} on {socket.gethostname()}); wait for it"
+        assert message in refused(workdir=workdir)
 
 
 def test_init_keeps_new_heads_where_the_teacher_is_another(inputs: Inputs, reference: Path, tmp_path: Path) -> None:

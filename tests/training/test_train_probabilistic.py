@@ -18,7 +18,7 @@ from spn_jax.predict import main as predict
 from spn_jax.runtime.sharding import make_mesh
 from spn_jax.training.inputs import open_frozen
 from spn_jax.training.resume import check_same_run, initialise_from
-from spn_jax.training.step import build_networks, create_state, resolve_schedule
+from spn_jax.training.state import build_networks, create_state, resolve_schedule
 from teacher_export.convert import main as convert
 from tests import trainer
 from tests.trainer import ROOT, Inputs, assert_same_run, last_arrays, metrics

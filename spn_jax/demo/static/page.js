@@ -1,15 +1,22 @@
 // The page: a photo is loaded, its hole painted, filled by the server, and compared. Pixels of the photo never pass a canvas: the
 // server keeps the original, receives the mask alone, and gives back files that the page saves as they are.
 
-import { Mask } from "/static/mask.js";
-import * as server from "/static/server.js";
+import { Mask } from "./mask.js";
+import * as server from "./server.js";
 
 const $ = (id) => document.getElementById(id);
 const LARGEST_BRUSH = 0.5; // of the photo's longer side
 const ZOOM = { least: 1, most: 32, step: 1.5 };
+const BLOCKS = 4; // screen pixels of one of the photo's, from which on these are shown as the squares that they are
+const ONE_COLUMN = window.matchMedia("(max-width: 55.99rem)"); // as in style.css
+const MARGIN = 18; // pixels under the photo
+
+// Where it is told how far a job is.
+const FILLING = { status: "status", progress: "progress", cancel: "cancel" };
+const PRIOR = { status: "prior-status", progress: "prior-progress", cancel: "prior-cancel" };
 
 const state = {
-  model: { samples: 1, bytes: 2 ** 26, pixels: 2.4e7 },
+  model: { samples: 1, bytes: 2 ** 26, pixels: 2.4e7, original: 512, formats: [] },
   file: null, // as it was chosen; sent again if the server has let it go
   photo: null, // what the server says about it
   mask: null,
@@ -19,26 +26,35 @@ const state = {
   results: [],
   chosen: 0,
   job: null,
+  loading: null, // the file that was chosen last
+  turn: new AbortController(), // of the photo that is shown: aborted when another takes its place, so that nothing of it is shown then
+  urls: { photo: [], results: [], maps: [] }, // of pictures that are shown; the browser keeps these until they are revoked
   keyboard: { x: 0, y: 0 }, // where the arrows have moved the brush
 };
 
 // --- words ---
 
 function complain(error) {
-  if (!(error instanceof Error)) error = new Error(String(error));
-  $("error").textContent = error.message;
+  if (error?.name === "AbortError") return; // about a photo that is no longer shown
+  $("error").textContent = error instanceof Error ? error.message : String(error);
   $("error").hidden = false;
-  $("error").scrollIntoView({ block: "nearest" });
+  layout();
 }
 
-function say(text) {
-  $("status").textContent = text;
+function uncomplain() {
+  if ($("error").hidden) return;
+  $("error").hidden = true;
+  layout();
+}
+
+function say(part, text) {
+  $(part.status).textContent = text;
 }
 
 // Handlers of events: what goes wrong is told, and the last complaint goes away before a new attempt.
 function doing(work) {
   return async (event) => {
-    $("error").hidden = true;
+    uncomplain();
     try {
       await work(event);
     } catch (error) {
@@ -51,63 +67,116 @@ function doing(work) {
 
 async function load(file) {
   if (file.size > state.model.bytes) {
-    throw new Error(`${file.name} has ${megabytes(file.size)} MB, and the server takes ${megabytes(state.model.bytes)}; make it smaller.`);
+    throw new Error(`${file.name} has ${megabytes(file.size)} MB, and the limit is ${megabytes(state.model.bytes)} MB; scale it down.`);
   }
-  $("facts").textContent = "Loading…";
-  say("Loading…");
+  state.loading = file;
+  document.body.classList.add("loading");
   try {
     const photo = await server.upload(file);
-    const view = await decoded(await server.photoView(photo.photo), $("before"));
-    if (state.job) await server.cancel(state.job);
-    if (state.photo) server.forget(state.photo.photo);
+    const view = await decoded(urlOf(await server.photoView(photo.photo), "photo"));
+    if (state.loading !== file) {
+      server.forget(photo.photo); // another one was chosen meanwhile
+      return;
+    }
+    leave();
     show(file, photo, view);
   } finally {
-    say("");
+    if (state.loading === file) document.body.classList.remove("loading");
   }
 }
 
-// An <img> with the picture of a blob in it; returns when it can be drawn.
-async function decoded(blob, image = new Image()) {
-  if (image.src.startsWith("blob:")) URL.revokeObjectURL(image.src);
-  image.src = URL.createObjectURL(blob);
+// Ends what is being done for the photo that is shown.
+function leave() {
+  state.turn.abort();
+  state.turn = new AbortController();
+  if (state.job) server.cancel(state.job);
+  if (state.photo) server.forget(state.photo.photo);
+  state.job = null;
+}
+
+// Pictures are addressed in groups, which go together.
+function urlOf(blob, group) {
+  const url = URL.createObjectURL(blob);
+  state.urls[group].push(url);
+  return url;
+}
+
+function revoke(group, kept = null) {
+  for (const url of state.urls[group]) if (url !== kept) URL.revokeObjectURL(url);
+  state.urls[group] = kept ? [kept] : [];
+}
+
+// An <img> with the picture of an address in it; returns when it can be drawn.
+async function decoded(url, image = new Image()) {
+  image.src = url;
   await image.decode();
   return image;
 }
 
 function show(file, photo, view) {
   Object.assign(state, { file, photo, results: [], zoom: 1, keyboard: { x: photo.width / 2, y: photo.height / 2 } });
+  $("before").src = view.src;
   [$("paint").width, $("paint").height] = [view.naturalWidth, view.naturalHeight];
   state.mask = new Mask($("paint"), photo.width, photo.height);
   $("drop").hidden = true;
-  $("work").hidden = false;
+  $("work").hidden = $("controls").hidden = false;
   $("outcome").hidden = $("results").hidden = $("maps").hidden = true;
-  $("tools").disabled = $("filling").disabled = $("prior").disabled = false;
-  $("facts").textContent = `${photo.name}, ${photo.width} × ${photo.height} pixels`;
+  $("name").textContent = $("facts").title = photo.name;
+  $("dimensions").textContent = `${photo.width} × ${photo.height} pixels`;
   $("size").value = String(Math.log(0.08 * longest()) / Math.log(LARGEST_BRUSH * longest()));
+  for (const part of [FILLING, PRIOR]) {
+    say(part, "");
+    busy(part, false);
+  }
   compare(false);
   $("compare-mode").disabled = true;
+  $("after").removeAttribute("src");
+  revoke("photo", view.src);
+  revoke("results");
+  revoke("maps");
+  offerStrategies();
   refresh();
   layout();
 }
 
+// The whole photo at full size only where the server takes it: every size has to be compiled.
+function offerStrategies() {
+  const original = $("strategy").querySelector("[value=original]");
+  original.disabled = longest() > state.model.original;
+  if (original.disabled && original.selected) $("strategy").value = "auto";
+}
+
 const longest = () => Math.max(state.photo.width, state.photo.height, 4);
+const listed = (words) => [words.slice(0, -1).join(", "), ...words.slice(-1)].filter(Boolean).join(" or ");
 const megabytes = (bytes) => String(Number((bytes / 2 ** 20).toPrecision(3)));
 
 async function useMask(file) {
-  const white = await withPhoto((photo) => server.mask(photo, file, $("invert").checked));
-  state.mask.use(await createImageBitmap(white));
-  refresh();
+  const { signal } = state.turn;
+  const white = await withPhoto((photo) => server.mask(photo, file, $("invert").checked), signal);
+  const picture = await createImageBitmap(white);
+  signal.throwIfAborted();
+  painted((mask) => mask.use(picture));
+}
+
+// Under the name by which spn_jax.predict finds the mask of a photo.
+async function saveMask() {
+  const name = `${state.photo.name.replace(/\.[^.]*$/, "")}_mask001.png`;
+  save(await paintedMask(), name);
 }
 
 // What is asked about a photo that the server no longer keeps is asked again after it was sent again.
-async function withPhoto(ask) {
+async function withPhoto(ask, signal) {
+  const { file, photo } = state;
   try {
-    return await ask(state.photo.photo);
+    return await ask(photo.photo);
   } catch (error) {
-    if (error.status !== 404) throw error;
-    state.photo = await server.upload(state.file);
-    return ask(state.photo.photo);
+    if (error.status !== 404 || signal.aborted) throw error;
   }
+  const again = await server.upload(file);
+  if (signal.aborted) server.forget(again.photo);
+  signal.throwIfAborted();
+  state.photo = again;
+  return ask(again.photo);
 }
 
 // --- where things are on the screen ---
@@ -115,14 +184,30 @@ async function withPhoto(ask) {
 function layout() {
   if (!state.photo) return;
   const { width, height } = state.photo;
-  const room = { width: $("work").clientWidth - 2, height: Math.max(0.68 * window.innerHeight, 240) };
-  const scale = state.zoom * Math.min(room.width / width, room.height / height, Math.max(1, 512 / longest()));
+  placeResults();
+  const room = roomForPhoto();
+  const scale = state.zoom * Math.min(room.width / width, room.height / height);
+  $("easel").style.maxHeight = `${room.height + 2}px`;
   $("frame").style.width = `${Math.max(1, Math.floor(width * scale))}px`;
   $("frame").style.height = `${Math.max(1, Math.floor(height * scale))}px`;
-  for (const image of [$("before"), $("after")]) image.classList.toggle("magnified", scale >= 3);
+  for (const image of [$("before"), $("after")]) image.classList.toggle("magnified", scale >= BLOCKS);
   $("zoom-out").disabled = state.zoom <= ZOOM.least;
   $("zoom-in").disabled = state.zoom >= ZOOM.most;
   moveCursor(null);
+}
+
+// Under the photo on a phone, where a choice would not be seen from further below, and otherwise where they take no room from it.
+function placeResults() {
+  const place = $(ONE_COLUMN.matches ? "work" : "choice");
+  if ($("results").parentElement !== place) place.append($("results"));
+}
+
+// What the window leaves to the photo, so that it and what stands above and under it are seen at once; on a phone about half.
+function roomForPhoto() {
+  const [easel, work] = [$("easel").getBoundingClientRect(), $("work").getBoundingClientRect()];
+  const rest = easel.top + window.scrollY + (work.bottom - easel.bottom) + MARGIN;
+  const height = ONE_COLUMN.matches ? 0.52 * window.innerHeight : window.innerHeight - rest;
+  return { width: $("work").clientWidth - 2, height: Math.max(height, 240) };
 }
 
 // Zooms and keeps what is in the middle in the middle.
@@ -255,113 +340,151 @@ function shortcut(event) {
 // --- filling ---
 
 async function fill() {
+  const { signal } = state.turn;
   const mask = await paintedMask();
   const fields = { mask, dilate: $("dilate").value, strategy: $("strategy").value };
   if (state.model.samples > 1) Object.assign(fields, { samples: $("samples").value, seed: $("seed").value });
   const wanted = Number(fields.samples ?? 1);
   const results = [];
   await working(
+    FILLING,
+    signal,
     (photo) => server.startFill(photo, fields),
     (job) => (wanted > 1 && job.results.length ? `Filling… ${job.results.length} of ${wanted} done` : "Filling…"),
     async (job) => {
       for (const result of job.results.slice(results.length)) {
-        results.push({ ...result, picture: await server.picture(result.view) });
-        await showResults(results);
+        const picture = await server.picture(result.view);
+        signal.throwIfAborted();
+        const old = state.urls.results.splice(0, results.length ? 0 : Infinity); // of the fill before
+        results.push({ ...result, url: urlOf(picture, "results") });
+        await showResults(results, signal);
+        for (const url of old) URL.revokeObjectURL(url);
       }
     },
   );
 }
 
 async function showPrior() {
+  const { signal } = state.turn;
   const mask = await paintedMask();
-  const job = await working((photo) => server.startPrior(photo, mask), () => "Computing the prior…", async () => {});
+  const job = await working(PRIOR, signal, (photo) => server.startPrior(photo, mask), () => "Computing…", async () => {});
   if (job.state !== "done") return;
-  const figures = await Promise.all(job.results.map(async (result, i) => mapFigure(await server.picture(result.view), i)));
+  const pictures = await Promise.all(job.results.map((result) => server.picture(result.view)));
+  signal.throwIfAborted();
+  revoke("maps");
+  const figures = await Promise.all(pictures.map((picture, i) => mapFigure(urlOf(picture, "maps"), i)));
+  signal.throwIfAborted();
+  const title = document.createElement("h2");
+  title.textContent = "Semantic prior";
   const explained = document.createElement("p");
   explained.className = "hint";
-  explained.textContent = "k-means clusters of the features predicted for the photo and its hole, from the finest level to the coarsest. "
-    + "Equal colours in a map: things that look alike to the network. Colours of different maps have nothing to do with each other.";
-  $("maps").replaceChildren(explained, ...figures);
+  explained.textContent = "k-means clusters of the features that the network expects in the photo and its hole, from the finest level to the "
+    + "coarsest. Equal colours in a map are things that look alike to the network; colours of different maps are not related.";
+  $("maps").replaceChildren(title, explained, ...figures);
   $("maps").hidden = false;
   $("maps").scrollIntoView({ block: "nearest" });
 }
 
-async function mapFigure(blob, i) {
+async function mapFigure(url, i) {
   const figure = document.createElement("figure");
-  const image = await decoded(blob);
+  const image = await decoded(url);
   image.alt = `Clusters of the prior's level ${i + 1}`;
   const caption = document.createElement("figcaption");
-  caption.textContent = `Level ${i + 1}, ${image.naturalWidth} × ${image.naturalHeight}`;
+  for (const words of [`Level ${i + 1}`, `${image.naturalWidth} × ${image.naturalHeight}`]) {
+    const span = document.createElement("span"); // which is not broken
+    span.textContent = words;
+    caption.append(span, " ");
+  }
   figure.append(image, caption);
   return figure;
 }
 
 async function paintedMask() {
-  if (state.mask.empty) throw new Error("Paint over what is to be filled first, or choose a mask.");
+  if (state.mask.empty) throw new Error("Paint over the area to fill first, or load a mask.");
   return state.mask.png();
 }
 
-// Starts a job, tells how far it is, and returns its last state.
-async function working(start, doing, report) {
-  busy(true);
+// Starts a job, tells how far it is, and returns its last state. part: where that is told; signal: of the photo's turn.
+async function working(part, signal, start, doing, report) {
+  signal.throwIfAborted();
+  busy(part, true);
   const began = Date.now();
   try {
-    const job = await withPhoto(start);
+    const job = await withPhoto(start, signal);
+    if (signal.aborted) server.cancel(job.job);
+    signal.throwIfAborted();
     state.job = job.job;
     return await server.follow(job, async (now) => {
-      const seconds = Math.round((Date.now() - began) / 1000);
-      const waits = now.before === 1 ? "One other is before this one" : `${now.before} others are before this one`;
-      say(now.state === "waiting" && now.before ? `${waits} (${seconds} s)` : `${doing(now)} (${seconds} s)`);
+      signal.throwIfAborted();
+      tell(part, now, doing(now), (Date.now() - began) / 1000);
+      if (now.state === "cancelled") return; // what was made before is shown already
       await report(now);
-      if (now.state === "done") say(`Done in ${((Date.now() - began) / 1000).toFixed(1)} s.`);
-      if (now.state === "cancelled") say("Cancelled.");
+      signal.throwIfAborted();
+      if (now.state === "done") say(part, `Done in ${((Date.now() - began) / 1000).toFixed(1)} s.`);
     });
   } catch (error) {
-    say("");
+    signal.throwIfAborted(); // whatever it was, it is about a photo that is no longer shown
+    say(part, "");
     throw error;
   } finally {
-    state.job = null;
-    busy(false);
+    if (!signal.aborted) {
+      state.job = null;
+      busy(part, false);
+    }
   }
 }
 
-function busy(is) {
+function tell(part, job, doing, seconds) {
+  const ahead = `${job.before} ${job.before === 1 ? "job" : "jobs"} ahead of you`;
+  if (job.state === "cancelled") say(part, "Cancelled.");
+  else say(part, `${job.state === "waiting" && job.before ? ahead : doing} (${Math.round(seconds)} s)`);
+  if (job.total > 1) [$(part.progress).max, $(part.progress).value] = [job.total, job.done];
+  else $(part.progress).removeAttribute("value"); // it shows that something happens, not how much
+}
+
+function busy(part, is) {
   $("fill").disabled = $("show-prior").disabled = is;
-  $("cancel").hidden = $("progress").hidden = !is;
+  $(part.cancel).hidden = $(part.progress).hidden = !is;
+  $(part.progress).removeAttribute("value");
 }
 
 // --- results ---
 
-async function showResults(results) {
+async function showResults(results, signal) {
+  if (results.length === 1) $("results").replaceChildren();
   state.results = results;
   $("outcome").hidden = false;
-  const items = results.map((result, i) => {
-    const button = document.createElement("button");
-    const image = new Image();
-    image.src = URL.createObjectURL(result.picture);
-    image.alt = "";
-    button.type = "button";
-    button.append(image, `Result ${i + 1}`);
-    button.addEventListener("click", doing(() => chooseResult(i)));
-    const item = document.createElement("li");
-    item.append(button);
-    return item;
-  });
-  $("results").replaceChildren(...items);
+  $("results").append(thumbnail(results.at(-1), results.length - 1));
   $("results").hidden = results.length < 2;
   markChosen();
-  if (results.length === 1) await chooseResult(0);
+  if (results.length === 1) await chooseResult(0, signal);
+  layout();
 }
 
-async function chooseResult(i) {
+function thumbnail(result, i) {
+  const button = document.createElement("button");
+  const image = new Image();
+  image.src = result.url;
+  image.alt = "";
+  button.type = "button";
+  button.append(image, `Result ${i + 1}`);
+  button.addEventListener("click", doing(() => chooseResult(i, state.turn.signal)));
+  const item = document.createElement("li");
+  item.append(button);
+  return item;
+}
+
+async function chooseResult(i, signal) {
   state.chosen = i;
   const result = state.results[i];
   markChosen();
   $("download").href = result.file;
   $("download").download = result.name;
   $("compare-mode").disabled = false;
-  await decoded(result.picture, $("after"));
+  await decoded(result.url, $("after"));
+  signal.throwIfAborted();
   compare(true);
+  $("frame").scrollIntoView({ block: "nearest" });
 }
 
 function markChosen() {
@@ -372,6 +495,7 @@ function compare(comparing) {
   state.comparing = comparing;
   $("paint").hidden = comparing;
   $("after").hidden = $("divider").hidden = $("compare-row").hidden = !comparing;
+  $("advice").hidden = comparing;
   $("frame").classList.toggle("comparing", comparing);
   $("paint-mode").setAttribute("aria-pressed", String(!comparing));
   $("compare-mode").setAttribute("aria-pressed", String(comparing));
@@ -403,19 +527,18 @@ function connectComparison() {
 
 // The file itself, not a picture of it: what is known stays bit for bit the photo's however often this is done.
 async function goOn() {
+  const { signal } = state.turn;
   const result = state.results[state.chosen];
-  await load(new File([await server.picture(result.file)], result.name, { type: "image/png" }));
+  const file = await server.picture(result.file);
+  signal.throwIfAborted();
+  await load(new File([file], result.name, { type: "image/png" }));
 }
 
 // A link would replace the page by the server's sentence if the result is gone.
 async function download(event) {
   event.preventDefault();
-  save(await server.picture($("download").getAttribute("href")), $("download").download);
-}
-
-// Called as programs that take masks beside photos expect it.
-async function saveMask() {
-  save(await paintedMask(), `${state.photo.name.replace(/\.[^.]*$/, "")}_mask.png`);
+  const result = state.results[state.chosen];
+  save(await server.picture(result.file), result.name);
 }
 
 function save(blob, name) {
@@ -431,6 +554,7 @@ function save(blob, name) {
 function connectFiles() {
   for (const button of document.querySelectorAll("button.choose")) button.addEventListener("click", () => $("photo-file").click());
   $("choose-mask").addEventListener("click", () => $("mask-file").click());
+  $("save-mask").addEventListener("click", doing(saveMask));
   for (const [input, use] of [["photo-file", load], ["mask-file", useMask]]) {
     $(input).addEventListener("change", doing(async () => {
       const [file] = $(input).files;
@@ -460,10 +584,9 @@ function connectControls() {
   $("size").addEventListener("input", refresh);
   for (const name of ["undo", "redo", "clear"]) $(name).addEventListener("click", () => painted((mask) => mask[name]()));
   $("fill").addEventListener("click", doing(fill));
-  $("cancel").addEventListener("click", doing(async () => state.job && server.cancel(state.job)));
+  for (const part of [FILLING, PRIOR]) $(part.cancel).addEventListener("click", doing(async () => state.job && server.cancel(state.job)));
   $("show-prior").addEventListener("click", doing(showPrior));
   $("download").addEventListener("click", doing(download));
-  $("save-mask").addEventListener("click", doing(saveMask));
   $("go-on").addEventListener("click", doing(goOn));
   $("paint-mode").addEventListener("click", () => compare(false));
   $("compare-mode").addEventListener("click", () => compare(true));
@@ -481,7 +604,7 @@ async function begin() {
   connectComparison();
   state.model = await server.model();
   $("model").textContent = state.model.model;
-  $("limits").textContent = `, up to ${megabytes(state.model.bytes)} MB and ${state.model.pixels / 1e6} million pixels`;
+  $("limits").textContent = `${listed(state.model.formats)}, up to ${megabytes(state.model.bytes)} MB and ${state.model.pixels / 1e6} megapixels.`;
   $("samples").max = state.model.samples;
   $("samples").value = String(Math.min(3, state.model.samples));
 }

@@ -72,7 +72,7 @@ export async function startFill(key, fields) {
   const seed = whole(fields, "seed", 0, LARGEST_SEED);
   if (!STRATEGIES.includes(fields.strategy)) throw new Refused(`strategy must be one of ${STRATEGIES.join(", ")}.`);
   const hole = grown(await holeFor(photo, fields.mask, false), width, height, dilate);
-  const job = { job: crypto.randomUUID(), photo: key, state: "running", before: 0, results: [], error: "" };
+  const job = { job: crypto.randomUUID(), photo: key, state: "running", before: 0, done: 0, total: 0, results: [], error: "" };
   jobs.set(job.job, job);
   worker ??= new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   const stem = photo.name.replace(/\.[^.]*$/, "");
@@ -81,6 +81,7 @@ export async function startFill(key, fields) {
     if (job.state === "running") Object.assign(job, { state, error });
   };
   worker.onmessage = ({ data }) => {
+    if (data.kind === "pass") Object.assign(job, { done: data.done, total: data.total });
     if (data.kind === "failed") end("failed", data.error);
     writing = writing.then(async () => {
       if (data.kind === "done") end("done");

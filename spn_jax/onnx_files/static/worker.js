@@ -1,5 +1,5 @@
-// Fills holes beside the page, so that it stays alive: ONNX Runtime computes, as WebAssembly. Takes one order at a time, posts every
-// completion, and at last "done" or "failed"; giving up is ending the worker.
+// Fills holes beside the page, so that it stays alive: ONNX Runtime computes, as WebAssembly. Takes one order at a time, posts each pass
+// before it is made and every completion, and at last "done" or "failed"; giving up is ending the worker.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
 import { assemble, bucket, chooseStrategy, padded, plan, scaled, show } from "./windows.js";
@@ -40,7 +40,10 @@ async function fill(network, { photo, hole, strategy, samples, seed }) {
   const windows = hole.some(Boolean) ? plan(hole, photo.width, photo.height, chosen, network.about.trained_size) : [];
   for (let sample = 0; sample < samples; sample++) {
     const predictions = [];
-    for (const [number, window] of windows.entries()) predictions.push(await predict(network, show(photo, hole, window), [seed, number, sample]));
+    for (const [number, window] of windows.entries()) {
+      self.postMessage({ kind: "pass", done: sample * windows.length + number, total: samples * windows.length });
+      predictions.push(await predict(network, show(photo, hole, window), [seed, number, sample]));
+    }
     self.postMessage({ kind: "result", picture: assemble(photo, hole, windows, predictions) });
   }
 }

@@ -1,0 +1,239 @@
+"""Gradients of the two networks' losses for a batch, or for one part of it: what every form of the step is made of."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from spn_jax.models.discriminator import DiscriminatorOutput
+from spn_jax.models.layers import SpectralVector
+from spn_jax.models.prior import Pyramid
+from spn_jax.models.spn import SPNOutput, merge_samples, split_samples
+from spn_jax.training.losses import (
+    adversarial_loss,
+    discriminator_loss,
+    diversity_loss,
+    feature_matching_loss,
+    hole_shares,
+    kl_loss,
+    perceptual_loss,
+    prior_loss,
+    reconstruction_loss,
+    sample_distances,
+)
+from spn_jax.training.state import Batch, Frozen, Metrics, StepGraph, TrainState, prior_switch
+
+# VGG19's features (b, s, h, w, c) of predictions and the mask (b, P, P, 1) -> the diversity loss.
+DiversityLoss = Callable[[tuple[Array, ...], Array], Array]
+PullBack = Callable[[SPNOutput], tuple[nnx.State]]  # gradients for the generator's outputs -> those for its parameters
+
+
+class Gradients(NamedTuple):
+    """Gradients for the parameters of a network, and the metrics of the loss that they belong to."""
+
+    parameters: nnx.State
+    metrics: Metrics
+
+
+class DiscriminatorState(NamedTuple):
+    """A discriminator as it is used: kernels, and the singular vectors by which spectral norm divides them."""
+
+    kernels: nnx.State
+    vectors: nnx.State
+
+
+class References(NamedTuple):
+    """What predictions are compared with, besides the photo; a loss without weight leaves its part empty."""
+
+    teacher: Pyramid  # the teacher's features of the photos
+    discriminator: tuple[Array, ...]  # the discriminator's features of the photos, before its update
+    vgg: tuple[Array, ...]  # VGG19's features of the photos
+
+
+class Predicted(NamedTuple):
+    """A prediction, and what the losses make of it."""
+
+    output: SPNOutput
+    discriminator: DiscriminatorOutput  # after the discriminator's update
+    vgg: tuple[Array, ...]  # VGG19's features (b, s, h, w, c); empty where no loss needs them
+
+
+def generate(graph: StepGraph, parameters: nnx.State, batch: Batch) -> SPNOutput:
+    """Prior learner and generator with given parameters on a batch of floats."""
+    return nnx.merge(graph.model, parameters)(batch["image"], batch["mask"], batch.get("noise"))
+
+
+def discriminate(graph: StepGraph, discriminator: DiscriminatorState, images: Array) -> DiscriminatorOutput:
+    """Scores and features of images (b, h, w, 3)."""
+    with jax.named_scope("discriminator"):
+        return nnx.merge(graph.discriminator, *discriminator)(images)
+
+
+def power_iteration(graph: StepGraph, kernels: nnx.State, vectors: nnx.State) -> nnx.State:
+    """The singular vectors after one power iteration with `kernels`."""
+    discriminator = nnx.merge(graph.discriminator, kernels, vectors)
+    with jax.named_scope("power_iteration"):
+        discriminator.power_iteration()
+    return nnx.as_pure(nnx.state(discriminator, SpectralVector))
+
+
+def vgg_features(frozen: Frozen, images: Array) -> tuple[Array, ...]:
+    """VGG19's features (b, s, h, w, c), level by level, of images (b, s, P, P, 3)."""
+    with jax.named_scope("vgg19"):
+        return tuple(split_samples(level, images.shape[1]) for level in frozen.vgg(merge_samples(images)))  # type: ignore[operator, misc]
+
+
+def prepare_batch(graph: StepGraph, state: TrainState, batch: Batch) -> Batch:
+    """The batch with photos and masks as floats, and with noise (b, s, P/32, P/32, z) where a probabilistic model was given none.
+
+    Noise follows from the seed and the step alone.
+    """
+    batch = {**batch, "image": unit_range(batch["image"]), "mask": as_float(batch["mask"])}
+    model = nnx.merge(graph.model, state.model)
+    if model.variational and "noise" not in batch:
+        count, height, width, _ = batch["image"].shape
+        key = jax.random.fold_in(jax.random.key(graph.seed), state.step)
+        batch["noise"] = model.draw_noise(key, count, graph.samples, height, width)
+    return batch
+
+
+def discriminator_gradients(
+    graph: StepGraph, kernels: nnx.State, photo_vectors: nnx.State, fake_vectors: nnx.State, photos: Array, fakes: Array
+) -> Gradients:
+    """Gradients of the discriminator's loss for its kernels, with singular vectors for photos and for predictions.
+
+    Args:
+        photos: (b, P, P, 3).
+        fakes: the predictions (b, s, P, P, 3), a constant.
+    """
+    fakes = merge_samples(jax.lax.stop_gradient(fakes))
+
+    def loss(kernels: nnx.State) -> tuple[Array, Metrics]:
+        real_logits = discriminate(graph, DiscriminatorState(kernels, photo_vectors), photos).logits
+        fake_logits = discriminate(graph, DiscriminatorState(kernels, fake_vectors), fakes).logits
+        on_real, on_fake = discriminator_loss(real_logits, fake_logits, graph.loss.adversarial)
+        total = (on_real + on_fake) / 2
+        accuracy = (jnp.mean(real_logits > 0, dtype=total.dtype) + jnp.mean(fake_logits < 0, dtype=total.dtype)) / 2
+        metrics = {"loss": total, "real": on_real, "fake": on_fake, "accuracy": accuracy}
+        return total, {f"discriminator/{name}": value for name, value in metrics.items()}
+
+    return Gradients(*jax.grad(loss, has_aux=True)(kernels))
+
+
+def find_references(graph: StepGraph, frozen: Frozen, discriminator: DiscriminatorState, batch: Batch) -> References:
+    """What the predictions of a batch are compared with; all of it constant.
+
+    The discriminator has seen the photos before, for its own loss, with the same kernels and vectors: the compiler recognises
+    that and computes it once.
+    """
+    loss, photos = graph.loss, batch["image"]
+    features = discriminate(graph, discriminator, photos).features if loss.feature_matching else ()
+    vgg = tuple(level[:, 0] for level in vgg_features(frozen, photos[:, None])) if loss.perceptual else ()
+    return jax.lax.stop_gradient(References(targets(frozen, batch), features, vgg))
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorObjective:
+    """The generator's loss at one step.
+
+    discriminator: after its update.
+    diversity: the diversity loss; where the batch is one part of a larger one, its share in the whole batch's.
+    """
+
+    graph: StepGraph
+    frozen: Frozen
+    step: Array
+    discriminator: DiscriminatorState
+    diversity: DiversityLoss
+
+    def gradients(self, batch: Batch, references: References, output: SPNOutput, pull_back: PullBack) -> Gradients:
+        """Gradients for the parameters of prior learner and generator, through the forward pass that gave `output`."""
+
+        def loss(output: SPNOutput) -> tuple[Array, Metrics]:
+            discriminated = discriminate(self.graph, self.discriminator, merge_samples(output.image))
+            needs_vgg = self.graph.loss.perceptual or self.graph.loss.diversity
+            predicted = Predicted(output, discriminated, vgg_features(self.frozen, output.image) if needs_vgg else ())
+            return generator_loss(self.graph, self.step, batch, predicted, references, self.diversity)
+
+        output_gradients, metrics = jax.grad(loss, has_aux=True)(output)
+        (gradients,) = pull_back(output_gradients)
+        return Gradients(gradients, metrics)
+
+
+def generator_loss(
+    graph: StepGraph, step: Array, batch: Batch, predicted: Predicted, references: References, diversity: DiversityLoss
+) -> tuple[Array, Metrics]:
+    """Eq. 12, or 15 of the probabilistic model: the weighted sum, and every term by name. The only place where weights are applied."""
+    weights, mask, output = graph.loss, batch["mask"], predicted.output
+    by_level = {
+        level: prior_loss(distilled, references.teacher[level], mask, weights.prior_mask_weight)
+        for level, distilled in output.distilled.items()
+    }
+    terms = {
+        "adversarial": adversarial_loss(predicted.discriminator.logits, weights.adversarial),
+        "reconstruction": reconstruction_loss(output.image, batch["image"], mask, weights.reconstruction_mask_weight),
+        "prior": jnp.asarray(sum(by_level.values())),
+    }
+    factors = {
+        "adversarial": weights.adversarial_weight,
+        "reconstruction": weights.reconstruction,
+        "prior": weights.prior * prior_switch(graph.schedule, step),
+        "feature_matching": weights.feature_matching,
+        "perceptual": weights.perceptual,
+        "diversity": weights.diversity,
+        "kl": weights.kl,
+    }
+    if weights.feature_matching:
+        features = [split_samples(layer, output.image.shape[1]) for layer in predicted.discriminator.features]
+        terms["feature_matching"] = feature_matching_loss(features, references.discriminator)
+    if weights.perceptual:
+        terms["perceptual"] = perceptual_loss(predicted.vgg, references.vgg, weights.perceptual_levels)
+    if weights.diversity:
+        terms["diversity"] = diversity(predicted.vgg, mask)
+    if weights.kl and output.posterior is not None:
+        terms["kl"] = kl_loss(*output.posterior, weights.kl_direction)
+    total = jnp.asarray(sum(factors[name] * term for name, term in terms.items()))
+    levels = {f"generator/prior_level_{level}": value for level, value in by_level.items()}
+    return total, {"generator/loss": total, **{f"generator/{name}": term for name, term in terms.items()}, **levels}
+
+
+def diversity_of_batch(graph: StepGraph) -> DiversityLoss:
+    """The diversity loss of a batch in one part."""
+
+    def diversity(features: tuple[Array, ...], mask: Array) -> Array:
+        return diversity_loss(sample_distances(features, mask), hole_shares(features, mask), graph.loss.diversity_form)
+
+    return diversity
+
+
+def targets(frozen: Frozen, batch: Batch) -> Pyramid:
+    """The teacher's features {level: (b, h, w, c)}: computed where a teacher is given, cached in the batch otherwise.
+
+    Those of an 8-bit cache come as codes and become numbers here, so that a quarter of the bytes travels to the device.
+    """
+    if frozen.teacher is not None:
+        with jax.named_scope("teacher"):
+            return jax.lax.stop_gradient(frozen.teacher(unit_range(batch["image_2x"])))  # type: ignore[operator]
+    return {level: features_of(stored) for level, stored in batch.get("targets", {}).items()}
+
+
+def features_of(stored: Array | Mapping[str, Array]) -> Array:
+    """(b, h, w, c) as it is, or low (b, c) + step (b, c) * codes (b, h, w, c) of an 8-bit cache."""
+    if not isinstance(stored, Mapping):
+        return stored
+    low, step = (stored[name][:, None, None] for name in ("low", "step"))
+    return low + step * stored["codes"].astype(low.dtype)
+
+
+def unit_range(image: Array) -> Array:
+    """uint8 0..255 -> float32 in [0, 1]; floats are returned as they are."""
+    return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
+
+
+def as_float(mask: Array) -> Array:
+    """Masks of 0 and 1 as float32; floats are returned as they are."""
+    return mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(jnp.float32)

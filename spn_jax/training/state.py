@@ -1,0 +1,189 @@
+"""What training carries from step to step, what stays the same in all steps, and the optimiser with its schedule."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+from spn_jax.config import Config, LossConfig, OptimizerConfig
+from spn_jax.models.discriminator import Discriminator
+from spn_jax.models.layers import SpectralVector
+from spn_jax.models.spn import SPN
+
+Metrics = dict[str, Array]
+Batch = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The configuration's times, in steps."""
+
+    length: int
+    learning_rate: float
+    drops: tuple[int, ...]
+    drop_factor: float
+    prior_loss_until: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class StepGraph:
+    """All that is static about a step: network graphs, losses, optimiser, schedule. Hashable."""
+
+    model: nnx.GraphDef
+    discriminator: nnx.GraphDef
+    loss: LossConfig
+    optimizer: OptimizerConfig
+    schedule: Schedule
+    micro_batches: int
+    ema_decay: float | None
+    samples: int
+    seed: int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a training run saves. Randomness and the position in the data follow from `step` and the config's seeds."""
+
+    step: Array  # () int32, updates made
+    model: nnx.State  # parameters of prior learner and generator, float32
+    discriminator: nnx.State  # kernels of the discriminator, float32
+    spectral: nnx.State  # singular vectors of its spectral norm
+    model_optimizer: optax.OptState
+    discriminator_optimizer: optax.OptState
+    ema: nnx.State | None  # moving average of `model`, where the config asks for one
+
+
+class Frozen(NamedTuple):
+    """Networks that a step uses and never trains, donates or checkpoints.
+
+    teacher: a module that maps the photo at 2P (b, 2P, 2P, 3) in [0, 1] to {level: features}; None where features are cached.
+    vgg: a module that maps images (b, h, w, 3) in [0, 1] to a tuple of maps; needed by the perceptual and the diversity loss.
+    """
+
+    teacher: nnx.Module | None = None
+    vgg: nnx.Module | None = None
+
+
+class Updated(NamedTuple):
+    """A network after an update."""
+
+    parameters: nnx.State
+    optimizer: optax.OptState
+    norms: Metrics  # of gradient, parameters and update
+
+
+def resolve_schedule(config: Config, steps_per_epoch: int) -> Schedule:
+    """Converts the schedule's times to steps and scales the learning rate to the batch where the config says so."""
+    schedule = config.schedule
+    unit = steps_per_epoch if schedule.unit == "epochs" else 1
+
+    def steps(time: float) -> int:
+        return max(1, round(time * unit))
+
+    scale = config.train.batch_size / schedule.base_batch_size if schedule.base_batch_size else 1.0
+    return Schedule(
+        length=steps(schedule.length),
+        learning_rate=config.optimizer.learning_rate * scale,
+        drops=tuple(steps(time) for time in schedule.learning_rate_drops),
+        drop_factor=schedule.drop_factor,
+        prior_loss_until=None if schedule.prior_loss_until is None else steps(schedule.prior_loss_until),
+    )
+
+
+def build_networks(config: Config, teacher_channels: Mapping[int, int]) -> tuple[SPN, Discriminator]:
+    """SPN and discriminator with the initial parameters of config.train.seed."""
+    rng = np.random.default_rng(config.train.seed)
+    dtype = jnp.dtype(config.train.compute_dtype)
+    model = SPN(config.model, teacher_channels, rng=rng, dtype=dtype, remat=config.train.rematerialise)
+    return model, Discriminator(config.model, rng=rng, dtype=dtype)
+
+
+def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: Discriminator) -> tuple[StepGraph, TrainState]:
+    """The static graph and the state before the first step."""
+    model_graph, *states = nnx.split(model)
+    discriminator_graph, *discriminator_states = nnx.split(discriminator, nnx.Param, SpectralVector)
+    parameters, kernels, spectral = (nnx.as_pure(state) for state in (*states, *discriminator_states))
+    graph = StepGraph(
+        model=model_graph,
+        discriminator=discriminator_graph,
+        loss=config.loss,
+        optimizer=config.optimizer,
+        schedule=schedule,
+        micro_batches=config.train.micro_batches,
+        ema_decay=config.train.ema_decay,
+        samples=config.train.samples,
+        seed=config.train.seed,
+    )
+    adam = scale_by_adam(config.optimizer)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        model=parameters,
+        discriminator=kernels,
+        spectral=spectral,
+        model_optimizer=adam.init(parameters),
+        discriminator_optimizer=adam.init(kernels),
+        ema=jax.tree.map(jnp.copy, parameters) if graph.ema_decay is not None else None,
+    )
+    return graph, state
+
+
+def scale_by_adam(settings: OptimizerConfig) -> optax.GradientTransformation:
+    """Adam without the learning rate, which depends on the step and is applied in `update`.
+
+    With beta1 = 0 the first moment is the gradient itself, so it is not stored: the same update with a third less to keep.
+    """
+    if settings.beta1 == 0:
+        return optax.scale_by_rms(settings.beta2, settings.epsilon, eps_in_sqrt=False, bias_correction=True)
+    return optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon)
+
+
+def update(graph: StepGraph, step: Array, name: str, parameters: nnx.State, optimizer: optax.OptState, gradients: nnx.State) -> Updated:
+    """One step of Adam for the network that the metrics call `name`."""
+    direction, optimizer = scale_by_adam(graph.optimizer).update(gradients, optimizer)
+    rate = learning_rate(graph.schedule, step)
+    new = jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), parameters, direction)
+    norms = {
+        f"{name}/gradient_norm": optax.tree.norm(gradients),
+        f"{name}/parameter_norm": optax.tree.norm(new),
+        f"{name}/update_norm": rate * optax.tree.norm(direction),
+    }
+    return Updated(new, optimizer, norms)
+
+
+def learning_rate(schedule: Schedule, step: Array) -> Array:
+    """Learning rate of the update made at `step`: multiplied by drop_factor at each of the drops."""
+    dropped = sum((step >= drop).astype(jnp.int32) for drop in schedule.drops)
+    return schedule.learning_rate * jnp.asarray(schedule.drop_factor) ** dropped
+
+
+def prior_switch(schedule: Schedule, step: Array) -> Array | float:
+    """1 while the prior loss is on, 0 from `prior_loss_until` on."""
+    return 1.0 if schedule.prior_loss_until is None else jnp.where(step < schedule.prior_loss_until, 1.0, 0.0)
+
+
+def moving_average(graph: StepGraph, average: nnx.State | None, parameters: nnx.State) -> nnx.State | None:
+    """decay * average + (1 - decay) * parameters, where the config asks for one."""
+    if average is None or graph.ema_decay is None:
+        return None
+    decay = graph.ema_decay
+    return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, parameters)
+
+
+def next_state(graph: StepGraph, state: TrainState, model: Updated, discriminator: Updated, spectral: nnx.State) -> TrainState:
+    """The state after a step that updated both networks and left these singular vectors."""
+    return TrainState(
+        step=state.step + 1,
+        model=model.parameters,
+        discriminator=discriminator.parameters,
+        spectral=spectral,
+        model_optimizer=model.optimizer,
+        discriminator_optimizer=discriminator.optimizer,
+        ema=moving_average(graph, state.ema, model.parameters),
+    )

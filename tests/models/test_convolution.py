@@ -1,0 +1,173 @@
+"""Convolutions: the CPU's forms against the plain ones, and which of them a program for a platform holds."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spn_jax.models import cpu_convolution
+from spn_jax.models.convolution import EVERY_PLATFORM, compiled_for, convolve, convolve_reflected
+from spn_jax.models.cpu_convolution import plain_convolution
+
+NO_ZEROS = ((0, 0), (0, 0))
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("size", "padding", "dilation", "height", "width"),
+    [
+        (3, 1, 1, 8, 6),
+        (3, 2, 2, 8, 6),
+        (3, 2, 2, 3, 4),
+        (3, 1, 1, 2, 2),
+        (7, 3, 1, 8, 6),
+        (3, 1, 1, 1, 4),
+        (3, 2, 2, 2, 5),
+        (3, 4, 4, 3, 9),
+    ],
+)
+def test_reflected_convolution_has_right_values_and_gradients_in_either_form(
+    size: int, padding: int, dilation: int, height: int, width: int
+) -> None:
+    x, kernel = random(2, height, width, 3), random(size, size, 3, 4, seed=1)
+
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
+        return jnp.sum(jnp.sin(plain_convolution(padded, kernel, 1, NO_ZEROS, dilation)))
+
+    def ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(convolve_reflected(x, kernel, padding=padding, dilation=dilation)))
+
+    wanted = jax.jit(jax.value_and_grad(plain, (0, 1)))(x, kernel)
+    for platform in ("cpu", "gpu"):
+        with compiled_for(platform):  # run here, whatever it is for
+            got = jax.jit(jax.value_and_grad(ours, (0, 1)))(x, kernel)
+        for our, their in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(our, their, rtol=1e-4, atol=1e-4)
+    with compiled_for("gpu"):
+        text = jax.jit(ours).trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.convolution") == 1
+    assert "pad = [[0, 0], [0, 0]]" in text
+
+
+@pytest.mark.parametrize(("size", "padding", "enlarged"), [(3, 1, 0), (3, 2, 0), (7, 3, 3)])
+def test_reflected_convolution_is_padded_with_zeros_on_the_cpu(size: int, padding: int, enlarged: int) -> None:
+    """A 3x3 one is of the map itself, and gets what its borders lack afterwards; a larger one is of the reflected map."""
+    x, kernel = jnp.ones((1, 8, 6, 3)), jnp.ones((size, size, 3, 4))
+    dilation = padding if size == 3 else 1
+    function = jax.jit(lambda x, kernel: convolve_reflected(x, kernel, padding=padding, dilation=dilation))
+    text = function.trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
+    (line,) = (line for line in text.splitlines() if "stablehlo.convolution" in line)
+    assert f"pad = [[{padding}, {padding}], [{padding}, {padding}]]" in line
+    assert f"(tensor<1x{8 + 2 * enlarged}x{6 + 2 * enlarged}x3xf32>" in line
+
+
+@pytest.mark.parametrize("widths", [(3, 5), (5, 3)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "dilation"),
+    [(3, 1, 1, 1), (4, 2, 1, 1), (2, 2, 0, 1), (6, 2, 2, 1), (3, 2, 1, 1), (3, 1, 0, 2), (7, 1, 3, 1), (4, 1, 1, 1), (1, 2, 0, 1)],
+)
+def test_forms_for_the_cpu_are_the_convolution(
+    size: int, stride: int, padding: int, dilation: int, widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value and both gradients, with spare rows, in phases, in strips of one row, of some and of all, whatever the sizes."""
+    x, kernel = random(2, 18, 14, widths[0]), random(size, size, *widths)
+    monkeypatch.setattr(cpu_convolution, "MANY_PRODUCTS", 0)
+
+    def results(convolution: Callable[..., jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.sin(convolution(x, kernel, stride=stride, padding=padding, dilation=dilation)))
+
+        return jax.value_and_grad(loss, (0, 1))(x, kernel)
+
+    def plain(x: jax.Array, kernel: jax.Array, stride: int, padding: int, dilation: int) -> jax.Array:
+        return plain_convolution(x, kernel, stride, ((padding, padding), (padding, padding)), dilation)
+
+    expected = results(plain)
+    for pixels, rows in ((1, 1), (30, 1), (64, 8)):
+        monkeypatch.setattr(cpu_convolution, "STRIP_PIXELS", pixels)
+        monkeypatch.setattr(cpu_convolution, "STRIP_ROWS", rows)
+        for ours, theirs in zip(jax.tree.leaves(results(convolve)), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("widths", [(8, 16), (16, 8)])
+def test_kernel_gradients_in_bfloat16_are_summed_in_float32(widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As exact as those of one convolution, however many strips there are."""
+    monkeypatch.setattr(cpu_convolution, "STRIP_PIXELS", 1)
+    monkeypatch.setattr(cpu_convolution, "STRIP_ROWS", 1)
+    whole = ((1, 1), (1, 1))
+    x, gradient = jnp.asarray(random(2, 64, 64, widths[0]), jnp.bfloat16), jnp.asarray(random(2, 64, 64, widths[1], seed=1), jnp.bfloat16)
+
+    def gradients(convolution: Callable[[jax.Array, jax.Array], jax.Array], dtype: type) -> np.ndarray:
+        kernel = jnp.zeros((3, 3, *widths), dtype)
+        (of_kernel,) = jax.vjp(lambda kernel: convolution(x.astype(dtype), kernel), kernel)[1](gradient.astype(dtype))
+        assert of_kernel.dtype == dtype
+        return np.asarray(of_kernel, np.float32)
+
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return plain_convolution(x, kernel, 1, whole, 1)
+
+    exact = gradients(plain, jnp.float32)
+    errors = [np.sqrt(np.mean((gradients(form, jnp.bfloat16) - exact) ** 2)) for form in (lambda x, k: convolve(x, k, padding=1), plain)]
+    assert errors[0] < 1.2 * errors[1]
+
+
+LOWERED_FOR = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # JAX's names of lowering platforms
+
+
+def convolutions(platform: str, stride: int = 1, widths: tuple[int, int] = (16, 8)) -> list[str]:
+    """Results of the convolutions in the program of one convolution and its gradients, lowered for a platform."""
+    gradient = jax.jit(jax.value_and_grad(lambda x, kernel: jnp.sin(convolve(x, kernel, stride=stride, padding=1)).sum(), (0, 1)))
+    x, kernel = jnp.ones((1, 128, 128, widths[0])), jnp.ones((2 + stride, 2 + stride, *widths))
+    with compiled_for(platform):
+        text = gradient.trace(x, kernel).lower(lowering_platforms=(LOWERED_FOR[platform],)).as_text()
+    assert "stablehlo.case" not in text
+    return [line.rsplit("->", 1)[1].strip() for line in text.splitlines() if "stablehlo.convolution" in line]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_only_the_cpu_has_forms_of_its_own(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_convolution, "MANY_PRODUCTS", 0)
+    side, size = 128 // stride, 2 + stride
+    plain = [f"tensor<1x{side}x{side}x8xf32>", "tensor<1x128x128x16xf32>", f"tensor<{size}x{size}x16x8xf32>"]
+    for platform in ("gpu", "tpu"):
+        assert sorted(convolutions(platform, stride)) == sorted(plain)  # forward, for the input, for the kernel
+    strips = side // max(cpu_convolution.STRIP_ROWS, cpu_convolution.STRIP_PIXELS // side)
+    on_cpu = convolutions("cpu", stride)
+    if stride == 1:  # spare rows; strips of the gradient with input and output exchanged
+        assert on_cpu.count("tensor<1x130x128x8xf32>") == on_cpu.count("tensor<1x130x128x16xf32>") == 1
+        assert on_cpu.count("tensor<8x3x3x16xf32>") == strips
+    else:  # the input's gradient in four phases
+        assert on_cpu.count("tensor<1x64x64x8xf32>") == on_cpu.count("tensor<1x65x65x64xf32>") == 1
+        assert on_cpu.count("tensor<16x4x4x8xf32>") == strips
+
+
+@pytest.mark.parametrize(("widths", "exchanged"), [((16, 8), True), ((8, 16), False), ((48, 40), False)])
+def test_kernel_gradients_exchange_their_operands_only_with_few_outputs(widths: tuple[int, int], exchanged: bool) -> None:
+    """A sum in the exchanged layout is read across memory by the optimiser."""
+    large, small = sorted(widths, reverse=True)
+    ahead, behind = (small, large) if exchanged else widths
+    assert f"tensor<{ahead}x3x3x{behind}xf32>" in convolutions("cpu", widths=widths)
+
+
+def test_a_program_is_traced_anew_for_another_platform_and_a_program_for_all_chooses_where_it_runs() -> None:
+    x, kernel = jnp.asarray(random(1, 8, 8, 3)), jnp.asarray(random(7, 7, 3, 4))
+    function = jax.jit(lambda x, kernel: convolve_reflected(x, kernel, padding=3))
+    texts = {}
+    for platform in ("cpu", "gpu", EVERY_PLATFORM):
+        with compiled_for(platform):
+            texts[platform] = function.lower(x, kernel).as_text()
+    assert texts["cpu"] != texts["gpu"]
+    assert texts["cpu"] == function.lower(x, kernel).as_text()  # JAX's default device is a CPU here
+    with compiled_for("gpu"):
+        assert "custom_vjp" not in str(jax.make_jaxpr(lambda x, kernel: convolve_reflected(x, kernel, padding=3))(x, kernel))
+    with compiled_for(EVERY_PLATFORM):
+        of_all = function.trace(x, kernel)
+    assert "tensor<1x14x14x3xf32>, tensor<7x7x3x4xf32>) -> tensor<1x8x8x4xf32>" in of_all.lower(lowering_platforms=("cuda",)).as_text()
+    assert "-> tensor<1x14x14x4xf32>" in texts[EVERY_PLATFORM]  # padded and cut on the CPU
