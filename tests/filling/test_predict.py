@@ -192,6 +192,16 @@ def test_masks_lie_as_their_photos_do(folder: Path, run, capsys: pytest.CaptureF
     assert "photos/y/a.png: no mask in photos/masks matches it" in capsys.readouterr().err
 
 
+def test_the_one_mask_in_a_folder_of_photos_is_no_photo(folder: Path) -> None:
+    Path("photos").mkdir()
+    for name in "a.png", "hole.png":
+        shutil.copy("photo.png", f"photos/{name}")
+    (task,), without_mask = folders.find_tasks(Path("photos"), Path("photos/hole.png"), Path("results"))
+    assert (task.photo.name, task.mask.name, without_mask) == ("a.png", "hole.png", [])
+    (task,), _ = folders.find_tasks(Path("photos/a.png"), Path("photos/hole.png"), Path("photos"))
+    assert task.output == Path("photos/a")
+
+
 def test_finding_masks_takes_no_longer_for_each_the_more_there_are() -> None:
     photos = [folders.Found(Path(f"{i:06d}"), Path(f"{i:06d}.jpg")) for i in range(5000)]
     masks = [folders.Found(Path(f"{i:06d}_mask001"), Path(f"{i:06d}_mask001.png")) for i in range(5000)]
