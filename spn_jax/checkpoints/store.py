@@ -97,6 +97,7 @@ class Checkpoints:
         is_rewritten = step in there
         if is_rewritten and (not metrics or len(there) == 1 or jax.process_count() > 1):
             return
+        is_second_try = self._is_writing and jax.process_count() == 1 and self._previous_failed()
         self._protocols[step] = evaluation_protocol(info["config"]) if "config" in info else None
         try:
             self._checkpointer.save_checkpointables_async(
@@ -110,11 +111,23 @@ class Checkpoints:
             self._is_writing = True
         except Exception as error:
             raise self._failed(error) from error
+        if is_second_try:  # without the previous save, a run must not go on before this one is on the disk
+            self.wait()
+
+    def _previous_failed(self) -> bool:
+        """Waits for the save in the background; whether it failed, after which the next one is a fresh start."""
+        try:
+            self.wait()
+        except InputError:
+            self.close()
+            self._open()
+            return True
+        return False
 
     def background_failure(self) -> InputError | None:
         """The error of the save in the background, once, if it has ended with one; never waits. The next save is a fresh start."""
-        if not self._is_writing or self._checkpointer.is_saving_in_progress():
-            return None
+        if not self._is_writing or self._checkpointer.is_saving_in_progress() or jax.process_count() > 1:
+            return None  # several processes would have to agree on it; there `save` reports it
         try:
             self.wait()
         except InputError as error:

@@ -152,7 +152,11 @@ def test_a_save_that_failed_in_the_background_is_reported_once_and_the_next_one_
         assert checkpoints.background_failure() is None
         checkpoints.save(2, state(2), INFO, None)
         checkpoints.wait()
-    assert steps(tmp_path / FOLDER) == [1, 2]
+
+        checkpoints._is_writing = True  # the next save is what meets the failure: it writes its own state
+        monkeypatch.setattr(checkpoints._checkpointer, "wait", fail)
+        checkpoints.save(3, state(3), INFO, None)
+    assert steps(tmp_path / FOLDER) == [2, 3]
 
 
 def test_an_old_checkpoint_half_deleted_by_a_killed_run_does_no_harm(tmp_path: Path) -> None:
