@@ -56,6 +56,6 @@ def get_config() -> Config:
         loss=LossConfig(prior=0.03, adversarial_weight=0.1),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         schedule=ScheduleConfig(unit="steps", length=100_000, learning_rate_drops=(80_000, 90_000), drop_factor=0.3),
-        train=TrainConfig(batch_size=8, ema_decay=0.999, log_every=100, image_every=2000, eval_every=1000, checkpoint_every=500),
+        train=TrainConfig(batch_size=8, ema_decay=0.998, log_every=100, image_every=2000, eval_every=2000, checkpoint_every=250),
         eval=EvalConfig(batch_size=8),
     )
