@@ -14,7 +14,7 @@ times those of a random TResNet-L, so loss.prior is 0.03 and not the paper's 1.
 Optimiser: the paper's Adam at the demo's learning rate. A first try with beta1 = 0.9, beta2 = 0.99 at the same rate and loss.prior=0.1 fell
 faster in the first 50 steps (reconstruction 0.174 instead of 0.277) and then stood still for 450 (0.14 to 0.20 a batch).
 Hardware: two CPU cores. Cost: 12 photos/s when nothing else runs.
-Expected: see spn_jax/pretrained/open_scenes/MODEL_CARD.md.
+Expected: not known yet; the longest run so far had 500 steps. The last command packs the weights as they are to ship, with a model card.
 """
 
 from spn_jax.config import (

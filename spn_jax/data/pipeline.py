@@ -164,10 +164,11 @@ class _TrainingRows:
 
     def _photo_and_features(self, cache: FeatureCache, i: int, flipped: bool) -> Batch:
         file = self.photos.read(i)
+        photo = self.photos.decode(i, file)  # first: that a photo is broken says more than that it has changed
         # Never a mirrored map: the teacher sees a mirrored photo differently.
         features = cache.features(i, flipped, checksum=checksum(file), name=self.photos.names[i])
         targets = {level: features[level] for level in self.config.model.prior_levels}
-        return self._views(self.photos.decode(i, file), flipped) | {"targets": targets}
+        return self._views(photo, flipped) | {"targets": targets}
 
 
 RUNS = 16  # of neighbouring photos in a shuffle window

@@ -67,10 +67,10 @@ class Inpainter:
         from PIL import Image
         from spn_jax import Inpainter
 
-        inpainter = Inpainter.load()  # or Inpainter.load("runs/celeba"), a run of one's own
+        inpainter = Inpainter.load("runs/celebahq_probabilistic")
         photo, mask = Image.open("photo.jpg"), Image.open("hole.png")
-        (filled,) = inpainter(photo, mask)
-        filled.save("filled.png")
+        for i, filled in enumerate(inpainter(photo, mask, samples=3, seed=0)):
+            filled.save(f"filled_{i}.png")
 
     Args:
         model: an SPN whose parameters lie on one device, or anything else that fills windows.

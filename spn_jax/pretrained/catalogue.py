@@ -26,5 +26,6 @@ def pretrained_file(spec: str) -> Path:
     """The model file that `pretrained:NAME` stands for. InputError if there is none of this name."""
     name = spec.removeprefix(PREFIX)
     if name not in names():
-        raise InputError(f"no pretrained model is called {name!r}; choose one of {', '.join(names()) or 'none'}, or pass a checkpoint")
+        there = f"it has {', '.join(names())}" if names() else "it has none yet"
+        raise InputError(f"no pretrained model called {name!r} comes with this version of spn_jax ({there}); pass a checkpoint")
     return FOLDER / name / WEIGHTS
