@@ -83,7 +83,7 @@ class DataConfig:
     prefetch: int = safe(4)  # batches read ahead
 
 
-ONLINE_TEACHERS = ("tresnet_l", "efficientnet_lite0")  # which are written in JAX too: spn_jax/online_teachers.py
+ONLINE_TEACHERS = ("tresnet_l", "efficientnet_lite0")  # which are written in JAX too: spn_jax/checkpoints/online_teachers.py
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any
 from spn_jax.checkpoints.store import LoadedModel, load_model
 from spn_jax.errors import InputError, run_command
 from spn_jax.filling.archive import Size, archive, check_sizes
-from spn_jax.pretrained.catalogue import DEFAULT, announce
+from spn_jax.pretrained.catalogue import CHECKPOINT_HELP, DEFAULT, announce
 from spn_jax.runtime.device import set_up
 from spn_jax.runtime.files import check_writable, write_atomically
 
@@ -53,11 +53,7 @@ def contents(loaded: LoadedModel, form: str, precision: Any, sizes: Sequence[Siz
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m spn_jax.export", description=__doc__)
-    parser.add_argument(
-        "--checkpoint",
-        default=DEFAULT,
-        help=f"a run's work directory (its newest checkpoint), one checkpoint or a model file; default: {DEFAULT}",
-    )
+    parser.add_argument("--checkpoint", default=DEFAULT, help=CHECKPOINT_HELP)
     parser.add_argument("--output", required=True, type=Path, help="the file: .zip for stablehlo, .onnx for onnx; the new folder of web")
     parser.add_argument("--format", choices=list(SUFFIXES), default="stablehlo", help="stablehlo if left out")
     parser.add_argument(

@@ -1,6 +1,6 @@
 """Fills holes in photos: `python -m spn_jax.predict --image FILE_OR_DIR --mask FILE_OR_DIR --output FILE_OR_DIR`.
 
-The model that comes with spn_jax fills them, or with --checkpoint one of your own. White in the mask is the hole; photos have any size,
+The model of --checkpoint fills them. White in the mask is the hole; photos have any size,
 and what is outside the hole comes back as it was. A folder of photos, which is searched through, goes with one mask for all, or with a
 folder of masks, which lie and are called as their photos, or NAME_mask001.png; both may be the same folder. `--samples N` writes N
 completions by a probabilistic model, as NAME_0 ... NAME_(N-1). `--model FILE.onnx` in the place of --checkpoint fills with a network of

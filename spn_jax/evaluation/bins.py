@@ -66,7 +66,6 @@ LAYOUTS = {
     "probabilistic": _layout("bin", _paper_bins(True)),  # of Table 2
     "tenths": _layout("tenth", [Bin(f"{10 * i}-{10 * i + 10}%", i / 10, (i + 1) / 10, True) for i in range(6)]),
 }
-BINS = LAYOUTS["deterministic"].bins
 
 
 def bins_of(ratios: np.ndarray, tenths: np.ndarray | None = None, layout: str = "deterministic") -> np.ndarray:

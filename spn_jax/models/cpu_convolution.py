@@ -1,4 +1,4 @@
-"""Forms of the convolution that the CPU backend computes fast, and their gradients; scripts/benchmark_results.md has the measurements.
+"""Forms of the convolution that the CPU backend computes fast, and their gradients; docs/performance.md has the measurements.
 
 They have the values of `models.convolution`'s plain forms, to rounding. `models.convolution` chooses them where a program is for the CPU.
 """

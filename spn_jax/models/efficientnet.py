@@ -22,7 +22,7 @@ from spn_jax.models.convolution import choose_form, convolve
 from spn_jax.models.layers import torch_uniform
 
 STEM = 32  # channels of the first convolution
-EPSILON = 1e-3  # of batch norm, which `weights.load_efficientnet` folds
+EPSILON = 1e-3  # of batch norm, which `weights.build_efficientnet` folds
 MEAN, SCALE = 127.0, 128.0  # of input values 0 to 255
 
 

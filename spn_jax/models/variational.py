@@ -10,8 +10,6 @@ from jax.typing import DTypeLike
 
 from spn_jax.models.layers import Conv, leaky_relu, pixel_shuffle, statistics_dtype
 
-HALVINGS = 3  # from the trunk at P/4 to the latent at P/32
-
 
 class Posterior(NamedTuple):
     """The Gaussian that a masked photo's latent is drawn from: mean and standard deviation, (b, P/32, P/32, z), float32."""

@@ -6,7 +6,9 @@ from spn_jax.errors import InputError
 
 PREFIX = "pretrained:"
 DEFAULT = f"{PREFIX}open_scenes"  # what commands take where no checkpoint is given
-CHECKPOINT_HELP = f"a run's work directory (its newest checkpoint), one checkpoint or a model file; default: {DEFAULT}"
+CHECKPOINT_HELP = (
+    f"a run's work directory (its newest checkpoint), one checkpoint or a model file; default: {DEFAULT}, once it comes with the package"
+)
 FOLDER = Path(__file__).parent
 WEIGHTS, CARD = "weights.npz", "MODEL_CARD.md"
 

@@ -331,7 +331,7 @@ def test_decompression_bombs_end_without_a_warning() -> None:
 
 
 def test_the_filters_of_warnings_stay_the_users() -> None:
-    program = "import warnings; import spn_jax.photos; assert not [f for f in warnings.filters if 'Bomb' in str(f[2])]"
+    program = "import warnings; import spn_jax.filling.photos; assert not [f for f in warnings.filters if 'Bomb' in str(f[2])]"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 

@@ -1,4 +1,4 @@
-// Which parts of a photo the network is shown, at which size, and how its predictions are put together: spn_jax/windows.py in the browser.
+// Which parts of a photo the network is shown, at which size, and how its predictions are put together: spn_jax/filling/windows.py in the browser.
 // The names are the same there, and a test compares the two. Photos are {width, height, data} with three bytes a pixel, holes one byte a
 // pixel, 1 in the hole. Numbers are rounded to 32 bits (f) where NumPy and OpenCV compute with so many.
 
