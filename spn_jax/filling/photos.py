@@ -124,7 +124,7 @@ class Photo:
     @classmethod
     def from_image(cls, image: Image.Image, name: str = "the image") -> Self:
         """A photo of a Pillow image, upright by its EXIF tag. InputError, naming it, if its colours cannot be kept."""
-        with _decoding(name):
+        with _decoding(name), _without_memory_map(image):
             image.load()
         return cls._of(image, name, None)
 
@@ -221,6 +221,19 @@ def as_photo(source: Source, name: str = "the photo") -> Photo:
     if isinstance(source, str | Path):
         return read_photo(Path(source), str(source))
     return read_photo(source, name)
+
+
+@contextlib.contextmanager
+def _without_memory_map(image: Image.Image) -> Iterator[None]:
+    """Has Pillow read a file's pixels: a TIFF that lies on its side and is mapped into memory instead is not turned by Pillow 13."""
+    filename = getattr(image, "filename", None)
+    if filename:
+        image.filename = ""  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if filename:
+            image.filename = filename  # type: ignore[attr-defined]
 
 
 def photo_of_array(image: np.ndarray) -> Photo:
