@@ -273,12 +273,16 @@ def test_a_stopped_sweep_ends_what_comes_after_it(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`make` and `&&` go on after status 0 alone; 143 is what shells say of a program that SIGTERM ended."""
-    monkeypatch.setattr(ablate, "conduct", lambda work: False)
+
+    def stopped(work: Any) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(ablate, "conduct", stopped)
     monkeypatch.setattr(ablate, "report", lambda *given: pytest.fail("a stopped sweep has no table"))
     monkeypatch.setattr("sys.argv", ["ablate", *arguments(inputs, tmp_path / "runs", "3")])
     with pytest.raises(SystemExit) as ended:
         run_command(ablate.main)
-    assert ended.value.code == 143 and "stopped by SIGTERM; the same command continues the sweep" in capsys.readouterr().out
+    assert ended.value.code == 143 and "stopped by a signal; the same command continues the sweep" in capsys.readouterr().out
 
 
 # --- as people start it ---

@@ -442,7 +442,7 @@ def test_masks_are_checked_before_the_models_run_and_asked_about(run_folder: Pat
         "is 75% of the photo on average, which is unusually large: are the holes black" in (run_folder / "out" / "results.md").read_text()
     )
     (run_folder / "masks" / "3.png").write_bytes(b"no picture")
-    monkeypatch.setattr(evaluate, "score_all", lambda *arguments: pytest.fail("the method ran"))
+    monkeypatch.setattr(run, "score_all", lambda *arguments: pytest.fail("the method ran"))
     with pytest.raises(InputError, match=r"data\.test_masks: mask .*3\.png cannot be read as an image"):
         evaluate.main(f"{shared} {run_folder}/masks".split())
 

@@ -176,7 +176,7 @@ def test_rows_are_padded_to_the_devices() -> None:
 FOUR_DEVICES = """
 import json
 from tests.fakes import SAMPLER, batched, pictures, sampling
-from spn_jax import scoring
+from spn_jax.evaluation import scoring
 from spn_jax.runtime.sharding import make_mesh, replicate
 mesh = make_mesh()
 assert mesh.size == 4

@@ -326,8 +326,8 @@ def test_a_large_photo_shows_how_far_it_is(folder: Path, run, monkeypatch: pytes
 
 def test_a_killed_run_ends_with_the_signal_and_leaves_nothing_half_written(folder: Path, checkpoints: dict[str, Path]) -> None:
     program = (
-        "import os, signal, sys; from spn_jax import predict; from spn_jax.runtime import files; from spn_jax.errors import run_command\n"
-        "predict.encode_photo = lambda *inputs: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import os, signal, sys; from spn_jax import predict; from spn_jax.filling import folders; from spn_jax.errors import run_command\n"
+        "folders.encode_photo = lambda *inputs: os.kill(os.getpid(), signal.SIGTERM)\n"
         "run_command(predict.main)"
     )
     command = [sys.executable, "-c", program, *arguments(checkpoints["spn"])]

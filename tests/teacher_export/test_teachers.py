@@ -150,7 +150,12 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: object, text
 @pytest.mark.parametrize(
     ("name", "weights", "device", "text"),
     [
-        ("hrnet", "random", "cpu", "teacher.name=hrnet is not known; choose one of tresnet_l, sobel, canny, timm:MODEL"),
+        (
+            "hrnet",
+            "random",
+            "cpu",
+            "teacher.name=hrnet is not known; choose one of tresnet_l, efficientnet_lite0, sobel, canny, timm:MODEL",
+        ),
         ("tresnet_l", "nowhere.pth", "cpu", "--weights nowhere.pth is not a file"),
         ("tresnet_l", "timm:resnet50.a1_in1k", "cpu", "is not a tresnet_l"),
         ("tresnet_l", "random", "cuda:99", "--device cuda:99 cannot be used"),
