@@ -51,8 +51,13 @@ def read_model_info(path: Path) -> dict[str, Any]:
 
 
 def read_model_shapes(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape of every parameter by name. InputError as `read_model_info`."""
-    return {name: jax.ShapeDtypeStruct(array.shape, np.float32) for name, array in read_model_arrays(path).items()}
+    """Shape of every parameter by name, from the entries' headers: nothing is unpacked. InputError as `read_model_info`."""
+    with _opened(path) as archive:
+        _info(path, archive)
+        try:
+            return {name: jax.ShapeDtypeStruct(_shape(archive, name), np.float32) for name in archive.files if name != INFO}
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+            raise _damaged(path, error) from error
 
 
 def read_model_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -63,6 +68,12 @@ def read_model_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name].astype(np.float32) for name in archive.files if name != INFO}
         except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
             raise _damaged(path, error) from error
+
+
+def _shape(archive: Any, name: str) -> tuple[int, ...]:
+    with archive.zip.open(f"{name}.npy") as entry:
+        np.lib.format.read_magic(entry)
+        return np.lib.format.read_array_header_1_0(entry)[0]
 
 
 def _opened(path: Path) -> Any:
