@@ -16,7 +16,7 @@ from spn_jax.filling.inpainter import bucket, pad
 from spn_jax.filling.onnx_contract import Port, find_contract
 from spn_jax.filling.windows import Shown
 
-OWN_METADATA = "spn_jax"  # as spn_jax.onnx_files.write.METADATA
+OWN_METADATA = "spn_jax"  # the entry of our files' metadata that says in JSON what they are
 SILENT = 4  # of ONNX Runtime's logging: what goes wrong is raised, and the sentence is ours
 FAINT = 8  # of 255: a picture with brighter pixels is not black
 ACCELERATORS = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider")

@@ -15,11 +15,10 @@ import onnx
 
 from spn_jax import __version__
 from spn_jax.checkpoints.store import LoadedModel
+from spn_jax.filling.onnx_network import OWN_METADATA
 from spn_jax.models.spn import SMALLEST, SPN
 from spn_jax.onnx_files.graph import Graph, Name, Precision, described
 from spn_jax.onnx_files.network import Writer
-
-METADATA = "spn_jax"  # the entry of a file's metadata that says in JSON what it is
 
 RANGES = {
     "image": "RGB in [0, 1]; what lies in the hole is not looked at",
@@ -72,5 +71,5 @@ def finished(model: onnx.ModelProto, loaded: LoadedModel, precision: Precision, 
         **more,
     }
     model.doc_string = f"{config.model.kind}: image inpainting with a learned semantic pyramid, written by spn_jax {__version__}"
-    onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
+    onnx.helper.set_model_props(model, {OWN_METADATA: json.dumps(about)})
     return model.SerializeToString()

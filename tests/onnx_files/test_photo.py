@@ -10,9 +10,9 @@ import pytest
 
 from spn_jax import export
 from spn_jax.filling.inpainter import Inpainter, bucket_steps
+from spn_jax.filling.onnx_network import OWN_METADATA
 from spn_jax.onnx_files.graph import Graph, described
 from spn_jax.onnx_files.photo import mirrored_places, padded_length, photo_file
-from spn_jax.onnx_files.write import METADATA
 from tests.onnx_files.models import PAPER, loaded
 from tests.tiny import corner, photo
 
@@ -84,7 +84,7 @@ def test_the_command_writes_the_file(checkpoints: dict[str, Path], tmp_path: Pat
     output = tmp_path / "photo.onnx"
     export.main(["--checkpoint", str(checkpoints["spn"]), "--format", "onnx-photo", "--precision", "float16", "--output", str(output)])
     model = onnx.load_from_string(output.read_bytes())
-    about = json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA])
+    about = json.loads({entry.key: entry.value for entry in model.metadata_props}[OWN_METADATA])
     assert about["contract"] == "photo" and about["precision"] == "float16"
     assert set(about["ranges"]) == {value.name for value in (*model.graph.input, *model.graph.output)}
     wanted = Inpainter.load(checkpoints["spn"])(photo(), corner(), strategy="original")[0]

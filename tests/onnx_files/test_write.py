@@ -11,8 +11,9 @@ from spn_jax import export
 from spn_jax.checkpoints.store import LoadedModel, load_model
 from spn_jax.config import Config, ModelConfig
 from spn_jax.errors import InputError
+from spn_jax.filling.onnx_network import OWN_METADATA
 from spn_jax.onnx_files.graph import OPSET
-from spn_jax.onnx_files.write import METADATA, network_file
+from spn_jax.onnx_files.write import network_file
 from tests.onnx_files.models import KINDS, PAPER, by_jax, by_onnx, inputs, loaded, random_model
 
 AGREEMENT = 1e-4  # of the largest value
@@ -63,7 +64,7 @@ def test_the_file_says_what_it_is(kind: str, files: dict[str, bytes]) -> None:
     model = onnx.load_from_string(files[kind])
     onnx.checker.check_model(model, full_check=True)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
-    about = json.loads({entry.key: entry.value for entry in model.metadata_props}[METADATA])
+    about = json.loads({entry.key: entry.value for entry in model.metadata_props}[OWN_METADATA])
     assert about["model"] == kind and about["step"] == 7 and about["trained_size"] == 32
     assert about["stride"] == (32 if kind == "spn-probabilistic" else 4) and about["source"] == {"teacher": {"name": "a teacher"}}
     assert "Apache-2.0" in about["licence"] and about["contract"] == "network"
