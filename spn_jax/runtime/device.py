@@ -109,8 +109,10 @@ def choose_device(name: str | None) -> None:
     """
     if name is None:
         return
+    before = jax.config.values["jax_platforms"]
     try:
         jax.config.update("jax_platforms", name)
         jax.devices(name)
     except RuntimeError as error:
+        jax.config.update("jax_platforms", before)  # a refused name leaves no trace
         raise InputError(f"--device {name}: JAX finds no such device here; leave it out, or install JAX for it") from error

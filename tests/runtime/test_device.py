@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from spn_jax.errors import InputError
 from spn_jax.runtime import device as runtime
 
 
@@ -38,6 +39,7 @@ def test_the_cache_of_compiled_programs_has_a_limit(tmp_path: Path) -> None:
     """The longest unused program goes; a limit or a folder of the user's own stays as it is."""
     code = """
 import time, jax
+from spn_jax.errors import InputError
 from spn_jax.runtime import device as runtime
 runtime.CACHE_BYTES = 30_000
 runtime.set_up()
@@ -56,6 +58,7 @@ print(jax.config.jax_compilation_cache_max_size)
 def test_without_locks_the_cache_has_no_limit_and_works(tmp_path: Path) -> None:
     code = """
 import filelock, jax
+from spn_jax.errors import InputError
 from spn_jax.runtime import device as runtime
 def refuse(self, *arguments, **options):
     raise NotImplementedError("flock")
@@ -74,8 +77,16 @@ def test_only_training_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch, train
     kept: list[None] = []
     monkeypatch.setattr(runtime, "keep_memory", lambda: kept.append(None))
     monkeypatch.setattr(runtime, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(runtime, "only_cpu", lambda: True)  # which a machine with a GPU is not
     runtime.set_up(training=training)
     assert len(kept) == calls
+
+
+def test_a_refused_device_leaves_the_choice_as_it_was() -> None:
+    before = jax.config.values["jax_platforms"]
+    with pytest.raises(InputError, match="--device abacus"):
+        runtime.choose_device("abacus")
+    assert jax.config.values["jax_platforms"] == before
 
 
 def test_only_the_trainer_and_the_ablations_ask_for_that() -> None:
