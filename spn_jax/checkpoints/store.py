@@ -2,7 +2,7 @@
 
 Inside a step: `model` (parameters of prior learner and generator), `ema` (their moving average, where the run keeps one),
 `training` (step, discriminator, singular vectors, optimisers), and in `_CHECKPOINT_METADATA` the resolved config, the
-kind of model, the code's version and the teacher's channels as JSON. Prediction reads `model` or `ema` alone.
+kind of model, the code's version, the teacher's channels and a checksum of every array as JSON. Prediction reads `model` or `ema` alone.
 A model file (`model_file`) reads as a checkpoint that has
 `model` alone. A converted checkpoint is step 0; its `training` is the discriminator alone, or is not there.
 """
@@ -28,8 +28,9 @@ from orbax.checkpoint import v1 as ocp
 
 from spn_jax.checkpoints.model_file import SUFFIX, is_model_file, read_model_arrays, read_model_info, read_model_shapes
 from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
+from spn_jax.checkpoints.reading import CHECKSUMS, changed_arrays, checksums, quiet, read_checksums
 from spn_jax.config import Config, from_dict, to_dict
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, first_few
 from spn_jax.models.spn import SPN
 from spn_jax.pretrained import catalogue as pretrained
 from spn_jax.runtime.sharding import array_sharding
@@ -99,14 +100,15 @@ class Checkpoints:
             return
         is_second_try = self._is_writing and jax.process_count() == 1 and self._previous_failed()
         self._protocols[step] = evaluation_protocol(info["config"]) if "config" in info else None
+        parts = split_state(state)
         try:
             self._checkpointer.save_checkpointables_async(
                 step,
-                split_state(state),
+                parts,
                 force=True,
                 overwrite=is_rewritten,
                 metrics=dict(metrics) if metrics else None,
-                custom_metadata=dict(info),
+                custom_metadata={**info, CHECKSUMS: checksums(parts)},
             )
             self._is_writing = True
         except Exception as error:
@@ -241,9 +243,13 @@ def load_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         arrays = read_model_arrays(path)
         return jax.tree.map_with_path(lambda at, leaf: jax.device_put(arrays[at[-1].key], leaf.sharding), dict(wanted))
     try:
-        return ocp.load_checkpointables(path.absolute(), dict(wanted))
+        with quiet():
+            loaded = ocp.load_checkpointables(path.absolute(), dict(wanted))
     except (OSError, ValueError, KeyError) as error:
         raise damaged(path, error) from error
+    if changed := changed_arrays(loaded, read_checksums(path / METADATA)):
+        raise damaged(path, ValueError(f"not as it was saved: {first_few(changed)}"))
+    return loaded
 
 
 def damaged(path: Path, error: Exception) -> InputError:
@@ -300,7 +306,8 @@ def stored_metadata(path: Path) -> Any:
     if is_model_file(path):
         return SimpleNamespace(metadata={"model": read_model_shapes(path)}, custom_metadata=read_model_info(path))
     try:
-        return ocp.checkpointables_metadata(path.absolute())
+        with quiet():
+            return ocp.checkpointables_metadata(path.absolute())
     except (OSError, ValueError, KeyError) as error:
         raise damaged(path, error) from error
 
@@ -362,7 +369,7 @@ def read_info(path: Path) -> dict[str, Any]:
         teacher_channels(info)
     except ValueError as error:
         raise damaged(path, error) from error
-    return info
+    return {name: value for name, value in info.items() if name != CHECKSUMS}
 
 
 def require_whole_metadata(path: Path) -> None:
@@ -411,7 +418,7 @@ def save_converted(
         with tempfile.TemporaryDirectory(dir=workdir.parent, prefix=f".{workdir.name}-") as temporary:
             whole = Path(temporary) / workdir.name
             arrays = jax.tree.map(np.ascontiguousarray, parts)
-            ocp.save_checkpointables(whole / FOLDER / "0", arrays, custom_metadata=dict(info))
+            ocp.save_checkpointables(whole / FOLDER / "0", arrays, custom_metadata={**info, CHECKSUMS: checksums(arrays)})
             os.rename(whole, workdir)
     except Exception as error:  # Orbax and TensorStore have many kinds
         raise InputError(f"{workdir} cannot be written ({first_line(error)}); choose another folder or free space") from error
