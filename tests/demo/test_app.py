@@ -27,6 +27,7 @@ from starlette.testclient import TestClient
 from spn_jax.demo import __main__ as command
 from spn_jax.demo import connections, intake
 from spn_jax.demo.app import STATIC, Settings, create_app
+from spn_jax.demo.guard import Guard
 from spn_jax.demo.jobs import Job, Progress
 from spn_jax.demo.limits import Limits
 from spn_jax.demo.pictures import clean_name
@@ -641,6 +642,11 @@ def test_open_connections_have_a_number(address: tuple[str, int]) -> None:
     with socket.create_connection(address) as later:
         later.sendall(b"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         assert answered(later).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_limit_is_named_to_the_digit() -> None:
+    for number, named in ((2**20, "1 MB"), (3 * 2**19, "1.5 MB"), (2**20 // 4, "0.25 MB")):
+        assert Guard(lambda *_: None, "127.0.0.1", (), number).too_large == f"a request may have {named} at most; make the photo smaller"
 
 
 # --- below a prefix ---

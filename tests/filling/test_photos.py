@@ -18,7 +18,7 @@ import numpy as np
 import pillow_heif
 import pytest
 import tifffile
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from spn_jax.errors import InputError
 from spn_jax.filling import metadata, photos
@@ -361,6 +361,28 @@ def test_makers_notes_and_everything_else_that_may_hold_a_preview_are_left_out_a
     kept = kept_exif(reread(photo))
     assert kept[0x010E] == "words" and kept.get_ifd(0x8769) == {0xA434: "a lens", 0x9003: "2026:01:01 00:00:00"}
     assert kept.get_ifd(0x8825) == {1: "N", 2: (1.0, 2.0, 3.0)}
+
+
+def test_what_a_tiff_tells_about_the_photo_comes_back_by_its_names_in_the_standard() -> None:
+    exif = Image.Exif()
+    told = ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "Copyright")
+    for name in told:
+        exif[ExifTags.Base[name].value] = name
+    exif[ExifTags.Base.HostComputer.value] = "not among them"
+    photo = read_photo(saved(Image.fromarray(channels(3)), "TIFF", exif=exif.tobytes()), "it")
+    assert dict(kept_exif(photo)) == {ExifTags.Base[name].value: name for name in told}
+
+
+def test_tags_that_say_how_pixels_lay_in_another_file_are_left_out() -> None:
+    exif = Image.Exif()
+    layout = ("ImageWidth", "ImageLength", "BitsPerSample", "Compression", "PhotometricInterpretation", "StripOffsets")
+    layout += ("SamplesPerPixel", "RowsPerStrip", "StripByteCounts", "TileWidth", "TileLength", "TileOffsets", "TileByteCounts")
+    layout += ("JpegIFOffset", "JpegIFByteCount", "InterColorProfile")
+    for name in layout:
+        exif[ExifTags.Base[name].value] = 7
+    exif[ExifTags.Base.Make.value] = "kept"
+    photo = read_photo(saved(Image.fromarray(channels(3)), "JPEG", exif=exif.tobytes()), "it")
+    assert dict(kept_exif(photo)) == {ExifTags.Base.Make.value: "kept"}
 
 
 def test_exif_data_that_cannot_be_written_again_is_left_out_and_named() -> None:
