@@ -108,15 +108,16 @@ def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
     graph, state = create_state(config, resolve_schedule(config, 1000), *networks)
     step, _ = jitted_step(config, graph, state, mesh)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, draw_frozen(config), draw_batch(config)))
-    start = time.perf_counter()
     known = {
         "batch_per_chip": config.train.batch_size // mesh.size,
         "numbers": "bf16 passes" if (name := numbers(config)) == "float32" and config.train.precision != "highest" else name,
         "rematerialise": config.train.rematerialise,
     }
+    with matmul_precision(config):
+        lowered = step.lower(*shapes)
+    start = time.perf_counter()  # of the compiler alone
     try:
-        with matmul_precision(config):
-            program = step.lower(*shapes).compile()
+        program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

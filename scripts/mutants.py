@@ -28,14 +28,15 @@ PHOTO_TESTS = "tests/filling/test_photos.py tests/filling/test_photo_readers.py"
 # {module: the tests that have to notice its changes, as arguments of pytest}
 MODULES = {
     "spn_jax/filling/photos.py": PHOTO_TESTS,
-    "spn_jax/filling/formats.py": PHOTO_TESTS,
+    "spn_jax/filling/formats.py": f"tests/filling/test_formats.py {PHOTO_TESTS}",
     "spn_jax/filling/metadata.py": "tests/filling/test_photos.py",
     "spn_jax/filling/windows.py": "tests/filling/test_windows.py",
     "spn_jax/demo/guard.py": "tests/demo/test_app.py",
     "spn_jax/runtime/files.py": "tests/runtime/test_files.py",
     "spn_jax/evaluation/resume.py": "tests/evaluation/test_resume.py",
     "spn_jax/evaluation/pairs.py": "tests/evaluation/test_pairs.py",
-    "spn_jax/checkpoints/store.py": "tests/checkpoints/test_store.py",
+    "spn_jax/checkpoints/store.py": "tests/checkpoints/test_store.py tests/checkpoints/test_reading.py",
+    "spn_jax/checkpoints/reading.py": "tests/checkpoints/test_reading.py",
     "spn_jax/checkpoints/model_file.py": "tests/checkpoints/test_model_file.py",
     "spn_jax/training/resume.py": "tests/training/test_train.py -k 'init or resum or settings or continued'",
 }
@@ -90,7 +91,7 @@ def run_module(module: str, copy: Path, folder: Path, sample: int | None, seed: 
     config.write_text("\n".join(["[cosmic-ray]", *lines, "[cosmic-ray.distributor]", 'name = "local"', ""]))
     cosmic_ray(copy, "init", config, session)
     with use_db(session, WorkDB.Mode.open) as database:
-        types = set(annotated_lines((ROOT / module).read_text()))
+        types = set(annotations((copy / module).read_text()))
         items = [item for item in database.work_items if not is_in(types, item.mutations[0].start_pos)]
         items.sort(key=lambda item: (item.mutations[0].operator_name, item.mutations[0].occurrence, str(item.mutations[0].operator_args)))
         random.Random(f"{seed} {module}").shuffle(items)
@@ -104,7 +105,7 @@ def run_module(module: str, copy: Path, folder: Path, sample: int | None, seed: 
             yield result.is_killed, result.diff or ""
 
 
-def annotated_lines(source: str) -> Iterator[tuple[int, int, int, int]]:
+def annotations(source: str) -> Iterator[tuple[int, int, int, int]]:
     """Where types are written, which tests cannot notice: first and last line and column."""
     for node in ast.walk(ast.parse(source)):
         for name in ("annotation", "returns"):

@@ -24,9 +24,9 @@ def describe(mesh: Mesh, split: bool = False) -> dict[str, object]:
     """The collectives of a step on the mesh, one photo a device, and the bytes of each network's kernels."""
     config = apply_overrides(load_config("configs/tiny.py", []), [f"train.batch_size={mesh.size}", f"train.shard_parameters={split}"])
     local = apply_overrides(config, [f"train.batch_size={mesh.size // jax.process_count()}"])
-    program, _ = stepper(config, mesh, CHANNELS, draw_batch(local), Frozen())
+    compiled, _ = stepper(config, mesh, CHANNELS, draw_batch(local), Frozen())
     kernels = [sum(x.nbytes for x in jax.tree.leaves(nnx.state(network)) if x.ndim == 4) for network in build_networks(config, CHANNELS)]
-    return {"collectives": [dataclasses.asdict(found) for found in collectives(program.as_text())], "kernel_bytes": kernels}
+    return {"collectives": [dataclasses.asdict(found) for found in collectives(compiled.program.as_text())], "kernel_bytes": kernels}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -59,7 +59,8 @@ class Profile:
         multiply-add counted as 2, taps on padding counted; the same on every device. Of the network alone.
     compiled_operations: XLA's own count for the compiled network, which has all other arithmetic too (multiply-add = 2), leaves taps
         on padding out, and on GPUs may lack what is handed to libraries (cuDNN); None where the backend has no count.
-    compile_seconds: tracing and compiling the network, without a cache of compiled programs.
+    trace_seconds: tracing the network, which Python does, and lowering it; every start of a program takes them.
+    compile_seconds: compiling it, without a cache of compiled programs.
     network: from arrays on the device to the raw prediction on the device.
     complete: from the bytes of a JPEG photo and a PNG mask, both of the network's size, to those of a PNG composite: decoding, transfers,
         network, 8-bit composite, encoding, one after the other in one thread.
@@ -74,6 +75,7 @@ class Profile:
     samples: int
     operations: int
     compiled_operations: float | None
+    trace_seconds: float
     compile_seconds: float
     network: Seconds
     complete: Seconds
@@ -118,7 +120,7 @@ def _measure(loaded: LoadedModel, batch_size: int, samples: int, precision: Prec
     inputs = jax.device_put((model, photos.astype(np.float32) / 255, masks.astype(np.float32), noise), device)
 
     predict = functools.partial(_predict, precision=precision)
-    program, compile_seconds = compiled(predict, *inputs)
+    program, trace_seconds, compile_seconds = compiled(predict, *inputs)
     completer = jax.jit(functools.partial(_complete, samples=samples, how=config.eval.quantise, precision=precision))
 
     def complete_files() -> None:
@@ -140,6 +142,7 @@ def _measure(loaded: LoadedModel, batch_size: int, samples: int, precision: Prec
         samples=samples,
         operations=count_operations(predict, *inputs) // batch_size,
         compiled_operations=None if compiled_operations is None else compiled_operations / batch_size,
+        trace_seconds=trace_seconds,
         compile_seconds=compile_seconds,
         network=network,
         complete=complete,
@@ -185,12 +188,13 @@ def read_files(files: Sequence[tuple[bytes, bytes]], config: Config) -> tuple[np
     return np.stack(photos), np.stack(holes).astype(np.uint8)[..., None]
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """The function compiled for these arguments, and the seconds that took, without a cache of compiled programs."""
+def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float, float]:
+    """The function compiled for these arguments, and the seconds of tracing and of compiling, without a cache of compiled programs."""
     with without_compilation_cache():
         start = time.perf_counter()
-        program = jax.jit(function).lower(*arguments).compile()
-        return program, time.perf_counter() - start
+        lowered = jax.jit(function).lower(*arguments)
+        traced = time.perf_counter()
+        return lowered.compile(), traced - start, time.perf_counter() - traced
 
 
 @contextlib.contextmanager
@@ -305,6 +309,7 @@ def report(profile: Profile) -> str:
         ("parameters without distillation heads", f"{profile.without_heads:,}"),
         ("FLOPs an image, convolutions and matrix products", f"{profile.operations / 1e9:,.2f} G"),
         ("FLOPs an image, compiled program (XLA)", "not known to this backend" if by_xla is None else f"{by_xla / 1e9:,.2f} G"),
+        ("time of tracing", f"{profile.trace_seconds:.1f} s"),
         ("time of compilation", f"{profile.compile_seconds:.1f} s"),
         ("time an image, network alone", network),
         ("time an image, with pre- and post-processing", complete),
@@ -317,7 +322,7 @@ def report(profile: Profile) -> str:
         "A multiply-add is 2 FLOPs. The first count is of the program as written, on every device the same, taps on padding counted; "
         "XLA's has all other arithmetic too, leaves those taps out, and on GPUs may lack what is handed to libraries.\n\n"
         "Pre- and post-processing: from the bytes of a JPEG photo and a PNG mask to those of a PNG composite, in one thread. "
-        "Compilation is without a cache and in no other time.\n"
+        "Tracing comes with every start, compilation is without a cache; both are in no other time.\n"
     )
     return f"{_table(('', 'value'), rows)}\n{notes}\n{_paper(profile)}"
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ def test_profile_of_a_tiny_model(measured: profile.Profile) -> None:
     assert (measured.kind, measured.step, measured.samples, measured.dtype) == ("spn", 7, 1, "float32")
     for seconds in (measured.network, measured.complete):
         assert 0 < seconds.lower_quartile <= seconds.median <= seconds.upper_quartile
-    assert measured.compile_seconds > measured.network.median
+    assert measured.compile_seconds > measured.network.median and measured.trace_seconds > 0
     # XLA has the additions and norms too, which matter in a model as small as this one, and leaves out taps on padding.
     assert measured.compiled_operations is not None
     assert 0.7 < measured.operations / measured.compiled_operations < 1.1
@@ -127,6 +128,7 @@ def test_report_names_device_precision_and_definitions(measured: profile.Profile
         f"{measured.without_heads:,}",
         "A multiply-add is 2 FLOPs",
         "compiled program (XLA)",
+        "time of tracing",
         "time of compilation",
         "network alone",
         "with pre- and post-processing",
@@ -160,6 +162,19 @@ def test_compilation_is_timed_without_the_cache_and_the_cache_comes_back() -> No
     with pytest.raises(RuntimeError), profile.without_compilation_cache():
         raise RuntimeError
     assert jax.config.values["jax_enable_compilation_cache"] == before
+
+
+def test_tracing_and_compiling_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(profile, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def slow_to_trace(x: jax.Array) -> jax.Array:
+        clock[0] += 3
+        return x + 1
+
+    program, tracing, compiling = profile.compiled(slow_to_trace, jnp.zeros(3))
+    assert program(jnp.zeros(3)).tolist() == [1, 1, 1]
+    assert (tracing, compiling) == (3, 0)
 
 
 def test_backends_without_a_count_of_operations() -> None:
