@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 from spn_jax.errors import InputError, counted, run_command  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("spn_jax", "teacher_export", "configs", "scripts", "tests")
 SECONDS = 180  # for the tests of one change; a change that makes them hang is noticed, too
 PHOTO_TESTS = "tests/filling/test_photos.py tests/filling/test_photo_readers.py"
 # {module: the tests that have to notice its changes, as arguments of pytest}
@@ -65,14 +66,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def copy_of_repository(folder: Path) -> Path:
-    """A copy of the files that git knows or would add."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    """A copy of the code and its tests."""
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "pyproject.toml", folder)
     return folder
 
 

@@ -631,6 +631,13 @@ def test_a_connection_whose_request_does_not_come_is_closed(address: tuple[str, 
             assert time.monotonic() - began < 4  # five seconds is uvicorn's own patience, after a request
 
 
+def test_what_is_no_http_is_refused_in_plain_text(address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"what is this?\r\n\r\n")
+        head, _, body = answered(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: text/plain" in head.lower() and body
+
+
 def test_open_connections_have_a_number(address: tuple[str, int]) -> None:
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(socket.create_connection(address)) for _ in range(3)]
@@ -638,7 +645,9 @@ def test_open_connections_have_a_number(address: tuple[str, int]) -> None:
             connection.sendall(b"GET /")
         with socket.create_connection(address) as one_more:
             one_more.sendall(b"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-            assert answered(one_more).startswith(b"HTTP/1.1 503 ")
+            head, _, body = answered(one_more).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ") and b"content-type: text/plain" in head.lower()  # as /docs says, and not JSON
+            assert body == b"Service Unavailable"
     with socket.create_connection(address) as later:
         later.sendall(b"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         assert answered(later).startswith(b"HTTP/1.1 200 OK")
