@@ -1,4 +1,4 @@
-# make setup | demo | demo-probabilistic | test | test-long | lint. PYTHON=... picks the interpreter (3.11 or newer) the environment is made from.
+# make setup | demo | demo-probabilistic | check | test | test-long | lint. PYTHON=... picks the interpreter (3.11 or newer) the environment is made from.
 PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SCENES := spn_jax/pretrained/open_scenes/scenes
 CODE := spn_jax teacher_export configs scripts tests
 
-.PHONY: setup demo demo-probabilistic test test-long lint
+.PHONY: setup demo demo-probabilistic check test test-long lint
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -51,9 +51,16 @@ lint: setup
 	@echo "lint 3/3: mypy"
 	@$(RUN) -m mypy
 
+# For the daily work, under a minute: the rooms that import no other, and what is said about the whole house.
+LEAVES := tests/runtime tests/drawing tests/metrics tests/test_config.py tests/test_imports.py tests/test_docs.py
+
+check: lint
+	@echo "tests: pytest, leaves"
+	@$(RUN) -m pytest -q -n 2 $(LEAVES)
+
 test: lint
 	@echo "tests: pytest"
-	@$(RUN) -m pytest -n 2 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder  # two at a time; a file is one process, which shares what its tests compile
+	@$(RUN) -m pytest -n 2 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder --durations 40  # two at a time; a file is one process, which shares what its tests compile
 
 test-long: setup
 	@echo "tests: pytest -m long"
