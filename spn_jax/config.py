@@ -42,6 +42,7 @@ class ModelConfig:
     spade_hidden: int = 128  # channels between a prior and its gamma and beta
     spade_hidden_up_to_prior: bool = False  # no more of them than the prior has channels (released probabilistic program)
     conditioning: Literal["spade", "concat"] = "spade"  # how priors steer the generator; concat: the paper's ablation (Fig. 7)
+    hole_fill: Literal["white", "smooth"] = "white"  # what the networks see there; smooth: colours from around, which the generator adds to
     variational: bool = False  # probabilistic SPN: a latent sampled between trunk and coarsest prior (Eq. 5)
     latent_channels: int = 128  # of its mean and standard deviation, at P/32
     decoder: Literal["spade", "region_norm"] = "spade"  # region_norm: RN-L of SPL, which needs prior_levels=3
