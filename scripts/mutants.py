@@ -7,7 +7,6 @@ missing. All changes of all modules take most of a day; a sample takes some seco
 
 import argparse
 import ast
-import json
 import os
 import random
 import shlex
@@ -15,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from spn_jax.errors import InputError, counted, run_command  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("spn_jax", "teacher_export", "configs", "scripts", "tests")
-SECONDS = 180  # for the tests of one change; a change that makes them hang is noticed, too
+PATIENCE = 6  # times what the tests take without a change, after which a change has made them hang, which is noticed, too
 PHOTO_TESTS = "tests/filling/test_photos.py tests/filling/test_photo_readers.py"
 # {module: the tests that have to notice its changes, as arguments of pytest}
 MODULES = {
@@ -39,7 +39,7 @@ MODULES = {
     "spn_jax/checkpoints/store.py": "tests/checkpoints/test_store.py tests/checkpoints/test_reading.py",
     "spn_jax/checkpoints/reading.py": "tests/checkpoints/test_reading.py",
     "spn_jax/checkpoints/model_file.py": "tests/checkpoints/test_model_file.py",
-    "spn_jax/training/resume.py": "tests/training/test_train.py -k 'init or resum or settings or continued'",
+    "spn_jax/training/resume.py": "tests/training/test_resume.py",
 }
 
 
@@ -75,17 +75,22 @@ def copy_of_repository(folder: Path) -> Path:
 
 def run_module(module: str, copy: Path, folder: Path, sample: int | None, seed: int) -> Iterator[tuple[bool, str]]:
     """(whether a test noticed, the change as a diff) for each change of one module. InputError: its tests fail without a change."""
+    from cosmic_ray.config import serialize_config
     from cosmic_ray.work_db import WorkDB, use_db
 
     session, config = (folder / f"{module.replace('/', '-')}{suffix}" for suffix in (".sqlite", ".toml"))
     command = shlex.join([sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *shlex.split(MODULES[module])])
-    lines = (
-        f"module-path = {json.dumps(module)}",
-        f"timeout = {SECONDS}",
-        "excluded-modules = []",
-        f"test-command = {json.dumps(command)}",
-    )
-    config.write_text("\n".join(["[cosmic-ray]", *lines, "[cosmic-ray.distributor]", 'name = "local"', ""]))
+    start = time.monotonic()
+    if subprocess.run(shlex.split(command), cwd=copy, env=environment(), stdout=subprocess.DEVNULL).returncode:
+        raise InputError(f"the tests of {module} fail without a change; run {MODULES[module]} and mend them first")
+    settings = {
+        "module-path": module,
+        "timeout": PATIENCE * (time.monotonic() - start) + 10,
+        "excluded-modules": [],
+        "test-command": command,
+        "distributor": {"name": "local"},
+    }
+    config.write_text(serialize_config(settings))
     cosmic_ray(copy, "init", config, session)
     with use_db(session, WorkDB.Mode.open) as database:
         types = set(annotations((copy / module).read_text()))
@@ -94,8 +99,6 @@ def run_module(module: str, copy: Path, folder: Path, sample: int | None, seed: 
         random.Random(f"{seed} {module}").shuffle(items)
         database.clear()
         database.add_work_items(items[:sample])
-    if subprocess.run(shlex.split(command), cwd=copy, env=environment(), stdout=subprocess.DEVNULL).returncode:
-        raise InputError(f"the tests of {module} fail without a change; run {MODULES[module]} and mend them first")
     cosmic_ray(copy, "exec", config, session)
     with use_db(session, WorkDB.Mode.open) as database:
         for _, result in database.results:
