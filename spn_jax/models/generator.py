@@ -27,6 +27,9 @@ from spn_jax.models.layers import (
 from spn_jax.models.prior import COARSEST, Pyramid, call_block, prior_width
 
 
+FIRST_ADDITION = 0.1  # what a new network adds to a filled photo, in what it would predict
+
+
 class Filled(NamedTuple):
     """Photos whose holes are filled already: image (b, P, P, 3) in [0, 1], mask (b, P, P, 1), 1 = hole."""
 
@@ -130,8 +133,11 @@ class Generator(nnx.Module):
         self.middle = nnx.List([middle_block(4 * width) for _ in range(config.middle_blocks)])
         self.decoder = nnx.List([decoder_block(level) for level in (2, 1)])
         self.output = conv(width, 3, 7, padding=3, reflect=True)
-        if config.hole_fill == "smooth":  # training begins from the filled photo itself
-            self.output.kernel[...], self.output.bias[...] = jnp.zeros((7, 7, width, 3)), jnp.zeros(3)
+        if config.hole_fill == "smooth":
+            # Training begins near the filled photo. At zero itself no gradient would reach the layers before this one.
+            self.output.kernel[...] *= FIRST_ADDITION
+            assert self.output.bias is not None
+            self.output.bias[...] = jnp.zeros(3)
 
     def encode(self, masked: Array, mask: Array) -> Array:
         """F_enc (Eq. 7): masked photo (b, P, P, 3), mask (b, P, P, 1) -> (b, P/4, P/4, c)."""
