@@ -26,7 +26,6 @@ from spn_jax.models.layers import (
 )
 from spn_jax.models.prior import COARSEST, Pyramid, call_block, prior_width
 
-
 FIRST_ADDITION = 0.1  # what a new network adds to a filled photo, in what it would predict
 
 
