@@ -40,10 +40,11 @@ from spn_jax.checkpoints.store import (
     stored_metadata,
     teacher_channels,
 )
-from spn_jax.config import Config, EvalConfig, apply_overrides, load_config, to_dict
+from spn_jax.config import Config, EvalConfig, apply_overrides, load_config
 from spn_jax.errors import InputError, run_command
 from spn_jax.runtime.files import write_atomically
 from spn_jax.runtime.log import quiet_libraries
+from spn_jax.settings import to_dict
 
 LAYOUT = "it must hold a released SPN as {name: tensor}, or that in {name: {...}}"
 SIZES = "if its sizes are not the published ones, describe them with --config"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spn_jax.checkpoints.store import LoadedModel, checkpoint_sha256, find_checkpoint, load_model
-from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig, check_config, load_config, replace_settings, to_dict
+from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig, check_config, load_config
 from spn_jax.data.images import PhotoSource
 from spn_jax.data.pipeline import Completer
 from spn_jax.errors import InputError
@@ -19,6 +19,7 @@ from spn_jax.evaluation.results import ResultsFolder
 from spn_jax.filling.completion import check_samples
 from spn_jax.metrics.image import WINDOW
 from spn_jax.models.spn import SMALLEST
+from spn_jax.settings import replace_settings, to_dict
 
 ONE_MODEL = "spn"  # what a lone checkpoint is called
 ONNX = "onnx:"  # before the file's name, in --method

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from spn_jax import __version__
 from spn_jax.checkpoints import weights
-from spn_jax.config import Config, to_dict
+from spn_jax.config import Config
 from spn_jax.data.images import PhotoSource, SelectedPhotos, open_photos
 from spn_jax.data.mask_check import check_masks
 from spn_jax.data.mask_kinds import mask_note
@@ -54,6 +54,7 @@ from spn_jax.evaluation.set_scores import score_sets
 from spn_jax.models.lpips import TRUNKS
 from spn_jax.runtime.files import write_atomically
 from spn_jax.runtime.sharding import replicate, shard_batch
+from spn_jax.settings import to_dict
 
 TRUTH = "_truth"  # beside the methods in partial results; no method can have the name
 

@@ -13,11 +13,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from spn_jax.checkpoints.parameters import named_arrays
-from spn_jax.config import Config, TrainConfig, describe
+from spn_jax.config import Config, TrainConfig
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import write_atomically
 from spn_jax.runtime.log import MetricsLog, Progress
 from spn_jax.runtime.memory import is_out_of_memory
+from spn_jax.settings import describe
 from spn_jax.training.inputs import Data, DistillationTargets
 from spn_jax.training.state import Metrics, TrainState
 
