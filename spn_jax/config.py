@@ -59,7 +59,7 @@ class ModelConfig:
     spade_hidden: int = setting(128, "channels between a prior and its gamma and beta", POSITIVE)
     spade_hidden_up_to_prior: bool = setting(
         False,
-        "no more of them than the prior has channels, as in the released probabilistic program",
+        "no more of these than the prior has channels, as in the released probabilistic program",
     )
     conditioning: Literal["spade", "concat"] = setting(
         "spade",
@@ -116,7 +116,7 @@ class DataConfig:
         "strokes",
         "folder, .flist or .zip; or drawn in all hole ratios: strokes, objects, or drawn (both)",
     )
-    test_masks: str = setting("strokes", "the same for the held-out photos")
+    test_masks: str = setting("strokes", "folder, .flist, .zip or word, as train_masks, for the held-out photos")
     invert_masks: bool = setting(False, "mask files have black holes")
     mask_fit: Literal["as_photos", "squeeze", "center", "refuse"] = setting(
         "as_photos",
@@ -138,7 +138,7 @@ class DataConfig:
         "together",
         "mirroring: photo and mask alike (released) or each by itself (paper)",
     )
-    seed: int = setting(0, "of the order of photos, the choice of masks, mirroring", NOT_NEGATIVE)
+    seed: int = setting(0, "seed of the order of photos, the choice of masks, mirroring", NOT_NEGATIVE)
     shuffle_window: int | None = setting(
         None,
         "photos that are shuffled together, in runs of neighbours, for slow disks; none: all",
@@ -182,7 +182,7 @@ class TeacherConfig:
     )
     weights: str = setting(
         "",
-        'of mode online: an .npz of teacher_export.weights, or "random" (seeded by teacher.seed)',
+        'for mode=online: an .npz of teacher_export.weights, or "random" (by teacher.seed)',
         on_resume=SAME_NUMBERS,
     )
     cache: str = setting(
@@ -199,7 +199,7 @@ class TeacherConfig:
     )
     levels: tuple[int, ...] = setting(
         (1, 2, 3),
-        "of the prior that are exported; a run needs those of model.prior_levels",
+        "levels of the prior that are exported; a run needs those of model.prior_levels",
         Rule(
             "be some of 1,2,3, ascending",
             lambda levels: bool(levels) and sorted(set(levels) & {1, 2, 3}) == list(levels),
@@ -212,12 +212,12 @@ class TeacherConfig:
     )
     dtype: Literal["float32", "bfloat16", "uint8"] = setting(
         "bfloat16",
-        "of the features on disk",
+        "type of the features on disk",
         on_resume=SAME_NUMBERS,
     )
     compression: Literal["zstd", "none"] = setting(
         "zstd",
-        "of the files with the features",
+        "compression of the files with the features",
         on_resume=SAME_NUMBERS,
     )
     compute_dtype: Literal["float32", "bfloat16"] = setting(
@@ -232,20 +232,20 @@ class TeacherConfig:
         SAME_NUMBERS,
     )
     batch_size: int = setting(8, "photos a forward pass in the export", POSITIVE, SAME_NUMBERS)
-    seed: int = setting(0, "of random weights", NOT_NEGATIVE, SAME_NUMBERS)
+    seed: int = setting(0, "seed of random weights", NOT_NEGATIVE, SAME_NUMBERS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """Weights and forms of the losses; docs/paper_and_program.md compares paper and program."""
 
-    reconstruction: float = setting(10.0, "lambda 1 (Eq. 12)", NOT_NEGATIVE)
+    reconstruction: float = setting(10.0, "lambda 1 (Eq. 12), weight of the image loss", NOT_NEGATIVE)
     prior: float = setting(
         1.0,
-        "of the distillation loss, unweighted in Eq. 12; 0 needs no teacher",
+        "weight of the distillation loss, 1 in Eq. 12; 0 trains without it and needs no teacher",
         NOT_NEGATIVE,
     )
-    adversarial_weight: float = setting(1.0, "lambda 2 (Eq. 12)", NOT_NEGATIVE)
+    adversarial_weight: float = setting(1.0, "lambda 2 (Eq. 12), weight of the adversarial loss", NOT_NEGATIVE)
     prior_mask_weight: float = setting(
         3.0,
         "alpha of Eq. 4: extra weight of the distillation loss inside the hole",
@@ -286,7 +286,7 @@ class LossConfig:
     kl: float = setting(0.0, "lambda 5 (Eq. 6); 0.05 in the probabilistic SPN", NOT_NEGATIVE)
     kl_direction: Literal["paper", "released"] = setting(
         "paper",
-        "KL(posterior, prior), or KL(prior, posterior), which blows up at small sigma",
+        "KL(posterior, prior) (paper), or KL(prior, posterior), which blows up at small sigma",
     )
     vgg: str = setting(
         "",
@@ -301,7 +301,7 @@ class OptimizerConfig:
 
     learning_rate: float = setting(
         1e-4,
-        "for one global batch (see schedule.base_batch_size)",
+        "learning rate for one global batch (see schedule.base_batch_size)",
         POSITIVE,
     )
     beta1: float = setting(0.0, "decay of the first moment", BELOW_ONE)
@@ -315,9 +315,9 @@ class ScheduleConfig:
 
     unit: Literal["epochs", "steps"] = setting(
         "epochs",
-        "of the three times below; an epoch is photos // batch_size steps",
+        "unit of length, drops and prior_loss_until; an epoch is photos // batch_size steps",
     )
-    length: float = setting(40.0, "of the whole run", POSITIVE, SAME_NUMBERS)
+    length: float = setting(40.0, "how long the whole run is", POSITIVE, SAME_NUMBERS)
     learning_rate_drops: tuple[float, ...] = setting(
         (30.0,),
         "times at which the learning rate is multiplied by schedule.drop_factor",
@@ -369,18 +369,18 @@ class TrainConfig:
     )
     compute_dtype: Literal["float32", "bfloat16"] = setting(
         "float32",
-        "of convolutions; parameters, norms and losses stay float32",
+        "type that convolutions compute in; parameters, norms and losses stay float32",
     )
     precision: Literal["default", "highest"] = setting(
         "default",
-        "of matrix products; default is TF32 on NVIDIA, bfloat16 passes on TPU",
+        "precision of matrix products; default is TF32 on NVIDIA, bfloat16 passes on TPU",
     )
     ema_decay: float | None = setting(
         None,
-        "moving average of the generator, used for evaluation; none: off, as in the paper",
+        "decay of a moving average of the generator for evaluations; none: off, as in the paper",
         Rule("lie between 0 and 1, or be none", lambda decay: 0 < decay < 1),
     )
-    seed: int = setting(0, "of the initial parameters", NOT_NEGATIVE)
+    seed: int = setting(0, "seed of the initial parameters", NOT_NEGATIVE)
     log_every: int = setting(50, "steps between lines of metrics", POSITIVE, SAME_NUMBERS)
     image_every: int = setting(
         1000,
@@ -413,7 +413,7 @@ class TrainConfig:
 class EvalConfig:
     """Evaluation on the held-out photos."""
 
-    batch_size: int = setting(8, "photos a jitted call over all devices", POSITIVE, SAME_NUMBERS)
+    batch_size: int = setting(8, "photos a call over all devices", POSITIVE, SAME_NUMBERS)
     photos: int | None = setting(
         None,
         "evaluate the first n photos during training; none: all",

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import enum
 import fnmatch
+import itertools
 import json
 import math
 import os
@@ -250,18 +251,22 @@ def help_text(config_class: Any, *patterns: str, resumable: bool = False) -> str
         patterns: of their keys, as a shell has them: "eval.*", "data.test_*".
         resumable: whether those that a resumed run may change are marked.
     """
-    marked = "; * marks what a resumed run may change" if resumable else ""
-    lines = [f"settings, as section.key=value, with the default where no config file gives one{marked}:"]
+    lines = ["settings, as section.key=value, with their defaults, which a config file may replace:"]
+    lines += ["(a run that is continued may change those with a star)"] if resumable else []
+    section = ""
     for of in settings_of(config_class):
         if not any(fnmatch.fnmatchcase(of.key, pattern) for pattern in patterns):
             continue
+        if of.section != section:
+            lines.append("")
+            section = of.section
         mark = "*" if resumable and of.declared.on_resume is not OnResume.ANOTHER_RUN else " "
         name = f"{mark} {of.key}={as_typed(of.default)}"
-        text = textwrap.wrap(of.declared.meaning + choices(of.kind), COLUMNS - NAME_COLUMNS)
         if len(name) >= NAME_COLUMNS:
             lines.append(name)
             name = ""
-        lines += [f"{left:{NAME_COLUMNS}}{line}" for left, line in zip([name, *[""] * (len(text) - 1)], text, strict=True)]
+        text = textwrap.wrap(of.declared.meaning + choices(of.kind), COLUMNS - NAME_COLUMNS)
+        lines += [f"{left:{NAME_COLUMNS}}{line}" for left, line in itertools.zip_longest([name], text, fillvalue="")]
     return "\n".join(lines)
 
 
@@ -273,8 +278,5 @@ def as_typed(value: Any) -> str:
 
 
 def choices(kind: Any) -> str:
-    """The words that a setting may be, where it may only be certain ones: " (none, center or random)"."""
-    if typing.get_origin(kind) is not Literal:
-        return ""
-    *others, last = map(str, typing.get_args(kind))
-    return f" ({', '.join(others)} or {last})"
+    """The words that a setting may be, where it may only be certain ones: " [none | center | random]"."""
+    return f" [{' | '.join(map(str, typing.get_args(kind)))}]" if typing.get_origin(kind) is Literal else ""

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from spn_jax.checkpoints.store import LoadedModel
+from spn_jax.config import SCORING, Config
 from spn_jax.data.images import PhotoFiles, SelectedPhotos, prepare_photo
 from spn_jax.data.masks import MaskFiles, mask_fit
 from spn_jax.data.pipeline import evaluation_batches
@@ -29,6 +30,7 @@ from spn_jax.evaluation.methods import (
 from spn_jax.evaluation.pairs import PairList, names_sha256
 from spn_jax.evaluation.scoring import Arrays, Detail, Networks, not_finite
 from spn_jax.evaluation.session import Evaluation, Request, batch_size_of, fetched, open_evaluation, overrides_of, scored
+from spn_jax.settings import help_text
 
 DIGITS = {"psnr": 2}  # of scores under pictures
 UNITS = {"psnr": " dB"}
@@ -57,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser, count: int, others: bool = Fa
     add("--image-size", type=int, metavar="P", help="photos are brought to P x P pixels: data.image_size")
     add("--seed", type=int, help="of drawn pairs and of samples: eval.seed")
     add("--batch-size", type=int, help="photos a call: eval.batch_size")
-    add("overrides", nargs="*", metavar="section.key=value", help="other settings of data and eval")
+    add("overrides", nargs="*", metavar="section.key=value", help="other settings of data and eval, see below")
+    parser.epilog = help_text(Config, *SCORING)
     parser.set_defaults(samples=None, inception=None, lpips_alex=None, lpips_vgg=None, raw_results=False)
     if not others:
         parser.set_defaults(results=[], method=[])
