@@ -101,6 +101,11 @@ def settings_of(config: Any) -> Iterator[Setting]:
             yield Setting(section.name, field.name, kinds[field.name], field.default, field.metadata[RULE])
 
 
+def chosen_settings(config: Any, patterns: Iterable[str]) -> list[Setting]:
+    """The settings whose keys fit one of the patterns, which are as a shell has them: "eval.*", "data.test_*"."""
+    return [of for of in settings_of(config) if any(fnmatch.fnmatchcase(of.key, pattern) for pattern in patterns)]
+
+
 # --- reading ---
 
 
@@ -248,15 +253,13 @@ def help_text(config_class: Any, *patterns: str, resumable: bool = False) -> str
     """The settings that a command takes, with their defaults and meanings, for the end of its --help.
 
     Args:
-        patterns: of their keys, as a shell has them: "eval.*", "data.test_*".
+        patterns: of their keys, as of `chosen_settings`.
         resumable: whether those that a resumed run may change are marked.
     """
     lines = ["settings, as section.key=value, with their defaults, which a config file may replace:"]
     lines += ["(a run that is continued may change those with a star)"] if resumable else []
     section = ""
-    for of in settings_of(config_class):
-        if not any(fnmatch.fnmatchcase(of.key, pattern) for pattern in patterns):
-            continue
+    for of in chosen_settings(config_class, patterns):
         if of.section != section:
             lines.append("")
             section = of.section

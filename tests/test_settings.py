@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spn_jax.config import EXPORT, MASKS, SCORING, TRAINING, Config, load_config
-from spn_jax.settings import OnResume, as_typed, help_text, replace_settings, settings_of
+from spn_jax.settings import OnResume, as_typed, chosen_settings, help_text, replace_settings, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = [of.key for of in settings_of(Config)]
@@ -43,6 +43,13 @@ def test_every_setting_belongs_to_a_task_and_every_pattern_means_some() -> None:
     patterns = {*TRAINING, *EXPORT, *SCORING, *MASKS}
     assert [key for key in KEYS if not any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)] == []
     assert [pattern for pattern in patterns if not fnmatch.filter(KEYS, pattern)] == []
+
+
+def test_which_settings_decide_scores() -> None:
+    """An unfinished evaluation is continued with these as they were; threads, sizes of batches and the like change no score."""
+    decide = [of.name for of in chosen_settings(Config, SCORING) if of.declared.on_resume is not OnResume.SAME_NUMBERS]
+    of_data = ["test_photos", "test_masks", "invert_masks", "mask_fit", "image_size", "crop", "resize_filter", "seed"]
+    assert decide == [*of_data, "samples", "quantise", "seed"]
 
 
 def test_every_setting_has_a_meaning_and_its_default_can_be_typed() -> None:
