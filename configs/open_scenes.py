@@ -41,6 +41,8 @@ def get_config() -> Config:
             prior_blocks=2,
             middle_blocks=6,
             spade_hidden=32,
+            spade_hidden_up_to_prior=True,
+            hole_fill="smooth",
             discriminator_width=16,
         ),
         data=DataConfig(

@@ -65,6 +65,10 @@ class ModelConfig:
         "spade",
         "how priors steer the generator; concat is the paper's ablation (Fig. 7)",
     )
+    hole_fill: Literal["white", "smooth"] = setting(
+        "white",
+        "what the networks see in holes; smooth: colours from around, which the generator adds to",
+    )
     variational: bool = setting(
         False,
         "probabilistic SPN: a latent sampled between trunk and coarsest prior (Eq. 5)",

@@ -403,6 +403,7 @@ OTHER: dict[str, Any] = {  # values for the settings that cannot be doubled
     "model.conditioning": "concat",
     "model.prior_levels": [3],
     "model.spade_hidden_up_to_prior": True,
+    "model.hole_fill": "smooth",
     "model.variational": True,
     "model.decoder": "region_norm",
     "model.prior_encoder_slope": 0.1,

@@ -182,6 +182,7 @@ def test_full_size_model_is_the_papers() -> None:
         "middle_blocks": 8,
         "spade_hidden": 128,
         "spade_hidden_up_to_prior": False,
+        "hole_fill": "white",
         "conditioning": "spade",
         "variational": False,
         "latent_channels": 128,

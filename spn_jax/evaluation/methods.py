@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spn_jax.checkpoints.store import LoadedModel, checkpoint_sha256, find_checkpoint, load_model
-from spn_jax.config import Config, DataConfig, EvalConfig, ModelConfig, check_config, load_config
+from spn_jax.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, check_config, load_config
 from spn_jax.data.images import PhotoSource
 from spn_jax.data.pipeline import Completer
 from spn_jax.errors import InputError
@@ -140,7 +140,9 @@ def checked_settings(base: Config, overrides: Sequence[str]) -> Config:
     """
     shared = dataclasses.replace(replace_settings(base, overrides), model=ModelConfig(variational=True))  # which allows samples
     size = shared.data.image_size
-    check_config(dataclasses.replace(shared, data=dataclasses.replace(shared.data, image_size=DataConfig.image_size)))
+    # How photos were cropped in training, and under which teacher, is of no matter here either.
+    untrained = dataclasses.replace(shared.data, image_size=DataConfig.image_size)
+    check_config(dataclasses.replace(shared, data=untrained, loss=LossConfig(prior=0.0)))
     if size < WINDOW:
         raise InputError(f"data.image_size={size} must be at least {WINDOW}, the window of SSIM")
     return shared

@@ -123,6 +123,8 @@ class Generator(nnx.Module):
         self.middle = nnx.List([middle_block(4 * width) for _ in range(config.middle_blocks)])
         self.decoder = nnx.List([decoder_block(level) for level in (2, 1)])
         self.output = conv(width, 3, 7, padding=3, reflect=True)
+        if config.hole_fill == "smooth":  # training begins from the filled photo itself
+            self.output.kernel[...], self.output.bias[...] = jnp.zeros((7, 7, width, 3)), jnp.zeros(3)
 
     def encode(self, masked: Array, mask: Array) -> Array:
         """F_enc (Eq. 7): masked photo (b, P, P, 3), mask (b, P, P, 1) -> (b, P/4, P/4, c)."""
@@ -137,9 +139,13 @@ class Generator(nnx.Module):
             features = call_block(block, features, priors[COARSEST], remat=self.remat)
         return features
 
-    def decode(self, features: Array, priors: Pyramid) -> Array:
-        """Image (b, P, P, 3) in [0, 1] from F_dec (b, P/4, P/4, c) (Eq. 9)."""
+    def decode(self, features: Array, priors: Pyramid, base: Array | None = None) -> Array:
+        """Image (b, P, P, 3) in [0, 1] from F_dec (b, P/4, P/4, c) (Eq. 9).
+
+        With `base`, a photo of the image's shape in [0, 1], the network's output in (-1, 1) is added to it.
+        """
         for level, block in zip((2, 1), self.decoder, strict=True):
             features = call_block(block, features, priors.get(level), remat=self.remat)
         rgb = self.output(leaky_relu(features))  # changes nothing in SPL, whose decoder ends in ReLU
-        return (jnp.tanh(rgb.astype(statistics_dtype(rgb))) + 1) / 2
+        tanh = jnp.tanh(rgb.astype(statistics_dtype(rgb)))
+        return (tanh + 1) / 2 if base is None else jnp.clip(base + tanh, 0, 1)

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from spn_jax.config import ModelConfig
 from spn_jax.models.generator import Generator
 from spn_jax.models.prior import PriorLearner, Pyramid
+from spn_jax.models.smooth_fill import smooth_fill
 from spn_jax.models.variational import Posterior
 
 SMALLEST = 16  # height and width below which a reflected border would be wider than the features
@@ -39,6 +40,7 @@ class Encoding(NamedTuple):
     trunk: Array  # of the prior learner (b, P/4, P/4, c)
     skips: dict[int, Array]  # maps of its encoder by level
     features: Array  # F_enc of the generator (b, P/4, P/4, c)
+    base: Array | None  # the smoothly filled photo (b, P, P, 3) that the generator adds to; None: to nothing
     posterior: Posterior | None  # None in the deterministic model
 
 
@@ -62,6 +64,7 @@ class SPN(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
     ):
+        self.hole_fill = config.hole_fill
         self.stride = config.stride  # height and width of the input must be divisible by it
         self.latent_channels = config.latent_channels if config.variational else None
         self.prior_learner = PriorLearner(config, teacher_channels, rng=rng, dtype=dtype, remat=remat)
@@ -102,13 +105,14 @@ class SPN(nnx.Module):
 
     def encode(self, image: Array, mask: Array) -> Encoding:
         """The first half of a call, for photos (b, P, P', 3) and masks (b, P, P', 1)."""
-        masked = image * (1 - mask) + mask
+        base = smooth_fill(image, mask) if self.hole_fill == "smooth" else None
+        masked = image * (1 - mask) + mask if base is None else base
         with jax.named_scope("prior_learner"):
             trunk, skips = self.prior_learner.encode(masked, mask)
             variational = self.prior_learner.variational
             posterior = None if variational is None else variational.posterior(trunk)
         with jax.named_scope("generator"):
-            return Encoding(trunk, skips, self.generator.encode(masked, mask), posterior)
+            return Encoding(trunk, skips, self.generator.encode(masked, mask), base, posterior)
 
     def decode(self, encoding: Encoding, noise: Array | None = None) -> SPNOutput:
         """The second half: a completion for every noise (b, s, P/32, P'/32, z), or the only one of a deterministic model.
@@ -117,17 +121,17 @@ class SPN(nnx.Module):
             ValueError: noise of another shape; noise for a deterministic model, none for a probabilistic one.
         """
         check_noise(noise, encoding.posterior)
-        shared, latent, samples = encoding[:3], None, 1
+        shared, latent, samples = encoding[:4], None, 1
         if encoding.posterior is not None and noise is not None:
             samples = noise.shape[1]
             latent = merge_samples(encoding.posterior.sample(noise))
             shared = jax.tree.map(lambda x: jnp.repeat(x, samples, axis=0), shared)
-        trunk, skips, features = shared
+        trunk, skips, features, base = shared
         with jax.named_scope("prior_learner"):
             priors = self.prior_learner.pyramid(trunk, skips, latent)
             distilled = self.prior_learner.distil(priors)
         with jax.named_scope("generator"):
-            completed = self.generator.decode(self.generator.refine(features, priors), priors)
+            completed = self.generator.decode(self.generator.refine(features, priors), priors, base)
         image, priors, distilled = jax.tree.map(lambda x: split_samples(x, samples), (completed, priors, distilled))
         return SPNOutput(image=image, prior=priors, distilled=distilled, posterior=encoding.posterior)
 

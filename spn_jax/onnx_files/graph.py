@@ -111,6 +111,17 @@ class Graph:
         scales = self.constant([1, 1, 2, 2], "float32")
         return self.node("Resize", x, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
+    def cut_to(self, x: Name, like: Name) -> Name:
+        """The upper left part of x that is as high and as wide as `like`."""
+        start, end, axes = (self.constant(value, "int64") for value in ([2], [4], [0]))
+        sides = self.node("Slice", self.node("Shape", like), start, end, axes)
+        return self.node("Slice", x, self.constant([0, 0], "int64"), sides, self.constant([2, 3], "int64"))
+
+    def mean_of_neighbours(self, x: Name) -> Name:
+        """The mean of 3 x 3 pixels, with the border continued outwards."""
+        padded = self.node("Pad", x, self.constant([0, 0, 1, 1, 0, 0, 1, 1], "int64"), mode="edge")
+        return self.node("AveragePool", padded, kernel_shape=[3, 3])
+
     def every(self, x: Name, step: int) -> Name:
         """Every so many pixels in height and width, from the first on."""
         if step == 1:

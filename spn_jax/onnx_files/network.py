@@ -24,6 +24,7 @@ from spn_jax.models.layers import (
     leaky_relu,
 )
 from spn_jax.models.prior import COARSEST, DenseBlock, PriorLearner, PriorUpsampling
+from spn_jax.models.smooth_fill import GREY, HALVINGS, ROUNDS
 from spn_jax.models.spn import SPN
 from spn_jax.models.variational import VariationalModule
 from spn_jax.onnx_files.graph import Graph, Name
@@ -56,10 +57,40 @@ class Writer:
     def spn(self, masked: Name, mask: Name, noise: Name | None) -> Name:
         """Masked photo (b, 3, h, w), mask (b, 1, h, w), noise (b, z, h/32, w/32) or None, all float32 -> prediction (b, 3, h, w)."""
         learner, generator = self.model.prior_learner, self.model.generator
+        base = self.smooth_fill(masked, mask) if self.model.hole_fill == "smooth" else None
+        masked = masked if base is None else base
         trunk, skips = self.encode_prior(learner, masked, mask)
         priors = self.pyramid(learner, trunk, skips, noise)
         features = self.encode(generator, masked, mask)
-        return self.decode(generator, self.refine(generator, features, priors), priors)
+        return self.decode(generator, self.refine(generator, features, priors), priors, base)
+
+    # --- smooth_fill.py ---
+
+    def smooth_fill(self, image: Name, mask: Name) -> Name:
+        """Image (b, 3, h, w) with the hole of mask (b, 1, h, w) filled, all float32."""
+        graph = self.graph
+        known, one = graph.complement(mask), graph.number(1, "float32")
+        image = graph.multiply(image, known)
+        sizes = [(image, known)]
+        for _ in range(HALVINGS):
+            # Where a side is odd its last pixels are means of two: of colours and of shares alike, so that their ratio is right.
+            image, shares = (graph.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1) for x in (image, known))
+            known = graph.cast(graph.node("Greater", shares, graph.number(0, "float32")), "float32")
+            image = graph.node("Div", image, graph.add(shares, graph.complement(known)))
+            sizes.append((image, known))
+        pixels = graph.sum_of_pixels(known)
+        mean = graph.node("Div", graph.sum_of_pixels(image), graph.node("Max", pixels, one))
+        grey = graph.multiply(graph.number(GREY, "float32"), graph.node("Sub", one, graph.node("Min", pixels, one)))
+        filled = self._laid_over(graph.add(mean, grey), image, known)
+        for image, known in reversed(sizes[:-1]):
+            filled = self._laid_over(graph.cut_to(graph.enlarged(filled), image), image, known)
+            for _ in range(ROUNDS):
+                filled = self._laid_over(graph.mean_of_neighbours(filled), image, known)
+        return filled
+
+    def _laid_over(self, filled: Name, image: Name, known: Name) -> Name:
+        """The image where it is known, `filled` elsewhere. The image is 0 where it is unknown."""
+        return self.graph.add(image, self.graph.multiply(self.graph.complement(known), filled))
 
     # --- layers.py ---
 
@@ -238,11 +269,13 @@ class Writer:
             features = self.spade_block(block, features, priors[COARSEST])
         return features
 
-    def decode(self, generator: Generator, features: Name, priors: Mapping[int, Name]) -> Name:
-        """Prediction (b, 3, h, w) in [0, 1], float32."""
+    def decode(self, generator: Generator, features: Name, priors: Mapping[int, Name], base: Name | None) -> Name:
+        """Prediction (b, 3, h, w) in [0, 1], float32, like `base`."""
         graph = self.graph
         for level, block in zip((2, 1), generator.decoder, strict=True):
             features = self.decoder_block(block, features, priors.get(level))
         rgb = graph.wide(self.conv(generator.output, graph.leaky_relu(features)))
-        half = graph.number(0.5, "float32")
-        return graph.add(graph.multiply(graph.node("Tanh", rgb), half), half)
+        tanh, half = graph.node("Tanh", rgb), graph.number(0.5, "float32")
+        if base is None:
+            return graph.add(graph.multiply(tanh, half), half)
+        return graph.node("Clip", graph.add(base, tanh), graph.number(0, "float32"), graph.number(1, "float32"))

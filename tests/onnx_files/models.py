@@ -21,6 +21,8 @@ KINDS = {
     "spl": ("model.prior_levels=(3,)", "model.decoder=region_norm", "model.prior_encoder_slope=0.1"),
     "concat": ("model.conditioning=concat",),
     "two priors": ("model.prior_levels=(2,3)",),
+    "smooth fill": ("model.hole_fill=smooth",),
+    "smooth fill, probabilistic": ("model.hole_fill=smooth", "model.variational=true", "model.latent_channels=4"),
 }
 PAPER = ("spn", "spn-probabilistic", "spl")
 
@@ -30,7 +32,8 @@ def random_model(config: ModelConfig, seed: int = 0) -> SPN:
     model, random = SPN(config, CHANNELS, rng=np.random.default_rng(seed)), np.random.default_rng(seed + 1)
 
     def moved(array: Any) -> np.ndarray:
-        noise = 0.3 * random.standard_normal(array.shape, np.float32) if array.ndim == 1 else 0
+        scale = 0.3 if array.ndim == 1 else 0.0 if np.any(array) else 0.02
+        noise = scale * random.standard_normal(array.shape, np.float32) if scale else 0
         return np.asarray(array + noise, np.float32)
 
     return with_named_arrays(model, {name: moved(array) for name, array in named_arrays(model).items()}, what="noise")

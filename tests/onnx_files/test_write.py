@@ -12,9 +12,12 @@ from spn_jax.checkpoints.store import LoadedModel, load_model
 from spn_jax.config import Config, ModelConfig
 from spn_jax.errors import InputError
 from spn_jax.filling.onnx_network import OWN_METADATA
+from spn_jax.models.smooth_fill import GREY
+from spn_jax.models.spn import SPN
 from spn_jax.onnx_files.graph import OPSET
 from spn_jax.onnx_files.write import network_file
 from tests.onnx_files.models import KINDS, PAPER, by_jax, by_onnx, inputs, loaded, random_model
+from tests.tiny import CHANNELS, tiny
 
 AGREEMENT = 1e-4  # of the largest value
 HALF = 2**-10  # the precision of float16 near 1
@@ -26,7 +29,9 @@ def files() -> dict[str, bytes]:
     return {kind: network_file(loaded(kind), "float32") for kind in KINDS}
 
 
-@pytest.mark.parametrize(("kind", "size"), [(kind, size) for kind in KINDS for size in (SIZES if kind in PAPER else SIZES[1:2])])
+@pytest.mark.parametrize(
+    ("kind", "size"), [(kind, size) for kind in KINDS for size in (SIZES if kind in (*PAPER, "smooth fill") else SIZES[1:2])]
+)
 def test_onnx_runtime_computes_what_jax_does(kind: str, size: tuple[int, int], files: dict[str, bytes]) -> None:
     model = loaded(kind).model
     given = inputs(model, *size, batch=1 + size[0] % 64 // 32)
@@ -35,18 +40,36 @@ def test_onnx_runtime_computes_what_jax_does(kind: str, size: tuple[int, int], f
     np.testing.assert_array_equal(found["completion"], np.where(given["mask"] > 0, found["prediction"], given["image"]))
 
 
-@pytest.mark.parametrize("hole", [0, 1])
-def test_photos_without_hole_and_without_surroundings(hole: int, files: dict[str, bytes]) -> None:
-    given = inputs(loaded("spn").model, 32, 32)
+@pytest.mark.parametrize(("kind", "hole"), [("spn", 0), ("spn", 1), ("smooth fill", 0)])
+def test_photos_without_hole_and_without_surroundings(kind: str, hole: int, files: dict[str, bytes]) -> None:
+    given = inputs(loaded(kind).model, 32, 32)
     given["mask"][:] = hole
-    wanted, found = by_jax(loaded("spn").model, given), by_onnx(files["spn"], given)
+    wanted, found = by_jax(loaded(kind).model, given), by_onnx(files[kind], given)
     assert np.abs(found["prediction"] - wanted).max() <= AGREEMENT * np.abs(wanted).max()
 
 
-def test_what_lies_in_the_hole_is_not_looked_at(files: dict[str, bytes]) -> None:
-    given = inputs(loaded("spn").model, 32, 32)
+@pytest.mark.parametrize("kind", ["spn", "smooth fill"])
+def test_what_lies_in_the_hole_is_not_looked_at(kind: str, files: dict[str, bytes]) -> None:
+    given = inputs(loaded(kind).model, 32, 32)
     erased = given | {"image": np.where(given["mask"] > 0, np.nan, given["image"])}
-    np.testing.assert_array_equal(*(by_onnx(files["spn"], one)["completion"] for one in (given, erased)))
+    np.testing.assert_array_equal(*(by_onnx(files[kind], one)["completion"] for one in (given, erased)))
+
+
+def test_a_smooth_fill_of_nothing_is_grey() -> None:
+    """A new model's prediction is the fill itself."""
+    config = tiny("model.hole_fill=smooth")
+    new = LoadedModel(config, SPN(config.model, CHANNELS, rng=np.random.default_rng(0)), 0, {})
+    given = inputs(new.model, 32, 32)
+    given["mask"][:] = 1
+    np.testing.assert_array_equal(by_onnx(network_file(new, "float32"), given)["prediction"], GREY)
+
+
+def test_a_smooth_fill_at_sizes_that_do_not_halve(files: dict[str, bytes]) -> None:
+    """20 pixels are halved to 10, 5, 3, 2 and 1."""
+    model = loaded("smooth fill").model
+    given = inputs(model, 20, 36)
+    wanted, found = by_jax(model, given), by_onnx(files["smooth fill"], given)
+    assert np.abs(found["prediction"] - wanted).max() <= AGREEMENT
 
 
 @pytest.mark.parametrize("kind", PAPER)
