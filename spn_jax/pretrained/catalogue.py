@@ -6,9 +6,7 @@ from spn_jax.errors import InputError
 
 PREFIX = "pretrained:"
 DEFAULT = f"{PREFIX}open_scenes"  # what commands take where no checkpoint is given
-CHECKPOINT_HELP = (
-    f"a run's work directory (its newest checkpoint), one checkpoint or a model file; default: {DEFAULT}, once it comes with the package"
-)
+CHECKPOINT_HELP = f"a run's work directory (its newest checkpoint), one checkpoint or a model file; default: {DEFAULT}"
 FOLDER = Path(__file__).parent
 WEIGHTS, CARD = "weights.npz", "MODEL_CARD.md"
 
@@ -28,6 +26,6 @@ def pretrained_file(spec: str) -> Path:
     """The model file that `pretrained:NAME` stands for. InputError if there is none of this name."""
     name = spec.removeprefix(PREFIX)
     if name not in names():
-        there = f"it has {', '.join(names())}" if names() else "it has none yet"
-        raise InputError(f"no pretrained model called {name!r} comes with this version of spn_jax ({there}); pass a checkpoint")
+        there = ", ".join(names()) or "none"
+        raise InputError(f"no pretrained model called {name!r} comes with this version of spn_jax (it has {there}); pass a checkpoint")
     return FOLDER / name / WEIGHTS

@@ -239,6 +239,18 @@ def test_a_disk_that_fills_up_on_the_way_is_one_sentence(run_folder: Path, monke
         evaluate.main(["run", "--checkpoint", str(run_folder), "--output", str(run_folder / "out"), "--save-composites", "--grid", "2"])
 
 
+def test_a_config_whose_crops_need_a_teacher_in_the_step_evaluates_all_the_same(run_folder: Path, tmp_path: Path) -> None:
+    """Teacher and crops are the training's, and an evaluation has neither."""
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from spn_jax.config import Config, DataConfig, TeacherConfig\n"
+        "def get_config():\n"
+        "    return Config(data=DataConfig(crop='random', image_size=64), teacher=TeacherConfig(mode='online'))\n"
+    )
+    shared = methods.shared_config({}, config, ["eval.seed=3"])
+    assert shared.data.crop == "random" and shared.eval.seed == 3
+
+
 def test_config_without_test_photos(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = dataclasses.replace(methods.load_model(""), config=Config())
     monkeypatch.setattr(methods, "load_model", lambda path: loaded)
