@@ -22,7 +22,7 @@ from jax.sharding import AxisType, Mesh
 
 from scripts.benchmark_step import CHANNELS, ROOT, draw_batch, draw_frozen, jitted_step, numbers
 from spn_jax.config import Config, apply_overrides, load_config
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, first_line
 from spn_jax.training.state import build_networks, create_state, resolve_schedule
 from spn_jax.training.step import matmul_precision
 
@@ -97,8 +97,7 @@ def tpu_mesh(topology: str) -> Mesh:
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except Exception as error:  # of JAX's runtime, of several kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"libtpu knows no topology {topology!r} ({reason[:200]}); pass one such as v5e:2x4") from error
+        raise InputError(f"libtpu knows no topology {topology!r} ({first_line(error)}); pass one such as v5e:2x4") from error
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 

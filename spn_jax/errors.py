@@ -40,6 +40,11 @@ def first_few(entries: Sequence[object], count: int = 3) -> str:
     return ", ".join(str(entry) for entry in entries[:count]) + (", ..." if len(entries) > count else "")
 
 
+def first_line(error: BaseException, longest: int = 200) -> str:
+    """The first line of an error's text, or the name of its type: libraries append traces, which do not fit into a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:longest]
+
+
 def run_command(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs `main(arguments)` as a program: wrong input becomes one line on stderr and exit status 2."""
     try:

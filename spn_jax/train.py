@@ -1,20 +1,20 @@
-"""Trains SPN: `python -m spn_jax.train --config configs/celeba.py [--workdir DIR] [section.key=value ...]`.
+"""Trains SPN.
 
-The same command continues a run that was stopped or killed, exactly: everything random follows from the seeds and the step.
+python -m spn_jax.train --config configs/celeba.py [--workdir DIR] [section.key=value ...]
+
+The same command continues a run that was stopped or killed, exactly: everything random follows
+from the seeds and the step.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
-from spn_jax.config import load_config
+from spn_jax.config import TRAINING, Config, load_config
 from spn_jax.errors import run_command
-from spn_jax.runtime.device import set_up
 from spn_jax.runtime.log import quiet_libraries
-from spn_jax.training.loop import train
-from spn_jax.training.processes import Stopped, end_all_processes, join_processes
+from spn_jax.settings import help_text
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,6 +22,13 @@ def main(arguments: Sequence[str]) -> int:
     quiet_libraries()
     options = parse_arguments(arguments)
     config = load_config(options.config, options.overrides)
+
+    # After the cheap checks: importing JAX takes seconds.
+    import jax
+
+    from spn_jax.training.loop import train
+    from spn_jax.training.processes import Stopped, end_all_processes, join_processes
+
     join_processes(options)
     workdir = options.workdir or Path("runs") / Path(options.config).stem
     try:
@@ -36,7 +43,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m spn_jax.train", description=__doc__)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m spn_jax.train", description=__doc__, formatter_class=raw)
+    parser.epilog = help_text(Config, *TRAINING, resumable=True)
     parser.add_argument("--config", required=True, help="a file of configs/")
     parser.add_argument("--workdir", type=Path, help="folder for checkpoints and logs; default runs/<name of the config>")
     parser.add_argument("--init", metavar="CHECKPOINT", help="start a new run from these parameters (fine-tuning)")
@@ -44,12 +53,15 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, help="number of processes")
     parser.add_argument("--process", type=int, help="number of this process, from 0")
     parser.add_argument("--cluster", action="store_true", help="several processes that SLURM, MPI or a TPU pod tells about each other")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the config file")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the config file, see below")
     return parser.parse_intermixed_args(arguments)
 
 
 def cli() -> None:
     """The console command `spn-train`."""
+    parse_arguments(sys.argv[1:])  # --help and misspelt options are answered before JAX is imported
+    from spn_jax.runtime.device import set_up
+
     set_up(training=True)
     run_command(main)
 

@@ -37,13 +37,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m spn_jax.visualize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m spn_jax.visualize", description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(required=True, metavar="VIEW")
     for name, view in VIEWS.items():
         about = (view.__doc__ or "").strip()
-        command = commands.add_parser(name, help=about, description=f"{about} {view.draw.__doc__}")
+        command = commands.add_parser(name, help=about, description=f"{about} {view.draw.__doc__}", formatter_class=raw)
         command.add_argument("--output", type=Path, required=True, metavar="FILE.png")
         command.set_defaults(draw=view.draw)
         view.add(command)

@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-from spn_jax.config import load_config
+from spn_jax.config import EXPORT, Config, load_config
 from spn_jax.errors import run_command
+from spn_jax.settings import help_text
 from teacher_export.processes import Share, find_share
 
 
@@ -24,7 +25,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m teacher_export", description="Writes the teacher's features of the training photos.")
+    parser = argparse.ArgumentParser(
+        "python -m teacher_export",
+        description="Writes the teacher's features of the training photos.",
+        epilog=help_text(Config, *EXPORT),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--config", required=True, help="one of configs/*.py")
     parser.add_argument(
         "--weights",
@@ -36,7 +42,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, metavar="N", help="processes that share the export, where torchrun or SLURM do not tell")
     parser.add_argument("--process", type=int, metavar="I", help="number of this one, from 0")
     parser.add_argument("--verify", action="store_true", help="read every record of a complete cache again and restore damaged shards")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the config's")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the config's, see below")
     return parser.parse_intermixed_args(arguments)
 
 

@@ -40,10 +40,11 @@ from spn_jax.checkpoints.store import (
     stored_metadata,
     teacher_channels,
 )
-from spn_jax.config import Config, EvalConfig, apply_overrides, load_config, to_dict
+from spn_jax.config import Config, EvalConfig, apply_overrides, load_config
 from spn_jax.errors import InputError, run_command
 from spn_jax.runtime.files import write_atomically
 from spn_jax.runtime.log import quiet_libraries
+from spn_jax.settings import help_text, to_dict
 
 LAYOUT = "it must hold a released SPN as {name: tensor}, or that in {name: {...}}"
 SIZES = "if its sizes are not the published ones, describe them with --config"
@@ -85,7 +86,10 @@ def main(arguments: Sequence[str]) -> None:
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m teacher_export.convert", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m teacher_export.convert",
+        description=DESCRIPTION,
+        epilog=f"{EXAMPLES}\n\n{help_text(Config, '*')}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("input", type=Path, metavar="INPUT", help="released .pt file; with --to-torch a checkpoint folder")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="new folder; with --to-torch a new .pt file")
@@ -94,7 +98,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--config",
         help="settings that the checkpoint stores (data, evaluation, and the model with its sizes); default: the published model's",
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from these")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from these, see below")
     parser.add_argument("--to-torch", action="store_true", help="write a .pt file from a checkpoint of spn_jax")
     parser.add_argument(
         "--no-module", action="store_true", help="with --to-torch: write generator.NAME, not generator.module.NAME as the authors do"

@@ -6,19 +6,9 @@ from typing import Any
 
 import pytest
 
-from spn_jax.config import (
-    Config,
-    ModelConfig,
-    TrainConfig,
-    apply_overrides,
-    changed_settings,
-    check_config,
-    describe,
-    from_dict,
-    load_config,
-    to_dict,
-)
+from spn_jax.config import Config, ModelConfig, TrainConfig, apply_overrides, check_config, from_dict, load_config
 from spn_jax.errors import InputError
+from spn_jax.settings import ANOTHER_BEST, changed_settings, describe, to_dict
 
 
 def value(config: Config, key: str) -> Any:
@@ -378,6 +368,12 @@ SAFE = [  # these change neither the parameters nor the data of a run that is co
     *("teacher.dtype=float32", "teacher.records_per_shard=1", "teacher.seed=1"),  # of the export; the cache itself may not change
     *("teacher.levels=3", "teacher.compression=none", "teacher.compute_dtype=bfloat16", "teacher.weights=a"),
 ]
+
+
+def test_what_another_evaluation_says_is_another_best() -> None:
+    after = apply_overrides(Config(model=ModelConfig(variational=True)), SAFE)
+    changed = changed_settings(Config(), after, ANOTHER_BEST)
+    assert changed == ["eval.photos: None -> 1", "eval.samples: 1 -> 2", "eval.quantise: truncate -> round", "eval.seed: 0 -> 1"]
 
 
 def test_safe_settings_may_change_on_resume() -> None:

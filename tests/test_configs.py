@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spn_jax.config import Config, ModelConfig, check_config, load_config, to_dict
+from spn_jax.config import Config, ModelConfig, check_config, load_config
+from spn_jax.settings import to_dict
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").glob("*.py"))

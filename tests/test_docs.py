@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from spn_jax.config import Config, load_config, to_dict
+from spn_jax.config import Config, load_config
+from spn_jax.settings import to_dict
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spn_jax.errors import InputError, counted, find_input_error, first_few, run_command
+from spn_jax.errors import InputError, counted, find_input_error, first_few, first_line, run_command
 
 
 def exit_status(main: Callable[[Sequence[str]], int | None]) -> int | str | None:
@@ -125,6 +125,18 @@ def test_numbers_and_lists_in_sentences() -> None:
     assert [counted(n, "photo") for n in (0, 1, 12_000)] == ["0 photos", "1 photo", "12,000 photos"]
     assert counted(2, "process", "processes") == "2 processes"
     assert first_few(["a"]) == "a" and first_few(list("abcd")) == "a, b, c, ..."
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("\n first, with its reason \nsecond\n"), "first, with its reason"),
+        (ValueError(), "ValueError"),
+        (OSError("x" * 300), "x" * 200),
+    ],
+)
+def test_first_line_of_an_error(error: Exception, line: str) -> None:
+    assert first_line(error).strip() == line
 
 
 def test_no_text_has_anybody_install_the_package_from_a_registry_that_does_not_have_it() -> None:

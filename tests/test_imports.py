@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = ("config", "errors")
+BASE = ("config", "errors", "settings")
 RUNS_MODELS = (*BASE, "runtime", "pretrained", "models", "checkpoints", "data", "drawing")
 # {room: what it may import beside itself and the version}: packages and modules of spn_jax. Everything else is forbidden.
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
-    "config": ("errors",),
+    "settings": ("errors",),
+    "config": ("errors", "settings"),
     "runtime": ("errors",),
     "pretrained": ("errors",),
     "metrics": ("errors",),

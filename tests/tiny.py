@@ -10,8 +10,9 @@ import numpy as np
 
 from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
 from spn_jax.checkpoints.store import Checkpoints
-from spn_jax.config import Config, load_config, to_dict
+from spn_jax.config import Config, load_config
 from spn_jax.runtime.sharding import make_mesh, replicate
+from spn_jax.settings import to_dict
 from spn_jax.training.state import Frozen, StepGraph, TrainState, build_networks, create_state, resolve_schedule
 from spn_jax.training.step import compile_train_step
 

@@ -16,7 +16,7 @@ import jax
 
 from spn_jax.ablations.plans import EVALUATED, TRAINED, Run, Sweep
 from spn_jax.checkpoints.store import FOLDER, newest_checkpoint, read_info
-from spn_jax.config import Config, changed_settings, from_dict
+from spn_jax.config import Config, from_dict
 from spn_jax.data.images import open_photos
 from spn_jax.data.manifest import MANIFEST
 from spn_jax.data.masks import open_test_masks
@@ -27,6 +27,7 @@ from spn_jax.evaluation.run import evaluate
 from spn_jax.evaluation.session import Request
 from spn_jax.runtime.files import FolderIsLocked, FolderLock
 from spn_jax.runtime.log import has_evaluation
+from spn_jax.settings import changed_settings
 from spn_jax.training.inputs import open_cache
 from spn_jax.training.loop import train
 from spn_jax.training.state import resolve_schedule

@@ -29,11 +29,12 @@ from orbax.checkpoint import v1 as ocp
 from spn_jax.checkpoints.model_file import SUFFIX, is_model_file, read_model_arrays, read_model_info, read_model_shapes
 from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
 from spn_jax.checkpoints.reading import CHECKSUMS, changed_arrays, checksums, quiet, read_checksums
-from spn_jax.config import Config, from_dict, to_dict
-from spn_jax.errors import InputError, first_few
+from spn_jax.config import Config, from_dict
+from spn_jax.errors import InputError, first_few, first_line
 from spn_jax.models.spn import SPN
 from spn_jax.pretrained import catalogue as pretrained
 from spn_jax.runtime.sharding import array_sharding
+from spn_jax.settings import ANOTHER_BEST, values_of
 
 FOLDER = "checkpoints"
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's name
@@ -58,14 +59,14 @@ class Checkpoints:
     Args:
         workdir: of the run.
         keep_last: newest checkpoints that are kept.
-        keep_best: best ones that are kept beside them, among those scored by the same `evaluation_protocol`.
+        keep_best: best ones that are kept beside them, among those that were scored with the same settings of the kind ANOTHER_BEST.
         config: of the run from now on, which tells that protocol.
     """
 
     def __init__(self, workdir: Path, keep_last: int, keep_best: int, config: Config | None = None):
         self.folder = workdir / FOLDER
         self._keep = keep_last, keep_best
-        self._protocol = None if config is None else evaluation_protocol(to_dict(config))
+        self._protocol = None if config is None else values_of(config, ANOTHER_BEST)
         self._protocols = {step: protocol_of(path) for step, path in complete_steps(self.folder).items()}
         self._open()
 
@@ -99,7 +100,7 @@ class Checkpoints:
         if is_rewritten and (not metrics or len(there) == 1 or jax.process_count() > 1):
             return
         is_second_try = self._is_writing and jax.process_count() == 1 and self._previous_failed()
-        self._protocols[step] = evaluation_protocol(info["config"]) if "config" in info else None
+        self._protocols[step] = stored_protocol(info, "this run") if "config" in info else None
         parts = split_state(state)
         try:
             self._checkpointer.save_checkpointables_async(
@@ -187,17 +188,17 @@ class KeepBest:
         return [c.step in best for c in checkpoints]
 
 
-def evaluation_protocol(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a config (as a dictionary) that decide which scores may be compared."""
-    return {name: config.get("eval", {}).get(name) for name in ("photos", "samples", "quantise", "seed")}
-
-
 def protocol_of(path: Path) -> dict[str, Any] | None:
-    """`evaluation_protocol` of a checkpoint; None if it does not say."""
+    """The settings of a checkpoint that decide with which scores its own may be compared; None if it does not say."""
     try:
-        return evaluation_protocol(read_info(path)["config"])
+        return stored_protocol(read_info(path), str(path))
     except InputError:
         return None
+
+
+def stored_protocol(info: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """`protocol_of` what a checkpoint says about itself; InputError, naming `origin`, if its settings are of another version."""
+    return values_of(from_dict(info["config"], origin), ANOTHER_BEST)
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -209,11 +210,6 @@ def is_disk_full(error: BaseException) -> bool:
             return True
         chain = chain.__cause__ or chain.__context__
     return False
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text; TensorStore's have many."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def restore(path: Path, state: Any, mesh: Mesh, split: bool = False) -> Any:

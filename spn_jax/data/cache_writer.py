@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from spn_jax.data.manifest import MANIFEST, PLAN, Manifest, Shard, plan_differences, read_manifest
-from spn_jax.data.shards import READER_OPTIONS, TEMPORARY, BeingWritten, count_records, is_same_file, new_shard, write_text
+from spn_jax.data.shards import READER_OPTIONS, TEMPORARY, BeingWritten, count_records, locked_file, new_shard, write_text
 from spn_jax.data.teacher import damaged_shards
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import FolderLock
@@ -219,27 +218,3 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
             self._remove_leftovers()
         self.complete, self.unfinished = True, []
         return manifest
-
-
-@contextlib.contextmanager
-def locked_file(path: Path, create: bool) -> Iterator[bool | None]:
-    """Context that yields whether this process has the file to itself; None where the file system has no locks.
-
-    False as well for a file that is not there, or that went while it was being locked.
-    """
-    try:
-        handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine: bool | None = is_same_file(path, handle)
-        except BlockingIOError:
-            mine = False
-        except OSError:
-            mine = None
-        yield mine
-    finally:
-        os.close(handle)

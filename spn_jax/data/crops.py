@@ -4,6 +4,7 @@ A few large photos are few test images; squares of many scales and places are mo
 """
 
 import hashlib
+import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from spn_jax.data.images import PhotoSource, prepare_photo, random_square
+from spn_jax.data.shards import write_bytes, write_failed
 
 CROPS_PER_PHOTO = 6
 CROP_SIZE = 256  # pixels of a saved square; none is cut smaller, so none is enlarged
@@ -19,12 +21,21 @@ CROP_SIZE = 256  # pixels of a saved square; none is cut smaller, so none is enl
 def write_crops(photos: PhotoSource, folder: Path) -> int:
     """Saves CROPS_PER_PHOTO squares of every photo as PNG files of CROP_SIZE pixels, returns their number.
 
-    Which squares follows from the photo's name alone: they stay the same when other photos join the set.
+    Which squares follows from the photo's name alone: they stay the same when other photos join the set. A file is whole or not
+    there, also where the program is killed.
+
+    Raises:
+        InputError: the disk is full or fails.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_failed(folder, error) from error
     crops = dict(cut_crops(photos))
     for name, crop in crops.items():
-        Image.fromarray(crop).save(folder / name)
+        encoded = io.BytesIO()
+        Image.fromarray(crop).save(encoded, "PNG")
+        write_bytes(folder / name, encoded.getvalue())
     return len(crops)
 
 

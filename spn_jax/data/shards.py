@@ -16,6 +16,7 @@ from pathlib import Path
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from spn_jax.errors import InputError
+from spn_jax.runtime.files import is_same_file, keep_mode, replace_file, without_links
 
 TEMPORARY = "unfinished-"  # prefix of files that are being written
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -29,6 +30,8 @@ class BeingWritten(Exception):
 def new_shard(folder: Path, name: str, options: str) -> Iterator[Callable[[bytes], None]]:
     """Context that yields `put(record)`; leaving it without an exception gives the file its name.
 
+    A file that is replaced keeps its mode. Where a link has the name, the file that it leads to is written.
+
     Args:
         options: of ArrayRecordWriter.
 
@@ -36,7 +39,7 @@ def new_shard(folder: Path, name: str, options: str) -> Iterator[Callable[[bytes
         BeingWritten: by another process.
         InputError: the disk is full or fails; nothing of the file is left.
     """
-    with _reserve(folder, name) as temporary:
+    with _reserve(folder / name) as (temporary, final):
         writer = None
         try:
             try:
@@ -53,7 +56,7 @@ def new_shard(folder: Path, name: str, options: str) -> Iterator[Callable[[bytes
             yield put
             try:
                 writer.close()  # writing happens in the background: this is where a full disk is noticed
-                finish_file(temporary, folder / name)
+                finish_file(temporary, final)
             except (RuntimeError, OSError) as error:
                 raise write_failed(folder / name, error) from error
         except BaseException:
@@ -65,41 +68,57 @@ def new_shard(folder: Path, name: str, options: str) -> Iterator[Callable[[bytes
 
 
 @contextlib.contextmanager
-def _reserve(folder: Path, name: str) -> Iterator[Path]:
-    """The locked temporary file for `name`, created if need be."""
-    temporary = folder / (TEMPORARY + name)
+def _reserve(path: Path) -> Iterator[tuple[Path, Path]]:
+    """The locked temporary file for `path`, created if need be, and where it goes: to `path`, or to where a link there leads."""
+    with contextlib.ExitStack() as stack:
+        try:
+            final = without_links(path)
+            temporary = final.parent / (TEMPORARY + final.name)
+            mine = stack.enter_context(locked_file(temporary, create=True))
+        except OSError as error:
+            raise write_failed(path, error) from error
+        if mine is False:  # or it was finished or given up between opening and locking
+            raise BeingWritten(path.name)
+        if mine is None:
+            temporary.unlink(missing_ok=True)
+            temporary = final.parent / f"{TEMPORARY}{final.name}-{socket.gethostname()}-{os.getpid()}"
+        yield temporary, final
+
+
+@contextlib.contextmanager
+def locked_file(path: Path, create: bool) -> Iterator[bool | None]:
+    """Context that yields whether this process has the file to itself; None where the file system has no locks.
+
+    False as well for a file that went while it was being locked, or that is not there and is not to be created.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
     try:
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise write_failed(folder / name, error) from error
+        handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+    except FileNotFoundError:
+        if create:
+            raise
+        yield False
+        return
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine: bool | None = is_same_file(path, handle)
         except BlockingIOError:
-            raise BeingWritten(name) from None
-        except OSError:  # no locks here
-            temporary.unlink(missing_ok=True)
-            temporary = folder / f"{TEMPORARY}{name}-{socket.gethostname()}-{os.getpid()}"
-        else:
-            if not is_same_file(temporary, handle):  # it was finished or given up between opening and locking
-                raise BeingWritten(name)
-        yield temporary
+            mine = False
+        except OSError:
+            mine = None
+        yield mine
     finally:
         os.close(handle)
 
 
-def is_same_file(path: Path, handle: int) -> bool:
-    """Whether the open file still has this name: it may have been renamed or deleted between opening and locking."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
-
-
 def finish_file(temporary: Path, final: Path) -> None:
     """Gives a complete file its name, and sees both to the disk. OSError if that fails."""
+    keep_mode(temporary, final)
     _flush(temporary)
-    temporary.replace(final)
+    os.replace(temporary, final)
     _flush(final.parent)
 
 
@@ -112,17 +131,20 @@ def _flush(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a small file at once: a reader sees the old or the new one, never a part.
+    """`write_bytes` of a text in UTF-8, in which names of files that are none keep their bytes."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces a small file at once: a reader sees the old or the new one, never a part. Modes and links as of `new_shard`.
 
     Raises:
         InputError: it cannot be written.
     """
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{socket.gethostname()}-{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
-        finish_file(temporary, path)
+        written = replace_file(path, data, TEMPORARY)
+        _flush(written.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise write_failed(path, error) from error
 
 

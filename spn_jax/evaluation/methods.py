@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from spn_jax.checkpoints.store import LoadedModel, checkpoint_sha256, find_checkpoint, load_model
-from spn_jax.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, check_config, load_config, replace_settings, to_dict
+from spn_jax.config import Config, DataConfig, EvalConfig, LossConfig, ModelConfig, check_config, load_config
 from spn_jax.data.images import PhotoSource
 from spn_jax.data.pipeline import Completer
 from spn_jax.errors import InputError
-from spn_jax.evaluation.baselines import BASELINES, find_baseline
+from spn_jax.evaluation.baselines import find_baseline
+from spn_jax.evaluation.options import ONNX
 from spn_jax.evaluation.results import ResultsFolder
 from spn_jax.filling.completion import check_samples
 from spn_jax.metrics.image import WINDOW
 from spn_jax.models.spn import SMALLEST
+from spn_jax.settings import replace_settings, to_dict
 
 ONE_MODEL = "spn"  # what a lone checkpoint is called
-ONNX = "onnx:"  # before the file's name, in --method
-METHODS = f"one that needs no training ({', '.join(BASELINES)}), or [NAME=]{ONNX}FILE, a network in an .onnx file"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 # What checkpoints may not disagree about, because all methods are scored on the same pictures.
 SHARED = ("data.image_size", "data.crop", "data.resize_filter", "data.invert_masks", "data.mask_fit", "eval.quantise")

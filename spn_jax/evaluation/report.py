@@ -1,7 +1,7 @@
 """What an evaluation says and writes beside its tables: sentences, the paper's figures, pictures."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from spn_jax.checkpoints import weights
-from spn_jax.data.images import SelectedPhotos, find_images
-from spn_jax.data.pipeline import evaluation_batches
+from spn_jax.data.images import find_images
 from spn_jax.drawing import figures
 from spn_jax.errors import InputError, counted, first_few
 from spn_jax.evaluation import gallery, paper, tables
-from spn_jax.evaluation.methods import HostMethod
 from spn_jax.evaluation.pairs import PROTOCOLS
 from spn_jax.evaluation.results import composite_stems
 from spn_jax.evaluation.scoring import Arrays, Detail, Networks, complete_batch, score_batch
-from spn_jax.evaluation.session import NEEDS, Evaluation, Request, batch_size_of
+from spn_jax.evaluation.session import NEEDS, Evaluation, Request, batches_of
 from spn_jax.runtime.files import write_atomically
 from spn_jax.runtime.sharding import replicate, shard_batch
 
@@ -131,24 +129,10 @@ def about_run(evaluation: Evaluation) -> dict[str, Any]:
 
 def compare(evaluation: Evaluation, mesh: Mesh, count: int) -> np.ndarray:
     """One picture of some photos, evenly chosen: input, k-means map of the prior of a lone model, every method, truth."""
-    chosen = np.array(gallery.spread(len(evaluation.photos), count), np.int32)
-
-    def of_chosen(host: HostMethod) -> Callable[[int, np.ndarray, np.ndarray], np.ndarray]:
-        return lambda i, image, mask: host.complete(int(chosen[i]), image, mask)
-
-    batches = evaluation_batches(
-        evaluation.config,
-        SelectedPhotos(evaluation.photos, chosen),
-        evaluation.masks,
-        evaluation.mask_of[chosen],
-        batch_size_of(evaluation.config, mesh),
-        completers={host.name: of_chosen(host) for host in evaluation.hosts},
-    )
     models = {model.name: replicate(model.loaded.model, mesh) for model in evaluation.models}
     rows: gallery.Rows = {}
-    for batch in batches:
-        # The number of a photo among all, because the noise of its samples follows from it.
-        on_devices = shard_batch({"image": batch["image"], "mask": batch["mask"], "index": chosen[batch["index"]]}, mesh)
+    for batch in batches_of(evaluation, mesh, gallery.spread(len(evaluation.photos), count)):
+        on_devices = shard_batch({name: batch[name] for name in ("image", "mask", "index")}, mesh)
         shown: dict[str, Arrays] = {}
         for model in evaluation.models:
             output = complete_batch(models[model.name], on_devices, settings=model.settings, detail=Detail.GRID)

@@ -5,12 +5,11 @@ from spn_jax.drawing import figures
 from spn_jax.errors import InputError
 from spn_jax.evaluation import tables
 from spn_jax.evaluation.methods import check_names, checked_settings, named, named_checkpoints, named_methods
+from spn_jax.evaluation.options import COMPARED
 from spn_jax.evaluation.report import about_run, announcement, check_composites, compare, lines_below, quote, remove_pictures, write_curves
 from spn_jax.evaluation.session import Request, open_evaluation, overrides_of, partial_results, results_of, score_all, with_checked_masks
 from spn_jax.runtime.files import check_writable, write_atomically
 from spn_jax.runtime.sharding import make_mesh
-
-COMPARED = 6  # photos in the comparison picture of several methods, where --grid does not say
 
 
 def evaluate(request: Request) -> None:

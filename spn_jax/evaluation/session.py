@@ -16,12 +16,12 @@ from jax.sharding import Mesh
 
 from spn_jax import __version__
 from spn_jax.checkpoints import weights
-from spn_jax.config import Config, to_dict
+from spn_jax.config import SCORING, Config
 from spn_jax.data.images import PhotoSource, SelectedPhotos, open_photos
 from spn_jax.data.mask_check import check_masks
 from spn_jax.data.mask_kinds import mask_note
 from spn_jax.data.masks import DRAWN, MaskSource, open_test_masks
-from spn_jax.data.pipeline import evaluation_batches
+from spn_jax.data.pipeline import Batch, Completer, evaluation_batches
 from spn_jax.drawing import figures
 from spn_jax.errors import InputError, counted
 from spn_jax.evaluation import tables
@@ -54,6 +54,7 @@ from spn_jax.evaluation.set_scores import score_sets
 from spn_jax.models.lpips import TRUNKS
 from spn_jax.runtime.files import write_atomically
 from spn_jax.runtime.sharding import replicate, shard_batch
+from spn_jax.settings import SAME_NUMBERS, chosen_settings
 
 TRUTH = "_truth"  # beside the methods in partial results; no method can have the name
 
@@ -210,14 +211,12 @@ def partial_results(request: Request, evaluation: Evaluation) -> Iterator[Partia
 
 def identity_of(evaluation: Evaluation, save_composites: bool) -> dict[str, Any]:
     """What an unfinished evaluation must have in common with this one for its rows to be used."""
-    values, data = to_dict(evaluation.config), evaluation.config.data
-    # These change no score.
-    left_out = ("batch_size", "photos", "threads", "prefetch", "train_photos", "train_masks", "flip", "keep_decoded", "shuffle_window")
-    settings = {f"{section}.{key}": v for section in ("data", "eval") for key, v in values[section].items() if key not in left_out}
+    data = evaluation.config.data
+    read = [of for of in chosen_settings(Config, SCORING) if of.declared.on_resume is not SAME_NUMBERS]
     return {
         "pairs": evaluation.pairs.sha256,
         "photos": evaluation.photos.fingerprint(),
-        "settings": settings,
+        "settings": {of.key: of.of(evaluation.config) for of in read},
         "methods": {method.name: method.identity() for method in evaluation.methods},
         "weights of Inception or LPIPS": dict(evaluation.origins),
         "--save-composites": save_composites,
@@ -253,6 +252,24 @@ def score_all(evaluation: Evaluation, mesh: Mesh, partial: Partial, composites: 
                     write_atomically(composites / "composites" / name / f"{stems[index]}.png", figures.png(picture))
         partial.add({name: {column: rows[valid] for column, rows in part.items()} for name, part in parts.items()})
     partial.commit()
+
+
+def batches_of(evaluation: Evaluation, mesh: Mesh, numbers: Sequence[int] | np.ndarray) -> Iterator[Batch]:
+    """Batches of the photos of these numbers; "index" is the number among all, because the noise of a photo's samples follows from it."""
+    of_all = np.asarray(numbers, np.int32)
+
+    def renumbered(complete: Completer) -> Completer:
+        return lambda i, image, mask: complete(int(of_all[i]), image, mask)
+
+    batches = evaluation_batches(
+        evaluation.config,
+        SelectedPhotos(evaluation.photos, of_all),
+        evaluation.masks,
+        evaluation.mask_of[of_all],
+        batch_size_of(evaluation.config, mesh),
+        completers={host.name: renumbered(host.complete) for host in evaluation.hosts},
+    )
+    return (batch | {"index": of_all[batch["index"]]} for batch in batches)
 
 
 def batch_size_of(config: Config, mesh: Mesh) -> int:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spn_jax.config import Config, DataConfig, ModelConfig
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, first_line
 from spn_jax.filling.completion import draw_noise
 from spn_jax.filling.inpainter import bucket, pad
 from spn_jax.filling.onnx_contract import Port, find_contract
@@ -146,7 +146,7 @@ def open_session(path: Path) -> Any:
         if "external data" in str(error).lower():
             reason = "its weights lie in a second file, which is missing or damaged; put it beside this one under its own name"
         else:
-            reason = f"{first_line(error)}; it is no ONNX file, is damaged, or needs a newer onnxruntime"
+            reason = f"{reason_of(error)}; it is no ONNX file, is damaged, or needs a newer onnxruntime"
         raise InputError(f"{path} cannot be read: {reason}") from error
 
 
@@ -172,10 +172,9 @@ def in_words(path: Path, what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, MemoryError) or "failed to allocate" in str(error).lower() or "bad_alloc" in str(error):
             raise InputError(f"{what} did not fit into the memory; make it smaller") from error
-        raise InputError(f"{path} fails at {what} ({first_line(error)}); see whether its description fits the file") from error
+        raise InputError(f"{path} fails at {what} ({reason_of(error)}); see whether its description fits the file") from error
 
 
-def first_line(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The first line of an error's text without ONNX Runtime's own prefix."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return line.rpartition(" failed:")[2].removeprefix("[ONNXRuntimeError] : ")[:200].rstrip(". ")
+    return first_line(error, longest=1000).rpartition(" failed:")[2].removeprefix("[ONNXRuntimeError] : ")[:200].rstrip(". ")

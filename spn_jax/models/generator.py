@@ -1,7 +1,7 @@
 """Fully context-aware image generator (paper section 3.2): encoder with region norm, SPADE blocks, decoder."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,15 @@ from spn_jax.models.layers import (
     statistics_dtype,
 )
 from spn_jax.models.prior import COARSEST, Pyramid, call_block, prior_width
+
+FIRST_ADDITION = 0.1  # what a new network adds to a filled photo, in what it would predict
+
+
+class Filled(NamedTuple):
+    """Photos whose holes are filled already: image (b, P, P, 3) in [0, 1], mask (b, P, P, 1), 1 = hole."""
+
+    image: Array
+    mask: Array
 
 
 class EncoderLayer(nnx.Module):
@@ -123,8 +132,11 @@ class Generator(nnx.Module):
         self.middle = nnx.List([middle_block(4 * width) for _ in range(config.middle_blocks)])
         self.decoder = nnx.List([decoder_block(level) for level in (2, 1)])
         self.output = conv(width, 3, 7, padding=3, reflect=True)
-        if config.hole_fill == "smooth":  # training begins from the filled photo itself
-            self.output.kernel[...], self.output.bias[...] = jnp.zeros((7, 7, width, 3)), jnp.zeros(3)
+        if config.hole_fill == "smooth":
+            # Training begins near the filled photo. At zero itself no gradient would reach the layers before this one.
+            self.output.kernel[...] *= FIRST_ADDITION
+            assert self.output.bias is not None
+            self.output.bias[...] = jnp.zeros(3)
 
     def encode(self, masked: Array, mask: Array) -> Array:
         """F_enc (Eq. 7): masked photo (b, P, P, 3), mask (b, P, P, 1) -> (b, P/4, P/4, c)."""
@@ -139,13 +151,14 @@ class Generator(nnx.Module):
             features = call_block(block, features, priors[COARSEST], remat=self.remat)
         return features
 
-    def decode(self, features: Array, priors: Pyramid, base: Array | None = None) -> Array:
+    def decode(self, features: Array, priors: Pyramid, base: Filled | None = None) -> Array:
         """Image (b, P, P, 3) in [0, 1] from F_dec (b, P/4, P/4, c) (Eq. 9).
 
-        With `base`, a photo of the image's shape in [0, 1], the network's output in (-1, 1) is added to it.
+        With `base` the network's output in (-1, 1) is added to it, in the holes alone. Elsewhere the base is the photo itself, where a
+        loss by absolute differences would hold the output at zero.
         """
         for level, block in zip((2, 1), self.decoder, strict=True):
             features = call_block(block, features, priors.get(level), remat=self.remat)
         rgb = self.output(leaky_relu(features))  # changes nothing in SPL, whose decoder ends in ReLU
         tanh = jnp.tanh(rgb.astype(statistics_dtype(rgb)))
-        return (tanh + 1) / 2 if base is None else jnp.clip(base + tanh, 0, 1)
+        return (tanh + 1) / 2 if base is None else jnp.clip(base.image + base.mask * tanh, 0, 1)

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from spn_jax.config import ModelConfig
-from spn_jax.models.generator import Generator
+from spn_jax.models.generator import Filled, Generator
 from spn_jax.models.prior import PriorLearner, Pyramid
 from spn_jax.models.smooth_fill import smooth_fill
 from spn_jax.models.variational import Posterior
@@ -40,7 +40,7 @@ class Encoding(NamedTuple):
     trunk: Array  # of the prior learner (b, P/4, P/4, c)
     skips: dict[int, Array]  # maps of its encoder by level
     features: Array  # F_enc of the generator (b, P/4, P/4, c)
-    base: Array | None  # the smoothly filled photo (b, P, P, 3) that the generator adds to; None: to nothing
+    base: Filled | None  # what the generator adds to; None: to nothing
     posterior: Posterior | None  # None in the deterministic model
 
 
@@ -105,8 +105,8 @@ class SPN(nnx.Module):
 
     def encode(self, image: Array, mask: Array) -> Encoding:
         """The first half of a call, for photos (b, P, P', 3) and masks (b, P, P', 1)."""
-        base = smooth_fill(image, mask) if self.hole_fill == "smooth" else None
-        masked = image * (1 - mask) + mask if base is None else base
+        base = Filled(smooth_fill(image, mask), mask) if self.hole_fill == "smooth" else None
+        masked = image * (1 - mask) + mask if base is None else base.image
         with jax.named_scope("prior_learner"):
             trunk, skips = self.prior_learner.encode(masked, mask)
             variational = self.prior_learner.variational

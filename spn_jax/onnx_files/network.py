@@ -62,7 +62,7 @@ class Writer:
         trunk, skips = self.encode_prior(learner, masked, mask)
         priors = self.pyramid(learner, trunk, skips, noise)
         features = self.encode(generator, masked, mask)
-        return self.decode(generator, self.refine(generator, features, priors), priors, base)
+        return self.decode(generator, self.refine(generator, features, priors), priors, mask, base)
 
     # --- smooth_fill.py ---
 
@@ -269,8 +269,8 @@ class Writer:
             features = self.spade_block(block, features, priors[COARSEST])
         return features
 
-    def decode(self, generator: Generator, features: Name, priors: Mapping[int, Name], base: Name | None) -> Name:
-        """Prediction (b, 3, h, w) in [0, 1], float32, like `base`."""
+    def decode(self, generator: Generator, features: Name, priors: Mapping[int, Name], mask: Name, base: Name | None) -> Name:
+        """Prediction (b, 3, h, w) in [0, 1], float32, like mask and `base`."""
         graph = self.graph
         for level, block in zip((2, 1), generator.decoder, strict=True):
             features = self.decoder_block(block, features, priors.get(level))
@@ -278,4 +278,4 @@ class Writer:
         tanh, half = graph.node("Tanh", rgb), graph.number(0.5, "float32")
         if base is None:
             return graph.add(graph.multiply(tanh, half), half)
-        return graph.node("Clip", graph.add(base, tanh), graph.number(0, "float32"), graph.number(1, "float32"))
+        return graph.node("Clip", graph.add(base, graph.multiply(mask, tanh)), graph.number(0, "float32"), graph.number(1, "float32"))

@@ -25,27 +25,45 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         InputError: it cannot be written.
     """
     try:
-        target = _without_links(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A short name of its own: one that held the file's could be longer than a name may be.
-        temporary = target.parent / f".spn-{secrets.token_hex(6)}"
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                with contextlib.suppress(FileNotFoundError):
-                    os.fchmod(handle, stat.S_IMODE(target.stat().st_mode))
-                file.write(data.encode() if isinstance(data, str) else data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        without_links(path).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data.encode() if isinstance(data, str) else data)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); {remedy(error)}") from error
 
 
-def _without_links(path: Path) -> Path:
+def replace_file(path: Path, data: bytes, mark: str = ".spn-") -> Path:
+    """`write_atomically` in a folder that is there; returns the file that was written, which is another one where `path` is a link.
+
+    Args:
+        mark: what the name begins with that the file has while it is written, and keeps where the process is killed.
+
+    Raises:
+        OSError: it cannot be written; the old file is whole, and nothing else is left.
+    """
+    target = without_links(path)
+    # A short name of its own: one that held the file's could be longer than a name may be.
+    temporary = target.parent / f"{mark}{secrets.token_hex(6)}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            keep_mode(handle, target)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return target
+
+
+def keep_mode(new: Path | int, old: Path) -> None:
+    """Gives a file, by its path or handle, the mode of the one that it is about to replace, if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.chmod(new, stat.S_IMODE(old.stat().st_mode))
+
+
+def without_links(path: Path) -> Path:
     """Where links lead to, at the end of the path and on its way. OSError if they lead in a circle."""
     target = Path(os.path.realpath(path))
     if target.is_symlink():
@@ -109,7 +127,7 @@ class FolderLock(contextlib.AbstractContextManager["FolderLock"]):
                 raise InputError(f"folder {folder} cannot be locked ({error.strerror or error}); choose another or free space") from error
             try:
                 self._take(busy, advice, shared)
-                if self._is_there():
+                if is_same_file(self._path, self._handle):
                     break
             except BaseException:
                 os.close(self._handle)
@@ -130,24 +148,26 @@ class FolderLock(contextlib.AbstractContextManager["FolderLock"]):
                 raise InputError(f"folder {self._path.parent} cannot be locked ({error.strerror or error}); choose another") from error
             tell_of_missing_locks(self._path.parent)
 
-    def _is_there(self) -> bool:
-        try:
-            return os.path.samestat(self._path.stat(), os.fstat(self._handle))
-        except FileNotFoundError:
-            return False
-
     def release(self) -> None:
         """Gives the folder back and deletes the file, unless others share the lock. A second call does nothing."""
         if self._handle >= 0:
             with contextlib.suppress(OSError):
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._is_there():
+                if is_same_file(self._path, self._handle):
                     self._path.unlink()
             os.close(self._handle)
             self._handle = -1
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def is_same_file(path: Path, handle: int) -> bool:
+    """Whether an open file still has this name: it may have been renamed or deleted between opening and locking."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 class FolderIsLocked(InputError):

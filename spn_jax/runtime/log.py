@@ -1,4 +1,4 @@
-"""Where a run's numbers go: JSON lines, TensorBoard, and the progress line on the terminal."""
+"""Where a run's numbers go: JSON lines, TensorBoard, and a run's lines on the terminal."""
 
 import contextlib
 import json
@@ -149,8 +149,8 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-class Progress:
-    """Rate and time left, from the steps made since this object was created."""
+class StepClock:
+    """Rate and time left of a training run, from the steps made since this object was created; `progress` is about work on files."""
 
     def __init__(self, step: int, total: int):
         self._total = total

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import jax
 
-from spn_jax.checkpoints.store import BEST_METRIC, Checkpoints, evaluation_protocol, read_info, restore
-from spn_jax.config import Config, to_dict
+from spn_jax.checkpoints.store import BEST_METRIC, Checkpoints, read_info, restore
+from spn_jax.config import Config
 from spn_jax.data.pipeline import steps_per_epoch
-from spn_jax.runtime.log import MetricsLog, Progress
+from spn_jax.runtime.log import MetricsLog, StepClock
 from spn_jax.runtime.sharding import check_divisible, make_mesh, place, replicate, shard_batch, state_sharding
 from spn_jax.training.held_out import HeldOut, due_at, due_at_start, evaluated_model
 from spn_jax.training.inputs import checked_masks, open_data, open_distillation_targets, open_frozen, read_batches
 from spn_jax.training.processes import Stop, Stopped, only_run_in
 from spn_jax.training.reports import Say, StepReports, check_finite, out_of_memory_in_words, summary, write_descriptions
-from spn_jax.training.resume import check_same_run, checkpoint_info, find_beginning, initialise_from
+from spn_jax.training.resume import changed_protocol, check_same_run, checkpoint_info, find_beginning, initialise_from
 from spn_jax.training.state import TrainState, build_networks, create_state, resolve_schedule
 from spn_jax.training.step import compile_train_step, matmul_precision
 
@@ -67,8 +67,8 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
             check_same_run(stored, info, config, workdir)
             state = restore(newest, state, mesh, is_split)
             say(f"continues at step {newest.name}" + (f"; --init {init} was for the first start and is not read again" if init else ""))
-            if evaluation_protocol(stored["config"]) != evaluation_protocol(to_dict(config)):
-                say("settings of eval have changed: earlier scores are not compared with the new ones to find the best checkpoint")
+            for line in changed_protocol(stored, config, workdir):
+                say(line)
         else:
             if init is not None:
                 state = initialise_from(state, init, schedule.learning_rate, say)
@@ -88,8 +88,8 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
         batches = stack.enter_context(contextlib.closing(read_batches(config, data, start, schedule.length)))
         stack.enter_context(matmul_precision(config))
         train_step, frozen = compile_train_step(graph, mesh, sharding if is_split else None), replicate(frozen, mesh)
-        progress = Progress(start, schedule.length)
-        reports = StepReports(config.train.log_every, log, progress, say)
+        clock = StepClock(start, schedule.length)
+        reports = StepReports(config.train.log_every, log, clock, say)
         held_out = HeldOut(config, mesh, data, log, say, stop)
 
         # The loop. What is due comes first, with the state that is about to be stepped: a run that was stopped before an
@@ -101,7 +101,7 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
             if due.evaluation or due.picture or due.checkpoint or stopping or failure:
                 reports.flush()  # every line about the steps up to here is on the disk before their checkpoint is
                 scores = None
-                with progress.paused():
+                with clock.paused():
                     if not stopping and (due.evaluation or due.picture):
                         model = evaluated_model(graph, state, mesh)
                         held_out.draw_if_due(step, due, model)
@@ -121,7 +121,7 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
                 state, metrics = train_step(state, frozen, shard_batch(next(batches), mesh))
                 if step == start:
                     jax.block_until_ready(metrics)
-                    progress.restart(step + 1)
+                    clock.restart(step + 1)
             reports.add(step + 1, metrics)
 
         checkpoints.wait()

@@ -15,7 +15,7 @@ from typing import NoReturn, Self
 import jax
 from jax.experimental import multihost_utils
 
-from spn_jax.errors import InputError, find_input_error
+from spn_jax.errors import InputError, find_input_error, first_line
 from spn_jax.runtime.files import FolderLock
 
 LAST_WORDS = 5  # seconds in which other processes that meet the same error may say so
@@ -104,9 +104,8 @@ def join_processes(options: argparse.Namespace) -> None:
     try:
         jax.distributed.initialize(options.coordinator, options.processes, options.process, heartbeat_timeout_seconds=30)
     except (ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"the processes of the run did not find each other ({reason}); check --coordinator, --processes, --process"
+            f"the processes of the run did not find each other ({first_line(error)}); check --coordinator, --processes, --process"
         ) from error
 
 

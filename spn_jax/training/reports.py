@@ -13,11 +13,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from spn_jax.checkpoints.parameters import named_arrays
-from spn_jax.config import Config, TrainConfig, describe
+from spn_jax.config import Config, TrainConfig
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import write_atomically
-from spn_jax.runtime.log import MetricsLog, Progress
+from spn_jax.runtime.log import MetricsLog, StepClock
 from spn_jax.runtime.memory import is_out_of_memory
+from spn_jax.settings import describe
 from spn_jax.training.inputs import Data, DistillationTargets
 from spn_jax.training.state import Metrics, TrainState
 
@@ -57,8 +58,8 @@ def write_descriptions(workdir: Path, config: Config, parameters: nnx.State) -> 
 class StepReports:
     """Checks and logs the metrics of each step once the next one has been started."""
 
-    def __init__(self, log_every: int, log: MetricsLog | None, progress: Progress, say: Say):
-        self._log_every, self._log, self._progress, self._say = log_every, log, progress, say
+    def __init__(self, log_every: int, log: MetricsLog | None, clock: StepClock, say: Say):
+        self._log_every, self._log, self._clock, self._say = log_every, log, clock, say
         self._pending: tuple[int, Metrics] | None = None
 
     def add(self, step: int, metrics: Metrics) -> None:
@@ -79,9 +80,9 @@ class StepReports:
         stop_unless_finite(step, [name for name, value in values.items() if not math.isfinite(value)])
         if step % self._log_every == 0:
             if self._log:
-                rate = self._progress.recent_rate(step)
+                rate = self._clock.recent_rate(step)
                 self._log.write(step, values | ({"time/steps_per_second": rate} if rate else {}))
-            self._say(self._progress.line(step, values))
+            self._say(self._clock.line(step, values))
 
 
 def stop_unless_finite(step: int, broken: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +22,10 @@ from spn_jax.checkpoints.store import (
     read_info,
     stored_metadata,
 )
-from spn_jax.config import Config, changed_settings, from_dict, to_dict
+from spn_jax.config import Config, from_dict
 from spn_jax.errors import InputError
 from spn_jax.runtime.log import has_evaluation
+from spn_jax.settings import ANOTHER_BEST, changed_settings, to_dict
 from spn_jax.training.inputs import Data, DistillationTargets, weights_identity
 from spn_jax.training.reports import Say
 from spn_jax.training.state import TrainState, learning_rate, resolve_schedule
@@ -95,6 +96,12 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
             f"{workdir} holds a run with other settings ({'; '.join(lines)}); "
             "give the settings back their values, or choose another --workdir (with --init to start from its parameters)"
         )
+
+
+def changed_protocol(stored: Mapping[str, Any], config: Config, workdir: Path) -> Iterator[str]:
+    """What there is to say, if anything, where the scores of a resumed run are to be of other settings than before."""
+    if lines := changed_settings(from_dict(stored["config"], origin=str(workdir)), config, ANOTHER_BEST):
+        yield f"evaluations change ({'; '.join(lines)}): their scores are not compared with earlier ones to find the best checkpoint"
 
 
 def head_names(folder: Path) -> list[str]:

@@ -7,9 +7,8 @@ import numpy as np
 from spn_jax.drawing import figures
 from spn_jax.drawing.colours import heat
 from spn_jax.drawing.sheet import Cell, Key, Row, sheet
-from spn_jax.filling.completion import check_samples
-from spn_jax.views.inside import look_inside
-from spn_jax.views.subjects import about_all, add_arguments, chosen, only_model, open_subjects
+from spn_jax.views.inside import several_completions
+from spn_jax.views.subjects import about_all, add_arguments
 
 SHOWN = 4  # completions beside the map
 
@@ -22,11 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def draw(options: argparse.Namespace) -> np.ndarray:
     """Input, map of the standard deviation, some of the completions, a row a photo."""
-    evaluation = open_subjects(options)
-    method = only_model(evaluation)
-    check_samples(max(2, method.settings.samples), method.loaded.config)
-    numbers = chosen(options, len(evaluation.photos))
-    images, masks, inside = look_inside(evaluation, method, numbers)
+    evaluation, _, images, masks, inside = several_completions(options)
     spreads = deviations(inside.completed)
     largest = float(spreads.max())
     rows = [

@@ -1,5 +1,6 @@
 """What a model computes between its input and its result: priors, the generator's features, the heads' predictions."""
 
+import argparse
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,9 +12,9 @@ import numpy as np
 from spn_jax.config import EvalConfig
 from spn_jax.evaluation.methods import ModelMethod
 from spn_jax.evaluation.session import Evaluation
-from spn_jax.filling.completion import composite, draw_noise, quantise
+from spn_jax.filling.completion import check_samples, composite, draw_noise, quantise
 from spn_jax.models.spn import SPN
-from spn_jax.views.subjects import load_pictures
+from spn_jax.views.subjects import chosen, load_pictures, only_model, open_subjects
 
 Maps = dict[int, np.ndarray]  # by level
 
@@ -42,6 +43,18 @@ def _look_inside(model: SPN, image: jax.Array, mask: jax.Array, numbers: jax.Arr
     maps = jax.tree.map(lambda x: x.astype(jnp.float32), (encoding.features, refined, output.prior, distilled))
     arrays: tuple[Any, ...] = (completed, *maps)
     return Inside(*arrays)
+
+
+def several_completions(options: argparse.Namespace) -> tuple[Evaluation, ModelMethod, np.ndarray, np.ndarray, Inside]:
+    """What the options name, opened: the evaluation, its one probabilistic model, and `look_inside` of the chosen photos.
+
+    Raises:
+        InputError: something does not fit, or the model has no samples.
+    """
+    evaluation = open_subjects(options)
+    method = only_model(evaluation)
+    check_samples(max(2, method.settings.samples), method.loaded.config)
+    return evaluation, method, *look_inside(evaluation, method, chosen(options, len(evaluation.photos)))
 
 
 def look_inside(evaluation: Evaluation, method: ModelMethod, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, Inside]:

@@ -12,6 +12,7 @@ from spn_jax.data.masks import DRAWN, MaskSource, open_test_masks
 from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
 from spn_jax.evaluation import gallery
+from spn_jax.settings import help_text
 
 CONTACT = {True: "touches\nthe border", False: "does not"}
 CELL = 128  # pixels of a mask on the page
@@ -26,7 +27,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--image-size", type=int, default=256, metavar="P", help="masks are brought to P x P pixels (default 256)")
     add("--measured", type=int, default=3000, metavar="N", help="masks that are measured, evenly chosen from the set (default 3000)")
     add("--examples", type=int, default=2, metavar="N", help="masks shown of each kind (default 2)")
-    add("overrides", nargs="*", metavar="data.key=value", help="for instance data.invert_masks=true")
+    add("overrides", nargs="*", metavar="data.key=value", help="for instance data.invert_masks=true, see below")
+    parser.epilog = help_text(Config, "data.test_masks", "data.invert_masks", "data.mask_fit", "data.crop", "data.seed")
 
 
 @dataclasses.dataclass(frozen=True)

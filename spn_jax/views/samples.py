@@ -8,9 +8,8 @@ from spn_jax.drawing import figures
 from spn_jax.drawing.colours import colour_clusters, joint_clusters
 from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
-from spn_jax.filling.completion import check_samples
-from spn_jax.views.inside import look_inside
-from spn_jax.views.subjects import about_all, add_arguments, chosen, only_model, open_subjects, scale_name
+from spn_jax.views.inside import several_completions
+from spn_jax.views.subjects import about_all, add_arguments, scale_name
 
 CLUSTERS = 8
 
@@ -24,11 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def draw(options: argparse.Namespace) -> np.ndarray:
     """Two rows a photo: its completions, and under each the prior of the same latent."""
-    evaluation = open_subjects(options)
-    method = only_model(evaluation)
-    check_samples(max(2, method.settings.samples), method.loaded.config)
-    numbers = chosen(options, len(evaluation.photos))
-    images, masks, inside = look_inside(evaluation, method, numbers)
+    evaluation, method, images, masks, inside = several_completions(options)
     level = options.level or min(inside.prior)
     if level not in inside.prior:
         raise InputError(f"--level {level}: the model has priors of level {', '.join(map(str, sorted(inside.prior)))}")

@@ -2,16 +2,16 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
 
 from spn_jax.checkpoints.store import LoadedModel
-from spn_jax.data.images import PhotoFiles, SelectedPhotos, prepare_photo
+from spn_jax.config import SCORING, Config
+from spn_jax.data.images import PhotoFiles, prepare_photo
 from spn_jax.data.masks import MaskFiles, mask_fit
-from spn_jax.data.pipeline import evaluation_batches
 from spn_jax.errors import InputError
 from spn_jax.evaluation import gallery
 from spn_jax.evaluation.baselines import BASELINES
@@ -28,7 +28,8 @@ from spn_jax.evaluation.methods import (
 )
 from spn_jax.evaluation.pairs import PairList, names_sha256
 from spn_jax.evaluation.scoring import Arrays, Detail, Networks, not_finite
-from spn_jax.evaluation.session import Evaluation, Request, batch_size_of, fetched, open_evaluation, overrides_of, scored
+from spn_jax.evaluation.session import Evaluation, Request, batches_of, fetched, open_evaluation, overrides_of, scored
+from spn_jax.settings import help_text
 
 DIGITS = {"psnr": 2}  # of scores under pictures
 UNITS = {"psnr": " dB"}
@@ -57,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser, count: int, others: bool = Fa
     add("--image-size", type=int, metavar="P", help="photos are brought to P x P pixels: data.image_size")
     add("--seed", type=int, help="of drawn pairs and of samples: eval.seed")
     add("--batch-size", type=int, help="photos a call: eval.batch_size")
-    add("overrides", nargs="*", metavar="section.key=value", help="other settings of data and eval")
+    add("overrides", nargs="*", metavar="section.key=value", help="other settings of data and eval, see below")
+    parser.epilog = help_text(Config, *SCORING)
     parser.set_defaults(samples=None, inception=None, lpips_alex=None, lpips_vgg=None, raw_results=False)
     if not others:
         parser.set_defaults(results=[], method=[])
@@ -159,22 +161,7 @@ def completed_batches(
     Raises:
         InputError: a prediction is not finite.
     """
-    of_all = np.asarray(numbers, np.int32)
-
-    def renumbered(complete: Callable[[int, np.ndarray, np.ndarray], np.ndarray]) -> Callable[[int, np.ndarray, np.ndarray], np.ndarray]:
-        return lambda i, image, mask: complete(int(of_all[i]), image, mask)
-
-    batches = evaluation_batches(
-        evaluation.config,
-        SelectedPhotos(evaluation.photos, of_all),
-        evaluation.masks,
-        evaluation.mask_of[of_all],
-        batch_size_of(evaluation.config, mesh),
-        completers={host.name: renumbered(host.complete) for host in evaluation.hosts},
-    )
-    # The number of a photo among all, because the noise of its samples follows from it.
-    numbered = (batch | {"index": of_all[batch["index"]]} for batch in batches)
-    for batch, parts in fetched(scored(evaluation, numbered, mesh, detail)):
+    for batch, parts in fetched(scored(evaluation, batches_of(evaluation, mesh, numbers), mesh, detail)):
         valid = batch["valid"]
         for name, part in parts.items():
             if "finite" in part and not (finite := part["finite"][valid]).all():

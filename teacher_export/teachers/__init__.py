@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spn_jax.config import TeacherConfig
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, first_line
 from teacher_export.frameworks import torch
 from teacher_export.teachers import detectors, edges, efficientnet, priors, programs, timm_models, tresnet
 from teacher_export.teachers.files import hash_tensors, read_state_dict, read_tensors, read_torch_file
@@ -64,7 +64,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+        raise InputError(f"--device {name} cannot be used: {first_line(error)}") from error
     # Features must not depend on which machine made them: no TF32, no choice of algorithm by a stopwatch.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, first_line
 from teacher_export.frameworks import torch
 from teacher_export.teachers.interface import Extractor, refuse
 
@@ -24,7 +24,7 @@ def load_exported(path: Path, weights: str | None, seed: int, device: torch.devi
         module = torch.export.load(path).module().to(device)
     except Exception as error:  # a broken file can fail in any way
         raise InputError(
-            f"teacher.name={path} cannot be loaded as a torch.export program ({_first_line(error)}); export it again"
+            f"teacher.name={path} cannot be loaded as a torch.export program ({first_line(error)}); export it again"
         ) from error
     return _extractor(path, module)
 
@@ -39,7 +39,7 @@ def load_torchscript(path: Path, weights: str | None, seed: int, device: torch.d
             module = torch.jit.load(str(path), map_location=device).eval()
     except Exception as error:  # a broken file can fail in any way
         raise InputError(
-            f"teacher.name={path} cannot be loaded as TorchScript ({_first_line(error)}); a file of weights alone belongs to --weights"
+            f"teacher.name={path} cannot be loaded as TorchScript ({first_line(error)}); a file of weights alone belongs to --weights"
         ) from error
     return _extractor(path, module)
 
@@ -72,7 +72,7 @@ def _fails(path: Path, error: Exception) -> InputError:
     """The error of a Python file, with its line."""
     inside = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     where = f"line {inside[-1]}: " if inside else ""
-    return InputError(f"teacher.name={path} fails: {where}{type(error).__name__}: {_first_line(error)}; correct the file")
+    return InputError(f"teacher.name={path} fails: {where}{type(error).__name__}: {first_line(error)}; correct the file")
 
 
 def _extractor(path: Path, module: Callable[[torch.Tensor], Any]) -> Extractor:
@@ -85,7 +85,7 @@ def _extractor(path: Path, module: Callable[[torch.Tensor], Any]) -> Extractor:
             raise
         except Exception as error:  # shapes it was not exported for, operators the device lacks
             raise InputError(
-                f"teacher.name={path} fails on photos {tuple(photos.shape)} ({_first_line(error)}); "
+                f"teacher.name={path} fails on photos {tuple(photos.shape)} ({first_line(error)}); "
                 "export it with a dynamic batch and for photos of twice data.image_size"
             ) from error
         if isinstance(maps, dict):
@@ -95,7 +95,3 @@ def _extractor(path: Path, module: Callable[[torch.Tensor], Any]) -> Extractor:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Extractor(forward=forward, names=names, weights_origin=f"file {path.name}", weights_sha256=digest, model=module, parallel=True)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -183,14 +183,14 @@ def write_scores(workdir: Path, run: str, seed: int, pairs: Any) -> None:
 def test_every_table_has_the_papers_form(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], table: str, first_column: list[str]
 ) -> None:
-    monkeypatch.setattr(ablate, "provide_caches", lambda work, workdir: None)
+    monkeypatch.setattr(conduct, "provide_caches", lambda work, workdir: None)
 
-    def pretend(work: list[ablate.Work]) -> bool:
+    def pretend(work: list[conduct.Work]) -> bool:
         for seed, one in enumerate(work):
             write_scores(tmp_path, one.run.name, seed, one.pairs)
         return True
 
-    monkeypatch.setattr(ablate, "conduct", pretend)
+    monkeypatch.setattr(conduct, "conduct", pretend)
     ablate.main(arguments(inputs, tmp_path, table))
     printed = capsys.readouterr().out
     name = table if table.startswith(("fig", "weights")) else f"table{table}"
@@ -277,8 +277,8 @@ def test_a_stopped_sweep_ends_what_comes_after_it(
     def stopped(work: Any) -> None:
         raise Stopped(signal.SIGTERM)
 
-    monkeypatch.setattr(ablate, "conduct", stopped)
-    monkeypatch.setattr(ablate, "report", lambda *given: pytest.fail("a stopped sweep has no table"))
+    monkeypatch.setattr(conduct, "conduct", stopped)
+    monkeypatch.setattr("spn_jax.ablations.report.report", lambda *given: pytest.fail("a stopped sweep has no table"))
     monkeypatch.setattr("sys.argv", ["ablate", *arguments(inputs, tmp_path / "runs", "3")])
     with pytest.raises(SystemExit) as ended:
         run_command(ablate.main)

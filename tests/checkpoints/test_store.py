@@ -16,9 +16,10 @@ from orbax.checkpoint import v1 as ocp
 
 from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.checkpoints.store import FOLDER, METADATA, Checkpoints, find_checkpoint, load_model, newest_checkpoint, read_info, restore
-from spn_jax.config import Config, EvalConfig, to_dict
+from spn_jax.config import Config, EvalConfig
 from spn_jax.errors import InputError
 from spn_jax.runtime.sharding import make_mesh, replicate
+from spn_jax.settings import to_dict
 from tests.tiny import CHANNELS, new_state, tiny
 from tests.trainer import saved_arrays
 
@@ -96,8 +97,11 @@ def info_with(**evaluation: Any) -> dict[str, Any]:
     return {**INFO, "config": to_dict(dataclasses.replace(Config(), eval=EvalConfig(**evaluation)))}
 
 
-def test_scores_of_another_protocol_are_not_compared(tmp_path: Path) -> None:
-    save(tmp_path, {1: 30.0}, info=info_with(photos=1))
+@pytest.mark.parametrize("before", [{"photos": 1}, {"samples": 2}, {"quantise": "round"}, {"seed": 1}], ids=str)
+def test_scores_of_another_protocol_are_not_compared(tmp_path: Path, before: dict[str, Any]) -> None:
+    info = info_with(**before)
+    info["config"]["model"]["variational"] = True  # which several samples ask for
+    save(tmp_path, {1: 30.0}, info=info)
     config = Config()
     with Checkpoints(tmp_path, 1, 1, config) as checkpoints:
         for step, psnr in {2: 21.0, 3: 20.0}.items():
@@ -105,6 +109,17 @@ def test_scores_of_another_protocol_are_not_compared(tmp_path: Path) -> None:
         checkpoints.wait()
         assert checkpoints.best == tmp_path / FOLDER / "2"
     assert steps(tmp_path / FOLDER) == [2, 3]
+
+
+def test_scores_from_before_a_setting_of_evaluations_was_there_are_compared(tmp_path: Path) -> None:
+    """Its default means what was done then."""
+    info = info_with()
+    del info["config"]["eval"]["samples"]
+    save(tmp_path, {1: 30.0}, info=info)
+    with Checkpoints(tmp_path, 1, 1, Config()) as checkpoints:
+        checkpoints.save(2, state(2), info_with(), {"eval/psnr": 21.0})
+        checkpoints.wait()
+        assert checkpoints.best == tmp_path / FOLDER / "1"
 
 
 def test_nothing_is_written_behind_a_later_step_and_scores_that_come_late_are_added(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Random crops while reading, photos kept in memory, the fixed squares of held-out photos."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -127,3 +129,13 @@ def test_squares_of_held_out_photos_do_not_depend_on_their_neighbours(tmp_path):
     for path in fresh.iterdir():
         with Image.open(path) as new, Image.open(alone / path.name) as old:
             assert new.size == (CROP_SIZE, CROP_SIZE) and new.tobytes() == old.tobytes()
+
+
+def test_a_disk_that_fills_up_while_squares_are_saved_is_one_sentence(tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match=r"^writing .*photo0_0\.png failed: No space left on device; free some space"):
+        write_crops(Gradients(1), tmp_path / "crops")
+    assert list((tmp_path / "crops").iterdir()) == []

@@ -21,8 +21,8 @@ from playwright.sync_api import APIResponse, Browser, Download, Page, Route, exp
 
 from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
 from spn_jax.checkpoints.store import Checkpoints
-from spn_jax.config import to_dict
 from spn_jax.filling.photos import READ, Photo, encode_photo, read_photo
+from spn_jax.settings import to_dict
 from tests.tiny import CHANNELS, new_state, tiny
 
 ROOT = Path(__file__).resolve().parents[2]

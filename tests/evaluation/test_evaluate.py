@@ -503,7 +503,7 @@ def test_profile(run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     from spn_jax.evaluation import cost as profile
 
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(evaluate, "load_model", lambda path: path)
+    monkeypatch.setattr("spn_jax.checkpoints.store.load_model", lambda path: path)
     monkeypatch.setattr(profile, "measure", lambda loaded, **options: seen.update(options, loaded=loaded))
     monkeypatch.setattr(profile, "report", lambda measured: "the report")
     monkeypatch.setattr(profile, "as_json", lambda measured: "{}")

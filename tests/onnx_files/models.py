@@ -32,8 +32,7 @@ def random_model(config: ModelConfig, seed: int = 0) -> SPN:
     model, random = SPN(config, CHANNELS, rng=np.random.default_rng(seed)), np.random.default_rng(seed + 1)
 
     def moved(array: Any) -> np.ndarray:
-        scale = 0.3 if array.ndim == 1 else 0.0 if np.any(array) else 0.02
-        noise = scale * random.standard_normal(array.shape, np.float32) if scale else 0
+        noise = 0.3 * random.standard_normal(array.shape, np.float32) if array.ndim == 1 else 0
         return np.asarray(array + noise, np.float32)
 
     return with_named_arrays(model, {name: moved(array) for name, array in named_arrays(model).items()}, what="noise")

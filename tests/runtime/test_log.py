@@ -15,7 +15,7 @@ from PIL import Image
 
 from spn_jax.errors import InputError
 from spn_jax.runtime import log
-from spn_jax.runtime.log import MetricsLog, Progress, cut_back, duration, has_evaluation, tensorboard_modules
+from spn_jax.runtime.log import MetricsLog, StepClock, cut_back, duration, has_evaluation, tensorboard_modules
 
 
 def lines(workdir: Path) -> list[dict[str, float]]:
@@ -118,7 +118,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def test_rate_leaves_out_the_first_compilation_and_evaluations(clock: Callable[[float], None]) -> None:
-    progress = Progress(10, 100)
+    progress = StepClock(10, 100)
     clock(30)
     progress.restart(11)
     assert progress.rate(11) is None
@@ -131,7 +131,7 @@ def test_rate_leaves_out_the_first_compilation_and_evaluations(clock: Callable[[
 
 
 def test_the_recent_rate_is_of_the_steps_since_it_was_last_asked_for(clock: Callable[[float], None]) -> None:
-    progress = Progress(0, 100)
+    progress = StepClock(0, 100)
     clock(2)
     assert progress.recent_rate(10) == pytest.approx(5)
     clock(10)
@@ -142,7 +142,7 @@ def test_the_recent_rate_is_of_the_steps_since_it_was_last_asked_for(clock: Call
 
 
 def test_first_step_has_no_rate_yet(clock: Callable[[float], None]) -> None:
-    progress = Progress(0, 100)
+    progress = StepClock(0, 100)
     progress.restart(1)
     assert progress.line(1, {}) == "step 1/100  measuring speed  "
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spn_jax.checkpoints.store import Checkpoints, load_model
-from spn_jax.config import to_dict
+from spn_jax.settings import to_dict
 from teacher_export.frameworks import torch
 from teacher_export.teachers import priors
 from tests import tiny

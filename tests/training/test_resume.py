@@ -14,8 +14,8 @@ import pytest
 
 from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.checkpoints.store import Checkpoints
-from spn_jax.config import to_dict
 from spn_jax.errors import InputError
+from spn_jax.settings import to_dict
 from spn_jax.training.resume import (
     HEADS,
     check_same_run,

@@ -385,10 +385,13 @@ def test_safe_settings_may_change_on_resume(inputs: Inputs, reference: Path, tmp
     workdir = copy_at(reference, tmp_path / "run", 5)
     output, _ = trainer.run(
         inputs.arguments(
-            workdir, "schedule.length=7", "train.log_every=7", "train.keep_last=1", "train.keep_best=0", "train.micro_batches=2"
+            workdir,
+            *("schedule.length=7", "train.log_every=7", "train.keep_last=1", "train.keep_best=0", "train.micro_batches=2"),
+            "eval.seed=1",
         )
     )
     assert "continues at step 5" in output
+    assert "evaluations change (eval.seed: 0 -> 1): their scores are not compared with earlier ones to find the best" in output
     assert steps(workdir) == [7]
     assert metrics(workdir)[:6] == metrics(reference)[:6]
     assert [line["step"] for line in metrics(workdir)[6:]] == [7, 7]

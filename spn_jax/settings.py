@@ -1,0 +1,285 @@
+"""How settings are declared, read, checked and listed. Which there are stands in spn_jax/config.py.
+
+A config is a frozen dataclass of sections, a section one of settings, and a setting a field that
+`setting(...)` made: its default, what it means, the rule that its value keeps, and what becomes of
+a run that is resumed with another value. Everything here is one loop over these fields.
+"""
+
+import dataclasses
+import difflib
+import enum
+import fnmatch
+import itertools
+import json
+import math
+import os
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
+
+from spn_jax.errors import InputError
+
+RULE = "setting"  # key in the metadata of a field
+COLUMNS = 98  # of a listing
+NAME_COLUMNS = 34  # of these, for `section.key=default`
+
+C = TypeVar("C")  # a config
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a value must be; none is asked of None."""
+
+    words: str  # after "must"
+    holds: Callable[[Any], bool]
+
+
+POSITIVE = Rule("be greater than 0", lambda value: value > 0)
+NOT_NEGATIVE = Rule("not be negative", lambda value: value >= 0)
+BELOW_ONE = Rule("be at least 0 and less than 1", lambda value: 0 <= value < 1)
+
+
+class OnResume(enum.Enum):
+    """What another value means for a run that is resumed."""
+
+    ANOTHER_RUN = "the run stops: it would compute something else"
+    SAME_NUMBERS = "safe: it changes none of the numbers that the run computes, but for rounding"
+    ANOTHER_BEST = "safe: it changes what best means, so earlier scores are not compared with new ones"
+
+
+SAME_NUMBERS, ANOTHER_BEST = OnResume.SAME_NUMBERS, OnResume.ANOTHER_BEST
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """What a field says about its setting, beside name, type and default."""
+
+    meaning: str
+    rule: Rule | None
+    on_resume: OnResume
+
+
+def setting(default: Any, meaning: str, rule: Rule | None = None, on_resume: OnResume = OnResume.ANOTHER_RUN) -> Any:
+    """A field of a section.
+
+    Args:
+        default: must mean what was done before there was the setting, because old checkpoints are read with it.
+        meaning: for the lists of settings, without a full stop.
+        rule: of the values beyond their type, which the field's annotation tells.
+        on_resume: what another value means for a run that is resumed.
+    """
+    return dataclasses.field(default=default, metadata={RULE: Declared(meaning, rule, on_resume)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting of a kind of config."""
+
+    section: str
+    name: str
+    kind: Any  # its type
+    default: Any
+    declared: Declared
+
+    @property
+    def key(self) -> str:
+        """How command lines call it."""
+        return f"{self.section}.{self.name}"
+
+    def of(self, config: Any) -> Any:
+        """Its value in a config."""
+        return getattr(getattr(config, self.section), self.name)
+
+
+def settings_of(config: Any) -> Iterator[Setting]:
+    """Every setting of a config, or of a class of configs, in the order in which they are declared."""
+    for section in dataclasses.fields(config):
+        kinds = typing.get_type_hints(section.type)
+        for field in dataclasses.fields(typing.cast(Any, section.type)):
+            yield Setting(section.name, field.name, kinds[field.name], field.default, field.metadata[RULE])
+
+
+def chosen_settings(config: Any, patterns: Iterable[str]) -> list[Setting]:
+    """The settings whose keys fit one of the patterns, which are as a shell has them: "eval.*", "data.test_*"."""
+    return [of for of in settings_of(config) if any(fnmatch.fnmatchcase(of.key, pattern) for pattern in patterns)]
+
+
+# --- reading ---
+
+
+def replace_settings(config: C, overrides: Iterable[str]) -> C:
+    """`config` with each `section.key=value` applied, not checked as a whole.
+
+    Raises:
+        InputError: no such setting, with the nearest ones, or a value of the wrong type.
+    """
+    known = {of.key: of for of in settings_of(config)}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise InputError(f"override {override!r} has no '='; write section.key=value, for example train.batch_size=4")
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise InputError(f"config has no setting {key!r}{hint}")
+        try:
+            value = convert(text, known[key].kind)
+        except ValueError:
+            raise InputError(f"{key}={text!r} is not {described(known[key].kind)}") from None
+        section = dataclasses.replace(getattr(config, known[key].section), **{known[key].name: value})
+        config = dataclasses.replace(config, **{known[key].section: section})  # type: ignore[type-var]
+    return config
+
+
+def from_values(config_class: type[C], values: dict[str, Any], origin: str) -> C:
+    """The config with these values, {section: {name: value}}, each brought to its setting's type.
+
+    Raises:
+        InputError: settings or types that do not fit, naming `origin`.
+    """
+    known = {of.key: of for of in settings_of(config_class)}
+    flat = {f"{section}.{name}": v for section, given in values.items() if isinstance(given, dict) for name, v in given.items()}
+    unknown, missing = sorted(flat.keys() - known.keys()), sorted(known.keys() - flat.keys())
+    if unknown or missing:
+        raise InputError(
+            f"the settings in {origin} are of another version of spn_jax: "
+            f"unknown here {unknown or 'none'}, missing there {missing or 'none'}"
+        )
+    sections = {section.name: typing.cast(Any, section.type) for section in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    typed: dict[str, dict[str, Any]] = {name: {} for name in sections}
+    for key, of in known.items():
+        try:
+            typed[of.section][of.name] = convert(flat[key], of.kind)
+        except (ValueError, OverflowError):
+            raise InputError(f"in {origin}, {key}={flat[key]!r} is not {described(of.kind)}") from None
+    return config_class(**{name: section(**typed[name]) for name, section in sections.items()})
+
+
+def convert(value: Any, kind: Any) -> Any:
+    """`value`, from a command line (text) or from JSON, as `kind`; ValueError if it is none."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise ValueError
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
+            return None
+        return convert(value, without_none(kind))
+    if origin is tuple:
+        parts = [p.strip() for p in value.strip("()[]").split(",") if p.strip()] if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise ValueError
+        return tuple(convert(part, arguments[0]) for part in parts)
+    if kind is bool:
+        words = {"true": True, "false": False, "1": True, "0": False}
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+        raise ValueError
+    if kind is str:
+        if isinstance(value, str | os.PathLike):
+            return str(value)
+        raise ValueError
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not math.isfinite(float(value)):
+        raise ValueError
+    if kind is int and isinstance(value, float) and not value.is_integer():
+        raise ValueError
+    return kind(value)
+
+
+def described(kind: Any) -> str:
+    """A type in words, for "... is not ..."."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return described(without_none(kind)) + " or none"
+    if origin is tuple:
+        return f"a list of values, each {described(arguments[0])}, separated by commas"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+
+
+def without_none(kind: Any) -> Any:
+    """The type T of `T | None`."""
+    return next(argument for argument in typing.get_args(kind) if argument is not type(None))
+
+
+# --- checking ---
+
+
+def check_rules(config: Any) -> None:
+    """Raises InputError for the first setting whose value breaks its field's rule."""
+    for of in settings_of(config):
+        value, rule = of.of(config), of.declared.rule
+        if rule is not None and value is not None and not rule.holds(value):
+            raise InputError(f"{of.key}={value} must {rule.words}")
+
+
+def changed_settings(old: Any, new: Any, kind: OnResume = OnResume.ANOTHER_RUN) -> list[str]:
+    """Lines `key: old -> new` of the settings that differ: of those that a resumed run must not change, or of another kind."""
+    before, after = to_dict(old), to_dict(new)
+    lines = []
+    for of in settings_of(old):
+        was, now = before[of.section][of.name], after[of.section][of.name]
+        if of.declared.on_resume is kind and was != now:
+            lines.append(f"{of.key}: {was} -> {now}")
+    return lines
+
+
+def values_of(config: Any, kind: OnResume) -> dict[str, Any]:
+    """{key: value} of the settings of one kind."""
+    return {of.key: of.of(config) for of in settings_of(config) if of.declared.on_resume is kind}
+
+
+# --- listing ---
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested dictionary of plain values, ready for JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def describe(config: Any) -> Sequence[str]:
+    """One `key = value` line a setting."""
+    values = to_dict(config)
+    return [f"{of.key} = {values[of.section][of.name]}" for of in settings_of(config)]
+
+
+def help_text(config_class: Any, *patterns: str, resumable: bool = False) -> str:
+    """The settings that a command takes, with their defaults and meanings, for the end of its --help.
+
+    Args:
+        patterns: of their keys, as of `chosen_settings`.
+        resumable: whether those that a resumed run may change are marked.
+    """
+    lines = ["settings, as section.key=value, with their defaults, which a config file may replace:"]
+    lines += ["(a run that is continued may change those with a star)"] if resumable else []
+    section = ""
+    for of in chosen_settings(config_class, patterns):
+        if of.section != section:
+            lines.append("")
+            section = of.section
+        mark = "*" if resumable and of.declared.on_resume is not OnResume.ANOTHER_RUN else " "
+        name = f"{mark} {of.key}={as_typed(of.default)}"
+        if len(name) >= NAME_COLUMNS:
+            lines.append(name)
+            name = ""
+        text = textwrap.wrap(of.declared.meaning + choices(of.kind), COLUMNS - NAME_COLUMNS)
+        lines += [f"{left:{NAME_COLUMNS}}{line}" for left, line in itertools.zip_longest([name], text, fillvalue="")]
+    return "\n".join(lines)
+
+
+def as_typed(value: Any) -> str:
+    """A value as a command line has it."""
+    if isinstance(value, tuple):
+        return ",".join(map(as_typed, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def choices(kind: Any) -> str:
+    """The words that a setting may be, where it may only be certain ones: " [none | center | random]"."""
+    return f" [{' | '.join(map(str, typing.get_args(kind)))}]" if typing.get_origin(kind) is Literal else ""
