@@ -26,6 +26,7 @@ from spn_jax.training.resume import (
     initialise_from,
 )
 from spn_jax.training.state import TrainState, build_networks, create_state, resolve_schedule
+from tests.checkpoints.test_store import spoil
 from tests.tiny import CHANNELS, tiny
 
 CONFIG = tiny()
@@ -122,7 +123,10 @@ def test_epochs_are_counted_by_the_photos_of_the_run_that_has_ended(tmp_path: Pa
 
 @pytest.mark.parametrize("changes", [{"converted_from": "a.pt"}, {"data": {}}, {"config": {"model": {"of another version": 1}}}])
 def test_a_checkpoint_may_tell_no_learning_rate(tmp_path: Path, changes: dict[str, Any]) -> None:
-    assert final_learning_rate(save(tmp_path, 3, new(), **changes)) is None
+    folder = save(tmp_path, 3, new())
+    assert final_learning_rate(folder) is not None
+    spoil(folder, **changes)
+    assert final_learning_rate(folder) is None
 
 
 @pytest.fixture
