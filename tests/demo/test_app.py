@@ -21,6 +21,7 @@ from urllib.parse import urljoin
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from starlette.datastructures import Headers
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
@@ -651,6 +652,13 @@ def test_open_connections_have_a_number(address: tuple[str, int]) -> None:
     with socket.create_connection(address) as later:
         later.sendall(b"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         assert answered(later).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("method", ["GET", "CONNECT", "DELETE", "HEAD", "POST", "PUT"])
+def test_only_a_link_that_somebody_follows_may_come_from_another_site(method: str) -> None:
+    headers = Headers({"host": "127.0.0.1", "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"})
+    refusal = Guard(lambda *_: None, "127.0.0.1", (), 1).foreign(method, headers)
+    assert refusal == ("" if method == "GET" else "cross-site requests are refused")
 
 
 def test_a_limit_is_named_to_the_digit() -> None:
