@@ -35,9 +35,9 @@ demo: setup
 demo-probabilistic: setup
 	@echo "demo 1/4: photos"
 	@$(RUN) scripts/make_demo_photos.py --output runs/demo/photos --size 128
-	@echo "demo 2/4: features of a teacher with random weights"
-	@$(RUN) -m teacher_export --config configs/demo_probabilistic.py --weights random
-	@echo "demo 3/4: training; VGG19 of the perceptual losses has random weights too"
+	@echo "demo 2/4: features of the teacher, EfficientNet-Lite0 trained on ImageNet"
+	@$(RUN) -m teacher_export --config configs/demo_probabilistic.py
+	@echo "demo 3/4: training; VGG19 of the perceptual losses has random weights"
 	@$(RUN) -m spn_jax.train --config configs/demo_probabilistic.py --workdir runs/demo/probabilistic
 	@echo "demo 4/4: evaluation, five completions of each hole"
 	@$(RUN) -m spn_jax.evaluate run --checkpoint runs/demo/probabilistic --method mean --output runs/demo/probabilistic_evaluation --grid 6

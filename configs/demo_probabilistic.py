@@ -1,7 +1,7 @@
 """The demo of the probabilistic SPN: several completions of one hole, on a CPU, in minutes (`make demo-probabilistic`).
 
     python scripts/make_demo_photos.py --output runs/demo/photos --size 128
-    python -m teacher_export --config configs/demo_probabilistic.py --weights random
+    python -m teacher_export --config configs/demo_probabilistic.py
     python -m spn_jax.train --config configs/demo_probabilistic.py --workdir runs/demo/probabilistic
     python -m spn_jax.evaluate run --checkpoint runs/demo/probabilistic --output runs/demo/probabilistic_evaluation --grid 6
 
@@ -39,9 +39,15 @@ def get_config() -> Config:
             discriminator="instance_norm",
             discriminator_width=16,
         ),
-        data=DataConfig(train_photos="runs/demo/photos/train", test_photos="runs/demo/photos/test", image_size=64),
-        teacher=TeacherConfig(cache="runs/demo/teacher"),
-        loss=LossConfig(adversarial="hinge", feature_matching=10, perceptual=10, diversity=1, kl=0.05, vgg="random"),
+        data=DataConfig(
+            train_photos="runs/demo/photos/train",
+            test_photos="runs/demo/photos/test",
+            train_masks="drawn",
+            test_masks="drawn",
+            image_size=64,
+        ),
+        teacher=TeacherConfig(name="efficientnet_lite0", cache="runs/demo/teacher"),
+        loss=LossConfig(prior=0.03, adversarial="hinge", feature_matching=10, perceptual=10, diversity=1, kl=0.05, vgg="random"),
         optimizer=OptimizerConfig(learning_rate=5e-4),
         schedule=ScheduleConfig(unit="steps", length=300, learning_rate_drops=(240,)),
         train=TrainConfig(batch_size=4, samples=2, log_every=10, image_every=300, eval_every=300, checkpoint_every=50),
