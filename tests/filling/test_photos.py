@@ -375,9 +375,11 @@ def test_what_a_tiff_tells_about_the_photo_comes_back_by_its_names_in_the_standa
 
 def test_tags_that_say_how_pixels_lay_in_another_file_are_left_out() -> None:
     exif = Image.Exif()
-    layout = ("ImageWidth", "ImageLength", "BitsPerSample", "Compression", "PhotometricInterpretation", "StripOffsets")
-    layout += ("SamplesPerPixel", "RowsPerStrip", "StripByteCounts", "TileWidth", "TileLength", "TileOffsets", "TileByteCounts")
-    layout += ("JpegIFOffset", "JpegIFByteCount", "InterColorProfile")
+    layout = (
+        *("ImageWidth", "ImageLength", "BitsPerSample", "Compression", "PhotometricInterpretation", "StripOffsets", "SamplesPerPixel"),
+        *("RowsPerStrip", "StripByteCounts", "TileWidth", "TileLength", "TileOffsets", "TileByteCounts", "JpegIFOffset"),
+        *("JpegIFByteCount", "InterColorProfile"),
+    )
     for name in layout:
         exif[ExifTags.Base[name].value] = 7
     exif[ExifTags.Base.Make.value] = "kept"
