@@ -1,21 +1,28 @@
-"""The model that is to come with the package: a small SPN trained on free photos under a free teacher, on a CPU.
+"""The model that is to come with the package: a small SPN trained on free photos under a free
+teacher, on a CPU.
 
     apt-get download endless-sky-high-dpi  # Debian's package of free landscapes; any mirror has it
-    python scripts/prepare_dataset.py open-scenes --source endless-sky-high-dpi_0.9.8-1_all.deb --source scikit-image \
-        --output data/open_scenes
+    python scripts/prepare_dataset.py open-scenes --source endless-sky-high-dpi_0.9.8-1_all.deb \\
+        --source scikit-image --output data/open_scenes
     python -m teacher_export.weights efficientnet_lite0 data/efficientnet_lite0.npz
     python -m spn_jax.train --config configs/open_scenes.py --workdir runs/open_scenes
-    python scripts/make_pretrained.py runs/open_scenes --output spn_jax/pretrained/open_scenes/weights.npz
+    python scripts/make_pretrained.py runs/open_scenes \\
+        --output spn_jax/pretrained/open_scenes/weights.npz
 
-Data: 156 photos in the public domain or CC0, 22 of other scenes held out; at every step new squares of random side and place, so that
-a photo of 1440 x 720 pixels is seen at all scales between 1 and 1/11. Masks: strokes and shapes of objects, drawn, in all six ratios.
-Teacher: EfficientNet-Lite0 trained on ImageNet (Apache-2.0), run in the step: 2.6 % of its time. Its maps are 4 to 7 on average, forty
-times those of a random TResNet-L, so loss.prior is 0.03 and not the paper's 1.
-Optimiser: Adam with beta1 = 0.9 and beta2 = 0.99 instead of the paper's 0 and 0.9, which the adversarial loss asks for: it weighs 0.1 here
-and not 1. After 50 steps without a teacher the reconstruction loss of a batch is 0.174 with it and 0.277 with the paper's (one seed). In
-500 steps it stays between 0.14 and 0.20, a batch's loss depending on its masks; which is better in the long run has not been measured.
+Data: 156 photos in the public domain or CC0, 22 of other scenes held out; at every step new squares
+of random side and place, so that a photo of 1440 x 720 pixels is seen at all scales between 1 and
+1/11. Masks: strokes and shapes of objects, drawn, in all six ratios.
+Teacher: EfficientNet-Lite0 trained on ImageNet (Apache-2.0), run in the step: 2.6 % of its time.
+Its maps are 4 to 7 on average, forty times those of a random TResNet-L, so loss.prior is 0.03 and
+not the paper's 1.
+Optimiser: Adam with beta1 = 0.9 and beta2 = 0.99 instead of the paper's 0 and 0.9, which the
+adversarial loss asks for: it weighs 0.1 here and not 1. After 50 steps without a teacher the
+reconstruction loss of a batch is 0.174 with it and 0.277 with the paper's (one seed). In 500 steps
+it stays between 0.14 and 0.20, a batch's loss depending on its masks; which is better in the long
+run has not been measured.
 Hardware: two CPU cores. Cost: 12 photos/s when nothing else runs.
-Expected: not known yet; the longest run so far had 500 steps. The last command packs the weights as they are to ship, with a model card.
+Expected: not known yet; the longest run so far had 500 steps. The last command packs the weights as
+they are to ship, with a model card.
 """
 
 from spn_jax.config import (

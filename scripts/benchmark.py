@@ -1,4 +1,5 @@
-"""How fast it is: `python scripts/benchmark.py aot | beside | evaluation | input | step ...`; each command explains itself with --help.
+"""How fast it is: `python scripts/benchmark.py aot | beside | evaluation | input | step ...`; each
+command explains itself with --help.
 
 `step`, `beside` and `aot` need no data and none of the packages that read data.
 """
@@ -10,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a copy that is not installed
+# so that it runs from a copy that is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from spn_jax.config import SCORING, TRAINING, Config  # noqa: E402
 from spn_jax.errors import run_command  # noqa: E402
@@ -19,7 +21,8 @@ from spn_jax.settings import help_text  # noqa: E402
 
 SETTING = re.compile(r"[a-z_0-9]+\.[a-z_0-9.]+=")  # such as train.batch_size=4
 STEP = ("model.*", "data.image_size", "loss.*", "optimizer.*", "schedule.*", "train.*")
-COMMANDS = {"aot": STEP, "beside": STEP, "evaluation": ("model.*", *SCORING), "input": TRAINING, "step": STEP}  # and their settings
+# and their settings
+COMMANDS = {"aot": STEP, "beside": STEP, "evaluation": ("model.*", *SCORING), "input": TRAINING, "step": STEP}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -31,7 +34,8 @@ def main(arguments: Sequence[str]) -> None:
         importlib.import_module(f"scripts.benchmark_{name}").add_arguments(commands)
     for name, part in commands.choices.items():
         part.epilog, part.formatter_class = help_text(Config, *COMMANDS[name]), argparse.RawDescriptionHelpFormatter
-    # Settings may stand anywhere: behind an option of several values, argparse would take them for more of those.
+    # Settings may stand anywhere: behind an option of several values, argparse would take them for
+    # more of those.
     options = parser.parse_args([argument for argument in arguments if not SETTING.match(argument)])
     options.overrides += [argument for argument in arguments if SETTING.match(argument)]
     print(options.run(options))
@@ -39,5 +43,6 @@ def main(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     if only_cpu():
-        keep_memory()  # as the trainer does; but compiled programs are not kept, because compile time is measured
+        # as the trainer does; but compiled programs are not kept, because compile time is measured
+        keep_memory()
     run_command(main)

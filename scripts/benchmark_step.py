@@ -55,8 +55,10 @@ class Measurement:
     tflop: float  # floating-point operations that the result needs, a multiply-add as two
     tflop_per_s: float
     share_of_matrix_product: float  # of the rate of a large matrix product in the same numbers
-    memory_gb: float  # arguments, results and temporary memory of the compiled program, on one device
-    peak_gb: float | None  # the most that one device held since the program began; None where the device does not tell
+    # arguments, results and temporary memory of the compiled program, on one device
+    memory_gb: float
+    # the most that one device held since the program began; None where the device does not tell
+    peak_gb: float | None
 
 
 class Compiled(NamedTuple):
@@ -115,7 +117,9 @@ def run(options: argparse.Namespace) -> str:
 
 
 def mesh_of(devices: int | None) -> Mesh:
-    """The first so many devices, or all; a CPU is made to play them if JAX has not begun yet. InputError if there are fewer."""
+    """The first so many devices, or all; a CPU is made to play them if JAX has not begun yet.
+    InputError if there are fewer.
+    """
     if devices is not None and devices < 1:
         raise InputError(f"--devices {devices}: there must be one at least")
     if devices is not None and only_cpu():
@@ -127,7 +131,9 @@ def mesh_of(devices: int | None) -> Mesh:
 
 
 def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float, trace: Path | None = None) -> Measurement:
-    """Compiles a pass and times it; `rate` is the devices' own in operations a second. A profile goes to the folder `trace`."""
+    """Compiles a pass and times it; `rate` is the devices' own in operations a second. A profile
+    goes to the folder `trace`.
+    """
     needed = needed_operations(what, config, mesh)
     compiled, call = compile_pass(what, config, mesh)
     call()
@@ -158,7 +164,9 @@ def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float, tr
 
 
 def peak_gb(mesh: Mesh) -> float | None:
-    """The most that any of the devices held since the program began, which only accelerators tell."""
+    """The most that any of the devices held since the program began, which only
+    accelerators tell.
+    """
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in mesh.local_devices]
     return max(peaks) / 1e9 if any(peaks) else None
 
@@ -222,16 +230,18 @@ def compiled_for(program: Any, arguments: Sequence[Any], config: Config) -> Comp
 def operations_of(lowered: Any) -> float:
     """Floating-point operations of a program that is not yet compiled nor divided among devices.
 
-    In a compiled one convolutions are calls of a library on a GPU, and XLA counts none of their operations.
+    In a compiled one convolutions are calls of a library on a GPU, and XLA counts none of their
+    operations.
     """
     return float(lowered.cost_analysis()["flops"])
 
 
 def needed_operations(what: str, config: Config, mesh: Mesh) -> float | None:
-    """Operations that the result of a pass needs, where its program is counted otherwise; None where it is not.
+    """Operations that the result of a pass needs, where its program is counted otherwise; None
+    where it is not.
 
-    Micro-batches and rematerialisation compute parts of the forward pass again, which is no progress, and XLA counts the body of a
-    loop once.
+    Micro-batches and rematerialisation compute parts of the forward pass again, which is no
+    progress, and XLA counts the body of a loop once.
     """
     plain = apply_overrides(config, ["train.micro_batches=1", "train.rematerialise=false"])
     if plain == config:
@@ -263,7 +273,9 @@ def forward_program(config: Config, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
 
 
 def step_program(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen) -> tuple[Any, tuple[Any, Any, Any]]:
-    """The trainer's step as a jitted function, and its arguments: state, frozen networks, batch. Channels are as in `stepper`."""
+    """The trainer's step as a jitted function, and its arguments: state, frozen networks, batch.
+    Channels are as in `stepper`.
+    """
     graph, state = create_state(config, resolve_schedule(config, 1000), *build_networks(config, channels))
     program, sharding = jitted_step(config, graph, state, mesh)
     return program, (jax.device_put(state, sharding), replicate(frozen, mesh), shard_batch(batch, mesh))
@@ -276,7 +288,8 @@ def draw_frozen(config: Config) -> Frozen:
 
 
 def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen) -> tuple[Compiled, Callable[[Any], Any]]:
-    """The training step compiled for batches like this one, and a function that starts it on one (on the devices) and gives its metrics.
+    """The training step compiled for batches like this one, and a function that starts it on one
+    (on the devices) and gives its metrics.
 
     Channels are those of the teacher's maps by level.
     """
@@ -299,7 +312,8 @@ def jitted_step(config: Config, graph: StepGraph, state: Any, mesh: Mesh) -> tup
 
 
 def matrix_rate(config: Config, mesh: Mesh) -> float:
-    """Operations a second of a large matrix product, in the numbers that the networks compute in, of all devices together.
+    """Operations a second of a large matrix product, in the numbers that the networks compute in,
+    of all devices together.
 
     Those that a CPU plays share its cores, all of which one of them takes.
     """

@@ -1,8 +1,10 @@
-"""Would the tests notice a mistake? `python scripts/mutants.py [--sample N] [--seed S] [MODULE ...]` makes some and sees.
+"""Would the tests notice a mistake?
+`python scripts/mutants.py [--sample N] [--seed S] [MODULE ...]` makes some and sees.
 
-cosmic-ray changes one operator, number, condition, exception or decorator at a time in a copy of the repository and runs the tests of
-that module. A change that no test notices has survived, and is printed: either it changes nothing that anybody could see, or a test is
-missing. All changes of all modules take most of a day; a sample takes some seconds for each.
+cosmic-ray changes one operator, number, condition, exception or decorator at a time in a copy of
+the repository and runs the tests of that module. A change that no test notices has survived, and is
+printed: either it changes nothing that anybody could see, or a test is missing. All changes of all
+modules take most of a day; a sample takes some seconds for each.
 """
 
 import argparse
@@ -18,13 +20,16 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a copy that is not installed
+# so that it runs from a copy that is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from spn_jax.errors import InputError, counted, run_command  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("spn_jax", "teacher_export", "configs", "scripts", "tests")
-PATIENCE = 6  # times what the tests take without a change, after which a change has made them hang, which is noticed, too
+# times what the tests take without a change, after which a change has made them hang, which is
+# noticed, too
+PATIENCE = 6
 PHOTO_TESTS = "tests/filling/test_photos.py tests/filling/test_photo_readers.py"
 # {module: the tests that have to notice its changes, as arguments of pytest}
 MODULES = {
@@ -74,7 +79,9 @@ def copy_of_repository(folder: Path) -> Path:
 
 
 def run_module(module: str, copy: Path, folder: Path, sample: int | None, seed: int) -> Iterator[tuple[bool, str]]:
-    """(whether a test noticed, the change as a diff) for each change of one module. InputError: its tests fail without a change."""
+    """(whether a test noticed, the change as a diff) for each change of one module. InputError: its
+    tests fail without a change.
+    """
     from cosmic_ray.config import serialize_config
     from cosmic_ray.work_db import WorkDB, use_db
 

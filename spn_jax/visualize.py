@@ -1,6 +1,8 @@
-"""Pictures of what a model does: `python -m spn_jax.visualize VIEW --checkpoint DIR --output FILE.png [...]`.
+"""Pictures of what a model does: `python -m spn_jax.visualize VIEW --checkpoint DIR --output
+FILE.png [...]`.
 
-Photos and masks are those of the checkpoint's config where no others are named. Every picture says under it what it shows.
+Photos and masks are those of the checkpoint's config where no others are named. Every picture says
+under it what it shows.
 """
 
 import argparse

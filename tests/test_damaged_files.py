@@ -1,4 +1,6 @@
-"""500 files with flipped bytes, from fixed seeds: each ends in a fill that keeps every known pixel, or in one sentence."""
+"""500 files with flipped bytes, from fixed seeds: each ends in a fill that keeps every known pixel,
+or in one sentence.
+"""
 
 import functools
 import gc
@@ -75,7 +77,9 @@ def photo_files() -> dict[str, bytes]:
 
 
 def flipped(data: bytes, random: np.random.Generator, places: range | None = None) -> bytes:
-    """A file with one to three other bytes; half of all files are hit near their start, where what describes the rest lies."""
+    """A file with one to three other bytes; half of all files are hit near their start, where what
+    describes the rest lies.
+    """
     start, stop = (places.start, places.stop) if places else (0, min(len(data), 200) if random.random() < 0.5 else len(data))
     changed = bytearray(data)
     for place in random.integers(start, stop, random.integers(1, 4)):
@@ -87,7 +91,9 @@ def flipped(data: bytes, random: np.random.Generator, places: range | None = Non
 def fill(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[[str, bytes, str, bytes], Photo | str]:
-    """Fills a photo's hole through the command: the result, or the sentence that says why there is none."""
+    """Fills a photo's hole through the command: the result, or the sentence that says why there is
+    none.
+    """
     inpainter = Inpainter.load(checkpoints["spn"])
     monkeypatch.setattr(Inpainter, "load", lambda path: inpainter)
 
@@ -159,7 +165,8 @@ def test_exif_blocks_turn_a_photo_at_most(fill: Callable[[str, bytes, str, bytes
     random, block = np.random.default_rng(19), exif_block().removeprefix(b"Exif\0\0")
     files = {name: data for name, data in photo_files().items() if block in data}
     assert {Path(name).suffix for name in files} >= {".png", ".jpg", ".webp"}
-    # A PNG whose checksum does not fit is damaged as a whole; another photo may come to lie on its side, where the mask does not fit.
+    # A PNG whose checksum does not fit is damaged as a whole; another photo may come to lie on its
+    # side, where the mask does not fit.
     on_its_side = "make a mask of the photo's size"
     allowed = {".png": ("cannot be decoded", "cannot be read as an image"), ".jpg": (on_its_side,), ".webp": (on_its_side,)}
     ended = Counter[str]()
@@ -188,7 +195,8 @@ def test_model_files(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     path, random, ended = tmp_path / "model.npz", np.random.default_rng(20), Counter[str]()
     make_pretrained.pack(checkpoints["spn"], path, "float16")
     whole, original = path.read_bytes(), load_model(path)
-    directory = range(whole.index(b"PK\1\2"), len(whole))  # of the archive: offsets, sizes and ways of compression
+    # of the archive: offsets, sizes and ways of compression
+    directory = range(whole.index(b"PK\1\2"), len(whole))
     for number in range(MODEL_FILES):
         path.write_bytes(flipped(whole, random, directory if number % 2 else None))
         try:
@@ -201,7 +209,8 @@ def test_model_files(checkpoints: dict[str, Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves coroutines behind where it fails
+# Orbax leaves coroutines behind where it fails
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_checkpoints(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """What loads, for prediction or to train on, is what was saved."""
     original, (whole,) = load_model(checkpoints["spn"]), (checkpoints["spn"] / "checkpoints").iterdir()

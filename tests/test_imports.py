@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ("config", "errors", "settings")
 RUNS_MODELS = (*BASE, "runtime", "pretrained", "models", "checkpoints", "data", "drawing")
-# {room: what it may import beside itself and the version}: packages and modules of spn_jax. Everything else is forbidden.
+# {room: what it may import beside itself and the version}: packages and modules of spn_jax.
+# Everything else is forbidden.
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "settings": ("errors",),
@@ -46,7 +47,9 @@ LONGEST_COMMAND = 150  # lines
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that `path` imports anywhere, functions included, as absolute dotted names; `from a import b` gives `a.b`."""
+    """Every module that `path` imports anywhere, functions included, as absolute dotted names;
+    `from a import b` gives `a.b`.
+    """
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -132,14 +135,18 @@ OURS = ("spn_jax", "teacher_export", "scripts", "configs", "tests")
 
 
 def file_of(module: str) -> Path | None:
-    """The file of a module of ours; of a package its `__init__.py`, or the folder where there is none."""
+    """The file of a module of ours; of a package its `__init__.py`, or the folder where there is
+    none.
+    """
     place = ROOT.joinpath(*module.split("."))
     return next((path for path in (place.with_suffix(".py"), place / "__init__.py", place) if path.exists()), None)
 
 
 @functools.cache
 def defined(path: Path) -> set[str]:
-    """Names that a module binds anywhere outside functions and classes, and those that it lists in `__all__`."""
+    """Names that a module binds anywhere outside functions and classes, and those that it lists in
+    `__all__`.
+    """
     names: set[str] = set()
     nodes: list[ast.AST] = [ast.parse(path.read_text())] if path.is_file() else []
     while nodes:
@@ -171,7 +178,9 @@ def is_there(name: str) -> bool:
 
 
 def test_every_import_of_ours_names_something_that_is_there() -> None:
-    """mypy cannot tell: `ignore_missing_imports`, which other packages need, has it pass over modules of ours that are missing."""
+    """mypy cannot tell: `ignore_missing_imports`, which other packages need, has it pass over
+    modules of ours that are missing.
+    """
     paths = [path for package in OURS for path in files(f"{package}/**/*.py")]
     broken = {str(path.relative_to(ROOT)): broken_imports(path) for path in paths}
     assert len(paths) > 200 and not {path: names for path, names in broken.items() if names}

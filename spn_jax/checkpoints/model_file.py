@@ -1,7 +1,8 @@
-"""A model in one small file, without what only training needs: the form in which models come with the package.
+"""A model in one small file, without what only training needs: the form in which models come with
+the package.
 
-An .npz of the parameters of prior learner and generator by name, in float16, and of `info`, what the checkpoint said about itself, as
-JSON. Read back, the parameters are float32.
+An .npz of the parameters of prior learner and generator by name, in float16, and of `info`, what
+the checkpoint said about itself, as JSON. Read back, the parameters are float32.
 """
 
 import contextlib
@@ -51,7 +52,9 @@ def read_model_info(path: Path) -> dict[str, Any]:
 
 
 def read_model_shapes(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape of every parameter by name, from the entries' headers: nothing is unpacked. InputError as `read_model_info`."""
+    """Shape of every parameter by name, from the entries' headers: nothing is unpacked. InputError
+    as `read_model_info`.
+    """
     with _opened(path) as archive, _decoding(path):
         _info(path, archive)
         return {name: jax.ShapeDtypeStruct(_shape(archive, name), np.float32) for name in archive.files if name != INFO}

@@ -1,4 +1,6 @@
-"""What Orbax leaves to its users where files are damaged: checksums of the arrays, and one sentence instead of a hundred tracebacks."""
+"""What Orbax leaves to its users where files are damaged: checksums of the arrays, and one sentence
+instead of a hundred tracebacks.
+"""
 
 import contextlib
 import functools
@@ -20,9 +22,11 @@ Checksums = dict[str, dict[str, str | None]]
 
 
 def checksums(parts: Mapping[str, Mapping[str, Any]]) -> Checksums:
-    """{part: {name: type and CRC-32 of its bytes}}; None for an array of which this process has a piece alone.
+    """{part: {name: type and CRC-32 of its bytes}}; None for an array of which this process has a
+    piece alone.
 
-    Orbax's chunks of parameters have no checksum of their own: a flipped bit would give another model, and nobody would know.
+    Orbax's chunks of parameters have no checksum of their own: a flipped bit would give another
+    model, and nobody would know.
     """
     return {part: {name: checksum(array) for name, array in arrays.items()} for part, arrays in parts.items()}
 
@@ -36,7 +40,9 @@ def checksum(array: Any) -> str | None:
 
 
 def read_checksums(description: Path) -> Mapping[str, Mapping[str, str | None]]:
-    """The checksums in a checkpoint's description; empty where it has none, as those of version 0.1.0."""
+    """The checksums in a checkpoint's description; empty where it has none, as those of version
+    0.1.0.
+    """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         stored = json.loads(description.read_bytes())["custom_metadata"][CHECKSUMS]
         if isinstance(stored, dict) and all(isinstance(part, dict) for part in stored.values()):
@@ -45,7 +51,9 @@ def read_checksums(description: Path) -> Mapping[str, Mapping[str, str | None]]:
 
 
 def changed_arrays(loaded: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Mapping[str, str | None]]) -> list[str]:
-    """Names of the loaded arrays that are not those whose checksums were stored. Nothing is known about parts without any."""
+    """Names of the loaded arrays that are not those whose checksums were stored. Nothing is known
+    about parts without any.
+    """
     return [
         name
         for part, arrays in checksums({part: arrays for part, arrays in loaded.items() if part in stored}).items()
@@ -55,7 +63,9 @@ def changed_arrays(loaded: Mapping[str, Mapping[str, Any]], stored: Mapping[str,
 
 
 def differs(now: str | None, before: str | None) -> bool:
-    """Whether two checksums are of different values; an array that was read as another type cannot be compared."""
+    """Whether two checksums are of different values; an array that was read as another type cannot
+    be compared.
+    """
     if now is None or before is None or not isinstance(before, str):
         return False
     return now != before and (not before or now.split()[0] == before.split()[0])
@@ -63,7 +73,9 @@ def differs(now: str | None, before: str | None) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps what Orbax reports about files that it cannot read off the terminal: the caller says it in words."""
+    """Keeps what Orbax reports about files that it cannot read off the terminal: the caller says it
+    in words.
+    """
     _drop_late_reports()
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -78,8 +90,8 @@ def quiet() -> Iterator[None]:
 
 @functools.cache
 def _drop_late_reports() -> None:
-    """Drops, from now on, what comes when Orbax has returned: it stops at the first array that cannot be read, and each of the
-    others reports to an event loop that is closed, or to nobody."""
+    """Drops, from now on, what comes when Orbax has returned: it stops at the first array that
+    cannot be read, and each of the others reports to an event loop that is closed, or to nobody."""
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

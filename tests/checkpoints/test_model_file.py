@@ -83,7 +83,9 @@ def test_a_flipped_bit_never_passes_for_a_model(packed, tmp_path, place):
 
 
 def entry(data, name):
-    """Where the header of an entry begins in an archive, and where it is described in the directory at its end."""
+    """Where the header of an entry begins in an archive, and where it is described in the directory
+    at its end.
+    """
     described = data.index(f"{name}.npy".encode(), data.index(b"PK\1\2")) - 46
     return data.index(f"{name}.npy".encode()) - 30, described
 

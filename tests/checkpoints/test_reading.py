@@ -1,4 +1,6 @@
-"""Damaged checkpoints: other parameters never pass for those that were saved, and the terminal shows one sentence."""
+"""Damaged checkpoints: other parameters never pass for those that were saved, and the terminal
+shows one sentence.
+"""
 
 import json
 import logging
@@ -51,9 +53,11 @@ def test_checksums_tell_every_type_shape_and_value() -> None:
     other[1, 2] = np.nextafter(np.float32(1), np.float32(2))
     assert changed_arrays({"model": {"a": ones, "b": other}}, stored) == ["b"]
     assert changed_arrays({"model": {"a": ones, "new": ones}}, stored) == ["new"]
-    assert not changed_arrays({"model": {"a": other.astype(np.float16)}}, stored)  # read as another type
+    # read as another type
+    assert not changed_arrays({"model": {"a": other.astype(np.float16)}}, stored)
     assert not changed_arrays({"model": {"a": other}}, {}) and not changed_arrays({"ema": {"a": other}}, stored)
-    assert not changed_arrays({"model": {"a": other}}, {"model": {"a": None}})  # a piece, of which nothing is known
+    # a piece, of which nothing is known
+    assert not changed_arrays({"model": {"a": other}}, {"model": {"a": None}})
 
 
 def test_arrays_that_are_not_those_that_were_saved_are_damage(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Checkpoints: what is saved comes back, which are kept, and what is said about folders that are none or broken."""
+"""Checkpoints: what is saved comes back, which are kept, and what is said about folders that are
+none or broken.
+"""
 
 import dataclasses
 import gc
@@ -29,7 +31,9 @@ INFO = {"config": {}, "teacher": {"channels": {"1": 5, "3": 7}}, "note": "kept a
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """A small stand-in for a TrainState: the fields that go into parts of their own, and the rest."""
+    """A small stand-in for a TrainState: the fields that go into parts of their own, and
+    the rest.
+    """
 
     step: Any
     model: Any
@@ -169,11 +173,13 @@ def test_a_save_that_failed_in_the_background_is_reported_once_and_the_next_one_
         checkpoints.save(2, state(2), INFO, None)
         checkpoints.wait()
 
-        checkpoints._is_writing = True  # the next save is what meets the failure: it writes its own state
+        # the next save is what meets the failure: it writes its own state
+        checkpoints._is_writing = True
         monkeypatch.setattr(checkpoints._checkpointer, "wait", fail)
         failed = checkpoints._checkpointer
         checkpoints.save(3, state(3), INFO, None)
-        assert checkpoints._checkpointer is not failed and (tmp_path / FOLDER / "3" / METADATA).is_file()  # and not only later
+        # and not only later
+        assert checkpoints._checkpointer is not failed and (tmp_path / FOLDER / "3" / METADATA).is_file()
     assert steps(tmp_path / FOLDER) == [2, 3]
 
 
@@ -219,7 +225,8 @@ def test_a_checkpoint_of_another_program(tmp_path: Path) -> None:
         load_model(tmp_path / "5")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves coroutines behind where it fails
+# Orbax leaves coroutines behind where it fails
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("files", ["_CHECKPOINT_METADATA", "model/_METADATA", "model/manifest.ocdbt", "training/d/*"])
 def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path, files: str) -> None:
     folder = save(tmp_path, {1: None}) / "1"

@@ -1,4 +1,6 @@
-"""The page's server by its requests: what comes back, what is refused and in which words. The network is a fake here."""
+"""The page's server by its requests: what comes back, what is refused and in which words. The
+network is a fake here.
+"""
 
 import asyncio
 import contextlib
@@ -144,7 +146,9 @@ def start(client: TestClient, photo: str, what: str = "fill", **fields: Any) -> 
 
 
 def check_known(data: bytes, original: Photo, value: int) -> None:
-    """The file is the original, bit for bit and with its profile, but for the hole, which holds a value."""
+    """The file is the original, bit for bit and with its profile, but for the hole, which holds a
+    value.
+    """
     filled, hole = read_photo(io.BytesIO(data), "the result"), HOLE[..., 0] > 0
     assert filled.pixels.dtype == original.pixels.dtype and filled.icc_profile == original.icc_profile
     np.testing.assert_array_equal(filled.pixels[~hole], original.pixels[~hole])
@@ -465,7 +469,9 @@ def test_a_request_has_the_minutes_that_the_command_gives_it(painter: Painter) -
 
 
 class Client:
-    """Sends a request to an application piece by piece, as a connection would, and keeps what it answers."""
+    """Sends a request to an application piece by piece, as a connection would, and keeps what it
+    answers.
+    """
 
     def __init__(self, app: Any, path: str, headers: dict[str, str] | None = None):
         sent = {"host": "127.0.0.1:7860", "content-type": "multipart/form-data; boundary=b"} | (headers or {})
@@ -629,7 +635,8 @@ def test_a_connection_whose_request_does_not_come_is_closed(address: tuple[str, 
             connection.sendall(beginning)
             began = time.monotonic()
             answered(connection)
-            assert time.monotonic() - began < 4  # five seconds is uvicorn's own patience, after a request
+            # five seconds is uvicorn's own patience, after a request
+            assert time.monotonic() - began < 4
 
 
 def test_what_is_no_http_is_refused_in_plain_text(address: tuple[str, int]) -> None:
@@ -647,7 +654,8 @@ def test_open_connections_have_a_number(address: tuple[str, int]) -> None:
         with socket.create_connection(address) as one_more:
             one_more.sendall(b"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
             head, _, body = answered(one_more).partition(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 503 ") and b"content-type: text/plain" in head.lower()  # as /docs says, and not JSON
+            # as /docs says, and not JSON
+            assert head.startswith(b"HTTP/1.1 503 ") and b"content-type: text/plain" in head.lower()
             assert body == b"Service Unavailable"
     with socket.create_connection(address) as later:
         later.sendall(b"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")

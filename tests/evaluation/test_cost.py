@@ -60,7 +60,8 @@ def test_operations_in_nested_programs_and_none_that_nothing_uses() -> None:
     assert profile.count_operations(jax.checkpoint(unused), a) == product
     assert profile.count_operations(lambda x: lax.scan(lambda c, _: (c @ c, None), x, length=5)[0], a) == 5 * product
     by_platform = lambda x: lax.platform_dependent(x, cpu=lambda x: x @ x @ x, default=lambda x: x @ x)  # noqa: E731
-    assert profile.count_operations(by_platform, a) == product  # the form without work that is cut away
+    # the form without work that is cut away
+    assert profile.count_operations(by_platform, a) == product
     assert profile.count_operations(lambda x: jnp.sin(x) + 1, a) == 0
     with pytest.raises(ValueError, match="length is not known"):
         profile.count_operations(lambda x: lax.while_loop(lambda c: c.sum() < 1, lambda c: c @ c, x), a)
@@ -102,7 +103,8 @@ def test_profile_of_a_tiny_model(measured: profile.Profile) -> None:
     for seconds in (measured.network, measured.complete):
         assert 0 < seconds.lower_quartile <= seconds.median <= seconds.upper_quartile
     assert measured.compile_seconds > measured.network.median and measured.trace_seconds > 0
-    # XLA has the additions and norms too, which matter in a model as small as this one, and leaves out taps on padding.
+    # XLA has the additions and norms too, which matter in a model as small as this one, and leaves
+    # out taps on padding.
     assert measured.compiled_operations is not None
     assert 0.7 < measured.operations / measured.compiled_operations < 1.1
 
@@ -118,7 +120,8 @@ def test_operations_are_of_one_image_with_all_its_samples(measured: profile.Prof
         noise = jnp.zeros((1, samples, *model.noise_shape(64, 64)))
         return profile.count_operations(lambda *inputs: model(*inputs).image, image, mask, noise)
 
-    assert operations(1) < operations(2) < 2 * operations(1)  # what precedes the latent is computed once
+    # what precedes the latent is computed once
+    assert operations(1) < operations(2) < 2 * operations(1)
 
 
 def test_report_names_device_precision_and_definitions(measured: profile.Profile) -> None:

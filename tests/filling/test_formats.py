@@ -8,7 +8,8 @@ import pytest
 from spn_jax.filling.formats import bits_of
 
 AVIF = SimpleNamespace(format="AVIF")
-HIGH, TWELVE = 0x40, 0x20  # bits of the third byte: more than 8 bits a channel, and then 12 instead of 10
+# bits of the third byte: more than 8 bits a channel, and then 12 instead of 10
+HIGH, TWELVE = 0x40, 0x20
 
 
 def settings(third: int, first: int = 0x81) -> bytes:

@@ -1,4 +1,6 @@
-"""Photos as people have them: what is kept to the bit, what a filled one is, and which files are refused, each in one sentence."""
+"""Photos as people have them: what is kept to the bit, what a filled one is, and which files are
+refused, each in one sentence.
+"""
 
 import io
 import struct
@@ -117,7 +119,8 @@ def test_photos_are_upright_and_say_so(orientation: int, dtype: type) -> None:
 
 def test_the_preview_in_exif_data_which_shows_the_hole_is_gone() -> None:
     preview = saved(Image.new("RGB", (8, 8)), "JPEG").getvalue()
-    # Little endian: a directory of one entry (a description), then a second one (offset and length of the preview).
+    # Little endian: a directory of one entry (a description), then a second one (offset and length
+    # of the preview).
     first, second = 8, 8 + 2 + 12 + 4
     at = second + 2 + 24 + 4
     data = b"II*\0" + struct.pack("<I", first) + struct.pack("<HHHI4sI", 1, 0x010E, 2, 3, b"ab\0\0", second)
@@ -439,7 +442,8 @@ def test_chunks_that_describe_srgb_hinder_no_other_format() -> None:
     usual = {b"sRGB": b"\0", b"gAMA": metadata.SRGB_GAMMA, b"cHRM": metadata.SRGB_PRIMARIES}
     for chunks in usual, {b"gAMA": metadata.SRGB_GAMMA, b"cHRM": metadata.SRGB_PRIMARIES}, {b"pHYs": CHUNKS[b"pHYs"]}:
         check_holds(Photo(channels(3), chunks=chunks), ".jpg", "out")
-    check_holds(Photo(channels(3), chunks={b"gAMA": CHUNKS[b"gAMA"]}, icc_profile=PROFILE), ".jpg", "out")  # the profile counts
+    # the profile counts
+    check_holds(Photo(channels(3), chunks={b"gAMA": CHUNKS[b"gAMA"]}, icc_profile=PROFILE), ".jpg", "out")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
@@ -484,7 +488,8 @@ def test_phones_other_formats_are_read_upright_and_become_png(kind: str, orienta
     assert set(photos.READ) >= {"AVIF", "HEIF"}
     exif = Image.Exif()
     exif[metadata.ORIENTATION], exif[0x010E] = orientation, "words"
-    blocks = np.kron(channels(1)[:5, :8], np.ones((8, 8, 1), np.uint8)).repeat(3, 2)  # which compression leaves nearly as they are
+    # which compression leaves nearly as they are
+    blocks = np.kron(channels(1)[:5, :8], np.ones((8, 8, 1), np.uint8)).repeat(3, 2)
     photo = read_photo(saved(Image.fromarray(blocks), kind, exif=exif.tobytes(), quality=95), "it")
     lying = Image.fromarray(blocks)
     lying.getexif()[metadata.ORIENTATION] = orientation

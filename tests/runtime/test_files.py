@@ -125,7 +125,8 @@ def test_a_folder_is_made_and_nothing_left_in_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_takes_no_files_is_wrong_input() -> None:
-    with pytest.raises(InputError, match="folder /proc/self cannot be written to"):  # also for root, whom no permission stops
+    # also for root, whom no permission stops
+    with pytest.raises(InputError, match="folder /proc/self cannot be written to"):
         check_writable(Path("/proc/self"))
 
 
@@ -146,7 +147,9 @@ def test_a_locked_folder_says_who_holds_it_until_it_is_released(tmp_path: Path) 
 
 
 def test_the_lock_is_on_a_regular_file_that_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NFS grants an exclusive lock to nobody else: directories can be locked by every machine at once."""
+    """NFS grants an exclusive lock to nobody else: directories can be locked by every machine at
+    once.
+    """
     seen: list[int] = []
     monkeypatch.setattr(files.fcntl, "flock", lambda handle, how: seen.append(handle))
     with FolderLock(tmp_path, "x", "y"):

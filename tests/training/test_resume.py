@@ -1,4 +1,6 @@
-"""What a run that starts finds in its folder: the same run, another one, or parameters to begin with. No process is started."""
+"""What a run that starts finds in its folder: the same run, another one, or parameters to begin
+with. No process is started.
+"""
 
 import copy
 import dataclasses
@@ -115,7 +117,8 @@ def test_the_learning_rate_that_a_run_ended_with_is_that_of_its_last_step(tmp_pa
 
 def test_epochs_are_counted_by_the_photos_of_the_run_that_has_ended(tmp_path: Path) -> None:
     config = tiny("schedule.unit=epochs", "schedule.learning_rate_drops=1")
-    for photos, dropped in (("2 (a)", True), ("8 (a)", True), ("1,200 (a)", False)):  # 1, 2 and 300 steps are an epoch
+    # 1, 2 and 300 steps are an epoch
+    for photos, dropped in (("2 (a)", True), ("8 (a)", True), ("1,200 (a)", False)):
         folder = save(tmp_path / photos[0:2], 5, new(), config=to_dict(config), data={"photos": photos})
         expected = CONFIG.optimizer.learning_rate * (0.1 if dropped else 1)
         assert final_learning_rate(folder) == pytest.approx(expected)
