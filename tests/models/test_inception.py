@@ -7,6 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+
+# isort: skip after torch's door, which makes its import of torchvision work
+import pytorch_fid.inception
 from flax import nnx
 from PIL import Image
 from skimage import data
@@ -19,8 +22,6 @@ from teacher_export.frameworks import torch
 from teacher_export.weights import main
 from tests.golden_model import nchw, nhwc, relative_error
 
-# isort: skip after torch's door, which makes its import of torchvision work
-import pytorch_fid.inception
 from pytorch_fid.fid_score import calculate_frechet_distance  # isort: skip
 
 SIZES = ((256, 256), (64, 200), (400, 300), (SIZE, SIZE), (31, 47))
