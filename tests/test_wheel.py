@@ -1,4 +1,4 @@
-"""The built wheel holds the whole package, and works where there is nothing else of the repository."""
+"""The built wheel holds the whole package, and works where nothing else of the repository is."""
 
 import os
 import subprocess
