@@ -1,5 +1,4 @@
-"""Probabilistic SPN on CelebA-HQ, 256 x 256 (paper, Table 2): several different completions of a
-photo.
+"""Probabilistic SPN on CelebA-HQ, 256 x 256 (paper, Table 2).
 
     # once; FILE is ASL's TResNet-L trained on OpenImages:
     python -m teacher_export --config configs/celebahq_probabilistic.py --weights FILE

@@ -1,5 +1,4 @@
-"""The demo: the model that comes with the package, trained on for some minutes on other photos, on
-a CPU (`make demo`).
+"""The demo: the shipped model, trained on for minutes on other photos (`make demo`).
 
     python scripts/make_demo_photos.py --output runs/demo/photos --size 128
     python -m teacher_export --config configs/demo.py

@@ -1,5 +1,4 @@
-"""The demo of the probabilistic SPN: several completions of one hole, on a CPU, in minutes
-(`make demo-probabilistic`).
+"""The demo of the probabilistic SPN, in minutes on a CPU (`make demo-probabilistic`).
 
     python scripts/make_demo_photos.py --output runs/demo/photos --size 128
     python -m teacher_export --config configs/demo_probabilistic.py

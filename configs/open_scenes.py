@@ -1,5 +1,4 @@
-"""The model that comes with the package: a small SPN trained on free photos under a free teacher,
-on a CPU.
+"""The model that comes with the package: a small SPN, free from photos to weights.
 
     apt-get download endless-sky-high-dpi  # Debian's package of free landscapes; any mirror has it
     python scripts/prepare_dataset.py open-scenes --source endless-sky-high-dpi_0.9.8-1_all.deb \\

@@ -1,5 +1,4 @@
-"""Probabilistic SPN on Paris StreetView, 256 x 256 (paper, Table 2): several different completions
-of a photo.
+"""Probabilistic SPN on Paris StreetView, 256 x 256 (paper, Table 2).
 
     # once; FILE is ASL's TResNet-L trained on OpenImages:
     python -m teacher_export --config configs/paris_streetview_probabilistic.py --weights FILE

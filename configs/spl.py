@@ -1,5 +1,4 @@
-"""SPL, the predecessor of SPN (Zhang et al., IJCAI 2021), on Paris StreetView, 256 x 256 (rows
-"SPL" of the paper's tables).
+"""SPL, the predecessor of SPN (Zhang et al., IJCAI 2021), on Paris StreetView, 256 x 256.
 
     # once; FILE is ASL's TResNet-L trained on OpenImages:
     python -m teacher_export --config configs/spl.py --weights FILE

@@ -1,5 +1,4 @@
-"""The smallest SPN: what the tests train. Every part is there, nothing is wide, and the photos are
-32 x 32.
+"""The smallest SPN: what the tests train, on photos of 32 x 32 pixels with nothing wide.
 
     python -m teacher_export --config configs/tiny.py --weights random data.train_photos=DIR \\
         data.test_photos=DIR
