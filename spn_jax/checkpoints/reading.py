@@ -76,7 +76,7 @@ def quiet() -> Iterator[None]:
     """Keeps what Orbax reports about files that it cannot read off the terminal: the caller says it
     in words.
     """
-    _drop_late_reports()
+    drop_late_reports()
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -89,9 +89,11 @@ def quiet() -> Iterator[None]:
 
 
 @functools.cache
-def _drop_late_reports() -> None:
+def drop_late_reports() -> None:
     """Drops, from now on, what comes when Orbax has returned: it stops at the first array that
-    cannot be read, and each of the others reports to an event loop that is closed, or to nobody."""
+    cannot be read or written, and each of the others reports to an event loop that is closed, or to
+    nobody.
+    """
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

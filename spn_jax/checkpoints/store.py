@@ -30,7 +30,7 @@ from orbax.checkpoint import v1 as ocp
 
 from spn_jax.checkpoints.model_file import SUFFIX, is_model_file, read_model_arrays, read_model_info, read_model_shapes
 from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
-from spn_jax.checkpoints.reading import CHECKSUMS, changed_arrays, checksums, quiet, read_checksums
+from spn_jax.checkpoints.reading import CHECKSUMS, changed_arrays, checksums, drop_late_reports, quiet, read_checksums
 from spn_jax.config import Config, from_dict
 from spn_jax.errors import InputError, first_few, first_line
 from spn_jax.models.spn import SPN
@@ -75,6 +75,7 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
+        drop_late_reports()  # of saves that fail; a new run has read nothing
         policies = ocp.training.preservation_policies
         keep_last, keep_best = self._keep
         kept: list[Any] = [policies.LatestN(n=keep_last)]

@@ -191,7 +191,7 @@ def select_folder(sources: Sequence[Source], options: Options) -> Selection:
     halves = {half: _inside(found, half) for half in ("train", "test")}
     if all(halves.values()) and options.test is None:
         left_out = len(found) - sum(map(len, halves.values()))
-        notes = (f"{left_out:,} photos outside of train/ and test/ are left out",) if left_out else ()
+        notes = (f"left out: {counted(left_out, 'photo')} outside of train/ and test/",) if left_out else ()
         return Selection(halves["train"], halves["test"], notes)
     number = options.test if options.test is not None else max(1, len(found) // 10)
     if not 0 < number < len(found):
@@ -199,7 +199,8 @@ def select_folder(sources: Sequence[Source], options: Options) -> Selection:
     by_hash = sorted(found, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest())
     held_out = set(by_hash[:number])
     train = [found[name] for name in sorted(found) if name not in held_out]
-    return Selection(train, [found[name] for name in sorted(held_out)], (f"{number:,} photos held out by the hashes of their names",))
+    notes = (f"held out by the hashes of their names: {counted(number, 'photo')}",)
+    return Selection(train, [found[name] for name in sorted(held_out)], notes)
 
 
 def _inside(found: Mapping[str, Photo], folder: str) -> list[Photo]:

@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a further name by which browsers may ask")
     parser.add_argument("--root-path", default="", metavar="/PREFIX", help="the prefix under which a proxy shows the page")
-    parser.add_argument("--device", help="of JAX: cpu, gpu or tpu; its own choice if left out")
+    parser.add_argument("--device", help="cpu, gpu or tpu (default: JAX's choice)")
     default = Limits()
     for name, what in (
         ("megabytes", "of one request, a photo and its mask"),

@@ -15,7 +15,7 @@ from spn_jax.errors import InputError
 
 MEMINFO = Path("/proc/meminfo")  # of Linux
 OPENCV_SAYS = ("insufficient memory", "failed to allocate", "bad_alloc")
-SMALLER = "use a smaller photo or --strategy crop"  # what to do about too little
+SMALLER = "use a smaller photo or the strategy crop"  # what to do about too little
 # control groups, which limit what a container or a job of a cluster may take
 CGROUP = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")  # which of them the process belongs to

@@ -108,7 +108,7 @@ def test_only_orbax_s_late_reports_are_dropped(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
     logger = logging.getLogger("asyncio")
     monkeypatch.setattr(logger, "filters", [])
-    reading._drop_late_reports.__wrapped__()
+    reading.drop_late_reports.__wrapped__()
     others = [SimpleNamespace(exc_value=error) for error in (RuntimeError("something else"), ValueError("Event loop is closed"))]
     for unraisable in (SimpleNamespace(exc_value=RuntimeError("Event loop is closed")), *others):
         sys.unraisablehook(unraisable)

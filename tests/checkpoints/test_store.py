@@ -5,8 +5,11 @@ none or broken.
 import dataclasses
 import gc
 import json
+import logging
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -17,6 +20,7 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from spn_jax.checkpoints.parameters import named_arrays
+from spn_jax.checkpoints.reading import drop_late_reports
 from spn_jax.checkpoints.store import FOLDER, METADATA, Checkpoints, find_checkpoint, load_model, newest_checkpoint, read_info, restore
 from spn_jax.config import Config, EvalConfig
 from spn_jax.errors import InputError
@@ -311,3 +315,16 @@ def test_a_model_computes_in_the_run_s_type_unless_told_otherwise(tmp_path: Path
     loaded = load_model(tmp_path, given)
     assert loaded.model.generator.output.dtype == jnp.dtype(computed_in)
     assert {array.dtype for array in named_arrays(loaded.model).values()} == {jnp.dtype("float32")}
+
+
+def test_a_new_run_drops_what_orbax_reports_late_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
+    drop_late_reports.cache_clear()
+    try:
+        with Checkpoints(tmp_path, 2, 1):  # there is nothing to read
+            sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError("Event loop is closed")))  # type: ignore[arg-type]
+        assert seen == []
+    finally:
+        drop_late_reports.cache_clear()

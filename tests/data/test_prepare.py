@@ -333,17 +333,25 @@ def test_too_small_a_disk_is_noticed_before_the_start(tmp_path: Path, monkeypatc
 # --- one's own photos ---
 
 
+def notes(folder: Path) -> list[str]:
+    """What a prepared data set says about itself."""
+    return json.loads((folder / "dataset.json").read_text())["notes"]
+
+
 def test_a_folder_of_one_s_own_is_split_by_the_hashes_of_the_names(tmp_path: Path) -> None:
     names = [f"{'holiday/' * (i % 2)}{i}.png" for i in range(30)]
     source = as_folder(
         tmp_path / "source", {name: picture(i, "PNG") for i, name in enumerate(names)} | {".hidden/x.png": b"", "a.txt": b""}
     )
     run("folder", [source], tmp_path / "out")
+    assert notes(tmp_path / "out") == ["held out by the hashes of their names: 3 photos"]
     train, test = (set(open_photos(str(tmp_path / "out" / split), "x").names) for split in ("train", "test"))
     assert train | test == set(names) and len(test) == 3 and not train & test
     more = {f"new{i}.png": picture(100 + i, "PNG") for i in range(30)}
     run("folder", [as_folder(tmp_path / "source", more)], tmp_path / "more", "--test", "6")
     assert len({name for name in open_photos(str(tmp_path / "more" / "test"), "x").names if name in train}) <= 3
+    run("folder", [source], tmp_path / "one", "--test", "1")
+    assert notes(tmp_path / "one") == ["held out by the hashes of their names: 1 photo"]
 
 
 def test_folders_called_train_and_test_are_the_split(tmp_path: Path) -> None:
@@ -351,7 +359,7 @@ def test_folders_called_train_and_test_are_the_split(tmp_path: Path) -> None:
     run("folder", [as_zip(tmp_path / "mine", {name: picture(i) for i, name in enumerate(names)})], tmp_path / "out")
     assert list(open_photos(str(tmp_path / "out" / "train"), "x").names) == ["a.jpg", "b/a.jpg"]
     assert list(open_photos(str(tmp_path / "out" / "test"), "x").names) == ["a.jpg"]
-    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["notes"] == ["1 photos outside of train/ and test/ are left out"]
+    assert notes(tmp_path / "out") == ["left out: 1 photo outside of train/ and test/"]
 
 
 def test_photos_of_equal_names_in_several_train_folders_keep_their_folders(tmp_path: Path) -> None:

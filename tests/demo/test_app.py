@@ -515,18 +515,24 @@ def conversation(painter: Painter, talk: Callable[[Any], Coroutine[Any, Any, Non
     asyncio.run(with_lifespan())
 
 
-def test_a_client_that_leaves_ends_its_own_work(painter: Painter) -> None:
-    painter.passes = 900
-    painter.go.clear()
+def whole_form(app: Any) -> Client:
+    """A client that has sent a photo and its mask to be filled at once."""
+    client = Client(app, "/api/fill")
+    client.arriving = asyncio.Queue()
     body = b"".join(
         b'--b\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n\r\n%s\r\n' % (name.encode(), name.encode(), data)
         for name, (_, data) in FILES.items()
     )
+    client.send(body + b"--b--\r\n", more=False)
+    return client
+
+
+def test_a_client_that_leaves_ends_its_own_work(painter: Painter) -> None:
+    painter.passes = 900
+    painter.go.clear()
 
     async def talk(app: Any) -> None:
-        client = Client(app, "/api/fill")
-        client.arriving = asyncio.Queue()
-        client.send(body + b"--b--\r\n", more=False)
+        client = whole_form(app)
         running = asyncio.create_task(client.run())
         assert await asyncio.to_thread(painter.started.wait, PATIENCE)
         client.leave()
@@ -537,6 +543,25 @@ def test_a_client_that_leaves_ends_its_own_work(painter: Painter) -> None:
         while app.state.server.worker._line and time.monotonic() < until:
             await asyncio.sleep(0.005)
         assert painter.made <= 1  # and the network goes no further
+
+    conversation(painter, talk)
+
+
+def test_who_waits_for_a_server_that_stops_is_told(painter: Painter) -> None:
+    painter.passes = 900
+    painter.go.clear()
+
+    async def talk(app: Any) -> None:
+        client, worker = whole_form(app), app.state.server.worker
+        running = asyncio.create_task(client.run())
+        assert await asyncio.to_thread(painter.started.wait, PATIENCE)
+        (job,) = worker._line
+        stopping = asyncio.create_task(asyncio.to_thread(worker.stop))
+        assert await asyncio.to_thread(job.given_up.wait, PATIENCE)
+        painter.go.set()
+        await stopping
+        await running
+        assert client.refusal == (503, "cancelled: the server is shutting down, or the request was withdrawn")
 
     conversation(painter, talk)
 

@@ -4,6 +4,7 @@ Needs Chromium on the PATH; Playwright drives it and brings none of its own.
 """
 
 import dataclasses
+import functools
 import io
 import re
 import shutil
@@ -504,6 +505,46 @@ def test_every_control_has_a_name(page: Page) -> None:
         "all => all.filter(e => !(e.ariaLabel || e.labels?.[0]?.textContent.trim() || e.textContent.trim())).map(e => e.outerHTML)"
     )
     assert unnamed == []
+
+
+def test_a_server_that_does_not_answer_is_told_and_the_page_stays_usable(page: Page) -> None:
+    page.route("**/api/photos", lambda route: route.abort())
+    page.set_input_files("#photo-file", {"name": "photo.png", "mimeType": "", "buffer": encode_photo(deep_photo(), ".png")})
+    expect(page.locator("#error")).to_have_text("Cannot reach the server. Is it still running?")
+    page.unroute("**/api/photos")
+    load(page, encode_photo(deep_photo(), ".png"))
+    expect(page.locator("#error")).to_be_hidden()
+
+
+def test_a_photo_is_filled_and_saved_by_the_words_on_the_page(page: Page) -> None:
+    button = functools.partial(page.get_by_role, "button", exact=True)
+    with page.expect_file_chooser() as asked:
+        button(name="Open a photo").click()
+    asked.value.set_files({"name": "photo.png", "mimeType": "", "buffer": encode_photo(deep_photo(), ".png")})
+    expect(button(name="Open another photo")).to_be_visible()
+    expect(button(name="Eraser")).to_be_visible()
+    stroke(page, (20, 20))
+    for name in ("Undo", "Redo", "Clear", "Undo"):
+        button(name=name).click()
+    page.get_by_text("Load or save the mask", exact=True).click()
+    expect(page.get_by_text("White is the hole, unless the box is ticked.")).to_be_visible()
+    page.get_by_label("Black is the hole", exact=True).check()
+    page.get_by_label("Black is the hole", exact=True).uncheck()
+    for name in ("Load mask", "Save mask"):
+        expect(button(name=name)).to_be_enabled()
+    page.get_by_text("More settings", exact=True).click()
+    page.get_by_label("Expand the mask by (px)", exact=True).fill("1")
+    page.get_by_label("Processing size").select_option(label="crops around each hole")
+    page.get_by_label("Seed of the completions", exact=True).fill("3")
+    page.get_by_label("Completions", exact=True).fill("1")
+    button(name="Fill").click()
+    expect(page.get_by_role("status").filter(has_text="Done")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_role("group", name="3. Save", exact=True)).to_be_visible()
+    expect(page.get_by_text("PNG. Everything outside the hole, including the colour profile, is unchanged.", exact=True)).to_be_visible()
+    with page.expect_download():
+        page.get_by_role("link", name="Download", exact=True).click()
+    button(name="Continue editing").click()
+    expect(button(name="Show semantic prior")).to_be_enabled()
 
 
 def test_ctrl_c_stops_the_server_in_order(server: tuple[subprocess.Popen[str], str]) -> None:

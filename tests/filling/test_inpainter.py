@@ -107,6 +107,23 @@ def test_more_samples_add_to_those_of_fewer(sampler: Inpainter) -> None:
     np.testing.assert_array_equal(sampler(image, mask, samples=3)[:2], sampler(image, mask, samples=2))
 
 
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (0, "samples 0 must be at least 1"),
+        (
+            2,
+            "samples 2: the checkpoint's model is deterministic and completes a photo in one way; "
+            "leave samples out, or take a checkpoint of a probabilistic model",
+        ),
+    ],
+)
+def test_a_wrong_number_of_samples_is_told_in_the_words_of_the_call(plain: Inpainter, samples: int, said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        plain(photo(), corner(), samples=samples)
+    assert str(refused.value) == said
+
+
 def test_samples_of_several_windows(sampler: Inpainter) -> None:
     image, mask = photo(100, 100), np.zeros((100, 100, 1), np.uint8)
     mask[:5, :5] = mask[90:, 90:] = 1
@@ -291,7 +308,7 @@ def test_a_photo_too_large_for_the_memory_is_one_sentence(sampler: Inpainter, mo
         raise error
 
     monkeypatch.setattr(SPNNetwork, "_programs_for", fail)
-    with pytest.raises(InputError, match=r"^not enough memory for a photo of 29 x 21 pixels; use a smaller photo or --strategy crop$"):
+    with pytest.raises(InputError, match=r"^not enough memory for a photo of 29 x 21 pixels; use a smaller photo or the strategy crop$"):
         sampler(photo(), corner(), samples=2)
 
 

@@ -297,7 +297,7 @@ def test_a_fault_of_the_program_costs_one_photo(
     assert "Traceback" in errors and errors.splitlines()[-3:] == [
         "error: 2 photos could not be filled:",
         "  --image photos/b.png: the program failed (error: a bug); please report the lines above",
-        "  not enough memory for --image photos/c.png; use a smaller photo or --strategy crop",
+        "  not enough memory for --image photos/c.png; use a smaller photo or the strategy crop",
     ]
 
 
