@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from spn_jax.errors import InputError
-from spn_jax.runtime.sharding import array_sharding, check_divisible, make_mesh, replicate, shard_batch
+from spn_jax.runtime.sharding import array_sharding, check_divisible, make_mesh, place, replicate, shard_batch, state_sharding
 from tests import trainer
 from tests.trainer import Inputs
 
@@ -24,6 +24,20 @@ def test_arrays_keep_their_values_and_types() -> None:
         assert placed["image"].dtype == np.uint8
         np.testing.assert_array_equal(placed["image"], batch["image"])
         np.testing.assert_array_equal(placed["targets"][1], batch["targets"][1])
+
+
+def test_of_several_processes_none_sends_what_all_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """jax.device_put would compare every array over the network."""
+
+    def send(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("an array was sent")
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "device_put", send)
+    mesh = make_mesh(1)
+    tree = {"a": np.arange(6.0).reshape(2, 3), "b": [np.float32(2)]}
+    for placed in replicate(tree, mesh), place(tree, state_sharding(tree, mesh, split=True)):
+        assert jax.tree.all(jax.tree.map(lambda ours, theirs: np.array_equal(ours, theirs) and isinstance(ours, jax.Array), placed, tree))
 
 
 @pytest.mark.parametrize(("batch", "devices", "micro"), [(8, 4, 1), (8, 4, 2), (3, 1, 1), (3, 1, 3)])

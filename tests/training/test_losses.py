@@ -131,6 +131,14 @@ def test_feature_matching_is_the_mean_and_perceptual_loss_the_weighted_sum_over_
     assert float(perceptual_loss(fake, real, "released")) == pytest.approx(weighted, rel=1e-5)
 
 
+def test_the_levels_of_the_perceptual_loss_are_added_in_full_precision() -> None:
+    """An accelerator computes dot products in fewer bits unless it is told otherwise."""
+    fake, real = features(2, 0), [level[:, 0] for level in features(1, 10)]
+    loss = jax.value_and_grad(lambda fake, real: perceptual_loss(fake, real, "released"))
+    lowered = jax.jit(loss).trace(fake, real).lower(lowering_platforms=("cuda",))
+    assert "stablehlo.reduce" in lowered.as_text() and "dot" not in lowered.as_text()
+
+
 def diversity(samples: Any, hole: Any, form: Any) -> float:
     return float(diversity_loss(sample_distances(samples, hole), hole_shares(samples, hole), form))
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.checkpoints.store import Checkpoints
@@ -72,6 +73,27 @@ def test_the_beginning_is_the_newest_checkpoint_and_whether_its_scores_are_in_th
     assert not find_beginning(tmp_path).is_evaluated
     log.write_text(log.read_text() + json.dumps({"step": 10, "eval/psnr": 20.0}) + "\n")
     assert find_beginning(tmp_path).is_evaluated
+
+
+def test_processes_that_see_different_checkpoints_begin_where_the_first_one_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process 1's file system has not shown it the newest checkpoint yet, nor its scores."""
+    here, there = tmp_path / "seen by 0", tmp_path / "seen by 1"
+    state = new()
+    for step in 2, 10:
+        save(here, step, state)
+    (here / "metrics.jsonl").write_text(json.dumps({"step": 10, "eval/psnr": 20.0}) + "\n")
+    save(there, 2, state)
+    sent: list[np.ndarray] = []
+
+    def broadcast(view: np.ndarray) -> np.ndarray:
+        sent.append(view)
+        return sent[0]
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
+    assert find_beginning(here) == (here / "checkpoints" / "10", True)
+    assert find_beginning(there) == (there / "checkpoints" / "10", True)
+    assert len(sent) == 2  # every process takes part
 
 
 def test_the_same_run_goes_on_and_so_do_those_whose_checkpoints_say_less(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from PIL import Image
 
 from spn_jax import train
@@ -228,6 +229,24 @@ def test_ctrl_c_stops_in_order_and_a_second_one_at_once() -> None:
             signal.raise_signal(signal.SIGINT)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert (Stopped(signal.SIGTERM).status, Stopped(signal.SIGINT).status) == (143, 130)
+
+
+def test_ctrl_c_in_one_of_several_processes_is_told_to_all_as_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []  # what the handler of jax.distributed would tell the others
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: bool(told) and step >= 5)
+    try:
+        with Stop() as stop:
+            assert not stop(3)
+            signal.raise_signal(signal.SIGINT)
+            assert told == [signal.SIGTERM] and stop.signal == signal.SIGINT
+            # all stop at the step that they agree on, and none in the middle of an evaluation
+            assert not stop(4) and stop(5) and not stop.came_here()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_only_an_evaluation_that_was_missed_is_due_at_the_start() -> None:
