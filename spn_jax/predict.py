@@ -18,7 +18,7 @@ from spn_jax.filling.completion import SEEDS, check_samples
 from spn_jax.filling.folders import Settings, fill, fill_all, find_tasks, report
 from spn_jax.filling.holes import MASK_FROM
 from spn_jax.filling.inpainter import Inpainter
-from spn_jax.filling.options import add_network, check_network, network_path
+from spn_jax.filling.options import add_device, add_network, check_network, network_path
 from spn_jax.filling.photos import FORMATS
 from spn_jax.filling.windows import STRATEGIES
 from spn_jax.runtime.device import choose_device, keep_compiled_programs
@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--strategy", choices=STRATEGIES, default="auto", help="how photos of any size are shown to the network")
     parser.add_argument("--concat", action="store_true", help="write photo, hole and completions side by side, in 8 bits, as one picture")
     parser.add_argument("--skip-existing", action="store_true", help="leave out photos whose results are there already")
-    parser.add_argument("--device", help="cpu, gpu or tpu (default: JAX's choice)")
+    add_device(parser)
     return parser.parse_args(arguments)
 
 

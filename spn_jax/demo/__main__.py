@@ -18,7 +18,7 @@ from typing import Any
 from spn_jax.config import Config
 from spn_jax.demo.limits import Limits
 from spn_jax.errors import InputError, run_command
-from spn_jax.filling.options import add_network, check_network, network_path
+from spn_jax.filling.options import add_device, add_network, check_network, network_path
 from spn_jax.runtime.device import choose_device, set_up
 
 
@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a further name by which browsers may ask")
     parser.add_argument("--root-path", default="", metavar="/PREFIX", help="the prefix under which a proxy shows the page")
-    parser.add_argument("--device", help="cpu, gpu or tpu (default: JAX's choice)")
+    add_device(parser)
     default = Limits()
     for name, what in (
         ("megabytes", "of one request, a photo and its mask"),

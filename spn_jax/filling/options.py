@@ -1,4 +1,4 @@
-"""The options by which commands take either a checkpoint or an .onnx file."""
+"""The options by which commands take either a checkpoint or an .onnx file, and a device."""
 
 import argparse
 
@@ -11,6 +11,11 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--checkpoint", default=DEFAULT, help=CHECKPOINT_HELP)
     either.add_argument("--model", metavar="FILE.onnx", help="an inpainting network as an .onnx file, ours or anybody's, instead")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds --device."""
+    parser.add_argument("--device", help="cpu, gpu or tpu (default: JAX's choice)")
 
 
 def check_network(options: argparse.Namespace) -> None:

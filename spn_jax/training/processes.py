@@ -5,11 +5,12 @@ in a work directory.
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn, Self
@@ -17,7 +18,7 @@ from typing import NoReturn, Self
 import jax
 from jax.experimental import multihost_utils
 
-from spn_jax.errors import InputError, find_input_error, first_line
+from spn_jax.errors import InputError, counted, find_input_error, first_line
 from spn_jax.runtime.files import FolderLock
 
 LAST_WORDS = 5  # seconds in which other processes that meet the same error may say so
@@ -112,11 +113,59 @@ def join_processes(options: argparse.Namespace) -> None:
     if missing and not options.cluster:
         raise InputError(f"a run of several processes needs {', '.join(by_hand)} in each of them; missing here: {', '.join(missing)}")
     try:
-        jax.distributed.initialize(options.coordinator, options.processes, options.process, heartbeat_timeout_seconds=30)
+        jax.distributed.initialize(
+            options.coordinator,
+            options.processes,
+            options.process,
+            local_device_ids=own_gpus(os.environ) if options.cluster else None,
+            heartbeat_timeout_seconds=30,
+        )
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f"the processes of the run did not find each other ({first_line(error)}); check --coordinator, --processes, --process"
         ) from error
+
+
+def own_gpus(environment: Mapping[str, str]) -> list[int] | None:
+    """Which of the GPUs in CUDA_VISIBLE_DEVICES a process of SLURM or Open MPI takes: those that it
+    sees, shared out among the processes of its machine. None where the environment does not tell.
+
+    Left to itself, JAX takes the GPU of the process's number on its machine: one that is not there
+    where each process is shown its own GPU alone, and one of several where a machine has one
+    process.
+
+    Raises:
+        InputError: the processes of this machine cannot use all of the GPUs that they see.
+    """
+    gpus = len([name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()])
+    there = _place_on_machine(environment)
+    if not gpus or there is None:
+        return None
+    own, processes = there
+    if gpus == 1:
+        return [0]
+    if gpus % processes:
+        raise InputError(
+            f"{counted(processes, 'process', 'processes')} on this machine cannot share the {gpus} GPUs that each of them sees; "
+            f"start 1 or {gpus} on each machine"
+        )
+    share = gpus // processes
+    return list(range(own * share, (own + 1) * share))
+
+
+def _place_on_machine(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """The number of this process on its machine, and of how many; None if it was started in another
+    way. Open MPI comes first, as in JAX.
+    """
+    try:
+        if "OMPI_COMM_WORLD_LOCAL_RANK" in environment:
+            return int(environment["OMPI_COMM_WORLD_LOCAL_RANK"]), int(environment["OMPI_COMM_WORLD_LOCAL_SIZE"])
+        # such as 8(x2),4: eight tasks on each of two machines and four on the third
+        runs = re.findall(r"(\d+)(?:\(x(\d+)\))?", environment["SLURM_STEP_TASKS_PER_NODE"])
+        tasks = [int(tasks) for tasks, machines in runs for _ in range(int(machines or 1))]
+        return int(environment["SLURM_LOCALID"]), tasks[int(environment["SLURM_NODEID"])]
+    except (KeyError, ValueError, IndexError):
+        return None
 
 
 def end_all_processes(error: Exception) -> NoReturn:

@@ -26,7 +26,7 @@ from spn_jax.config import TrainConfig, load_config
 from spn_jax.errors import InputError, run_command
 from spn_jax.training.held_out import Due, due_at, due_at_start
 from spn_jax.training.inputs import open_data, read_batches
-from spn_jax.training.processes import Stop, Stopped, only_run_in
+from spn_jax.training.processes import Stop, Stopped, join_processes, only_run_in, own_gpus
 from spn_jax.training.reports import check_finite, out_of_memory_in_words
 from spn_jax.training.resume import final_learning_rate
 from tests import trainer
@@ -513,6 +513,56 @@ def test_overrides_may_stand_anywhere() -> None:
 @pytest.mark.parametrize("flags", [("--processes", "2"), ("--coordinator", "127.0.0.1:1"), ("--process", "1", "--processes", "2")])
 def test_half_a_description_of_the_processes_is_refused(refused, flags: tuple[str, ...]) -> None:
     assert "needs --coordinator, --processes, --process in each of them; missing here: " in refused(*flags)
+
+
+def slurm(gpus: str, own: int, tasks: str, node: int = 0) -> dict[str, str]:
+    """The variables of a task of SLURM."""
+    return {"CUDA_VISIBLE_DEVICES": gpus, "SLURM_LOCALID": str(own), "SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": str(node)}
+
+
+def open_mpi(gpus: str, own: int, processes: int) -> dict[str, str]:
+    """The variables of a process of Open MPI, in a job of SLURM with one task."""
+    ranks = {"OMPI_COMM_WORLD_LOCAL_RANK": str(own), "OMPI_COMM_WORLD_LOCAL_SIZE": str(processes)}
+    return slurm(gpus, 0, "1") | ranks
+
+
+@pytest.mark.parametrize(
+    ("environment", "taken"),
+    [
+        (slurm("0,1,2,3", 0, "1(x2)", 1), [0, 1, 2, 3]),  # one process a machine takes all
+        (slurm("0,1,2,3", 2, "4(x2)", 1), [2]),  # one a GPU, and each sees all
+        (slurm("0,1,2,3", 1, "4,2", 1), [2, 3]),
+        (slurm("0,1,2,3", 1, "4(x2),2", 2), [2, 3]),
+        (slurm("5", 3, "4"), [0]),  # each sees its own alone
+        (open_mpi("0,1", 1, 2), [1]),
+        (open_mpi("GPU-8932f937-d72c,GPU-f9a1", 0, 1), [0, 1]),
+        (slurm("", 0, "1"), None),
+        (slurm("0,1", 0, "1", node=7), None),
+        ({"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_NODEID": "0"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, None),
+    ],
+)
+def test_the_processes_of_a_machine_share_its_gpus(environment: dict[str, str], taken: list[int] | None) -> None:
+    assert own_gpus(environment) == taken
+
+
+@pytest.mark.parametrize("tasks", ["3", "8"])
+def test_processes_that_cannot_use_all_gpus_are_refused(tasks: str) -> None:
+    said = rf"^{tasks} processes on this machine cannot share the 4 GPUs that each of them sees; start 1 or 4 on each machine$"
+    with pytest.raises(InputError, match=said):
+        own_gpus(slurm("0,1,2,3", 1, tasks))
+
+
+@pytest.mark.parametrize(("options", "taken"), [(["--cluster"], [2]), (["--coordinator=h:1", "--processes=2", "--process=1"], None)])
+def test_jax_is_told_which_gpus_to_take_where_a_cluster_tells(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], taken: list[int] | None
+) -> None:
+    told: list[list[int] | None] = []
+    for name, value in slurm("0,1,2,3", 2, "4").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *where, local_device_ids, **others: told.append(local_device_ids))
+    join_processes(train.parse_arguments(["--config", trainer.CONFIG_FILE, *options]))
+    assert told == [taken]
 
 
 def test_cluster_and_explicit_processes_exclude_each_other(refused) -> None:
