@@ -50,7 +50,8 @@ def test_the_model_of_the_checkpoint_predicts_what_it_did(stored: Path) -> None:
     np.testing.assert_allclose(output.image[0, 0], expected["prediction"], atol=1e-4)
     np.testing.assert_allclose(output.prior[3][0, 0], expected["coarsest_prior"], atol=1e-4)
 
-    filled = Inpainter.load(stored / "run")(image, mask[..., 0])[0].astype(int)
+    # at version 0.1.0 the usual strategy
+    filled = Inpainter.load(stored / "run")(image, mask[..., 0], strategy="original")[0].astype(int)
     # a value that lies at a step may fall to either side
     assert np.abs(filled - expected["filled"]).max() <= 1
     np.testing.assert_array_equal(filled[mask[..., 0] == 0], image[mask[..., 0] == 0])

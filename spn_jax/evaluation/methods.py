@@ -20,6 +20,7 @@ from spn_jax.evaluation.baselines import find_baseline
 from spn_jax.evaluation.options import ONNX
 from spn_jax.evaluation.results import ResultsFolder
 from spn_jax.filling.completion import check_samples
+from spn_jax.filling.windows import choose_strategy
 from spn_jax.metrics.image import WINDOW
 from spn_jax.models.spn import SMALLEST
 from spn_jax.settings import replace_settings, to_dict
@@ -235,11 +236,17 @@ def onnx_method(name: str, file: str) -> HostMethod:
     from spn_jax.filling.inpainter import Inpainter
 
     inpainter = Inpainter.load(file)
+
+    def complete(i: int, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        # What is scored is the prediction itself, without a correction along the hole's border.
+        usual = choose_strategy("auto", image.shape[:2], inpainter.config.data.image_size)
+        return inpainter(image, mask, strategy="original" if usual == "resize" else usual)[0]
+
     described = Path(file).with_suffix(".json")
     source = {"onnx": str(Path(file).absolute()), "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest()}
     if described.is_file():
         source["described"] = hashlib.sha256(described.read_bytes()).hexdigest()
-    return HostMethod(name, lambda i, image, mask: inpainter(image, mask)[0], source)
+    return HostMethod(name, complete, source)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,10 +64,11 @@ class Network(Protocol):
 class Inpainter:
     """Fills holes with the model of a checkpoint, in photos of any size.
 
-    Strategies: "original" shows the network the whole photo as it is; "resize" the whole photo, its
-    longer side brought down to twice the size that the model was trained at, and enlarges the
-    result; "crop" surroundings of each hole. "auto" takes the first for photos of up to twice that
-    size, and crops for larger ones.
+    Strategies: "original" shows the network the whole photo as it is and leaves its prediction as
+    it is; "resize" the whole photo, its longer side brought down to twice the size that the model
+    was trained at if it is longer, and enlarges the result; "crop" surroundings of each hole.
+    "auto" resizes photos of up to twice that size, which are shown as they are then, and crops for
+    larger ones.
 
     Example:
 

@@ -77,12 +77,15 @@ class Window:
 def choose_strategy(strategy: Strategy, size: tuple[int, int], trained: int) -> Strategy:
     """The strategy for a photo of this height and width, where it was left open. ValueError: an
     unknown one.
+
+    A photo of up to LARGEST times the trained size is shown as it is by "resize" as by "original",
+    but the former corrects the prediction along the border of the hole.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r} is none of {', '.join(STRATEGIES)}")
     if strategy != "auto":
         return strategy
-    return "original" if max(size) <= LARGEST * trained else "crop"
+    return "resize" if max(size) <= LARGEST * trained else "crop"
 
 
 def plan(mask: np.ndarray, strategy: Strategy, trained: int) -> list[Window]:

@@ -158,6 +158,15 @@ def test_an_evaluation_compares_with_a_file(others: dict[str, Path]) -> None:
         named_methods([given[0], given[0]])
 
 
+def test_an_evaluation_scores_the_prediction_itself(others: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the correction by which a photo that people fill meets its known pixels."""
+    image, mask = np.full((32, 32, 3), 90, np.uint8), corner(32, 32)
+    bright = np.full(image.shape, np.float32(120))
+    monkeypatch.setattr(OnnxNetwork, "predictions", lambda *arguments: iter([bright]))
+    (method,) = host_methods({}, False, [f"onnx:{others['lama']}"], None, 32)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(method.complete(0, image, mask), np.where(mask, 120, image))
+
+
 # --- files that are none, broken, or not understood ---
 
 

@@ -240,7 +240,7 @@ def test_two_windows_fade_into_each_other() -> None:
 
 
 def test_the_usual_strategy_follows_the_size() -> None:
-    assert choose_strategy("auto", (64, 64), TRAINED) == "original"
+    assert choose_strategy("auto", (64, 64), TRAINED) == "resize"
     assert choose_strategy("auto", (64, 65), TRAINED) == "crop"
     for strategy in STRATEGIES[1:]:
         assert choose_strategy(strategy, (1000, 1000), TRAINED) == strategy

@@ -11,7 +11,7 @@ export const STRATEGIES = ["auto", "original", "resize", "crop"];
 
 export function chooseStrategy(strategy, width, height, trained) {
   if (strategy !== "auto") return strategy;
-  return Math.max(width, height) <= LARGEST * trained ? "original" : "crop";
+  return Math.max(width, height) <= LARGEST * trained ? "resize" : "crop";
 }
 
 // To the nearest whole number, halves to the even one.
