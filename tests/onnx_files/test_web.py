@@ -27,7 +27,7 @@ from spn_jax import export
 from spn_jax.errors import InputError
 from spn_jax.filling.inpainter import Inpainter
 from spn_jax.filling.photos import read_photo
-from spn_jax.filling.windows import Canvas, enlarged, plan, show
+from spn_jax.filling.windows import Canvas, choose_strategy, enlarged, plan, show
 from spn_jax.onnx_files import web
 from spn_jax.runtime.files import write_atomically
 from tests.tiny import photo
@@ -252,7 +252,7 @@ def test_a_mask_of_another_size_and_work_that_is_given_up(page: Page) -> None:
 # --- windows.js beside windows.py ---
 
 RUN = """async (cases) => {
-  const { plan, show, assemble } = await import("./windows.js");
+  const { chooseStrategy, plan, show, assemble } = await import("./windows.js");
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const text = (array) => btoa(Array.from(new Uint8Array(array.buffer), (byte) => String.fromCharCode(byte)).join(""));
   return cases.map(({ width, height, strategy, trained, ...given }) => {
@@ -263,6 +263,7 @@ RUN = """async (cases) => {
     const predicted = (value, i) => ((value * 7 + i * 31 + (i % 3) * 40) % 511) / 2;
     const predictions = shown.map(({ image }) => Float32Array.from(image.data, predicted));
     return {
+      usual: chooseStrategy("auto", width, height, trained),
       windows: windows.map((one) => [one.top, one.left, one.height, one.width, one.limit, one.shownHeight, one.shownWidth, ...one.corner]),
       weights: windows.map(({ weights }) => text(weights)),
       images: shown.map(({ image }) => text(image.data)),
@@ -291,6 +292,8 @@ def test_the_windows_of_the_page_are_those_of_the_command(page: Page) -> None:
         image, mask = cv2.resize(small, (width, height)), drawn_hole(random, height, width)
         if n == 5:
             mask[:] = 1
+        if n == 8:
+            image, mask = image[:128, :128], mask[:128, :128]  # twice the trained size
         cases.append((image, mask, ("crop", "crop", "resize", "original")[n % 4], (32, 40, 64)[n % 3]))
 
     def text(array: np.ndarray) -> str:
@@ -300,6 +303,7 @@ def test_the_windows_of_the_page_are_those_of_the_command(page: Page) -> None:
         {"width": i.shape[1], "height": i.shape[0], "strategy": s, "trained": t, "image": text(i), "hole": text(m)} for i, m, s, t in cases
     ]
     for (image, mask, strategy, trained), found in zip(cases, page.evaluate(RUN, given), strict=True):
+        assert found["usual"] == choose_strategy("auto", image.shape[:2], trained)
         windows = plan(mask, strategy, trained)
         shown = [show(image, mask, window) for window in windows]
         assert found["windows"] == [[w.top, w.left, w.height, w.width, w.limit, *w.shown_size, *w.corner] for w in windows]
