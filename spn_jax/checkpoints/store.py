@@ -17,14 +17,13 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from orbax.checkpoint import v1 as ocp
 
 from spn_jax.checkpoints.model_file import SUFFIX, is_model_file, read_model_arrays, read_model_info, read_model_shapes
 from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
@@ -34,6 +33,9 @@ from spn_jax.models.spn import SPN
 from spn_jax.pretrained import catalogue as pretrained
 from spn_jax.runtime.sharding import array_sharding
 from spn_jax.settings import ANOTHER_BEST, values_of
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import v1 as ocp
 
 FOLDER = "checkpoints"
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's name
@@ -70,6 +72,8 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
+        from orbax.checkpoint import v1 as ocp  # a quarter of a second to import, and model files are read without it
+
         policies = ocp.training.preservation_policies
         keep_last, keep_best = self._keep
         kept: list[Any] = [policies.LatestN(n=keep_last)]
@@ -224,8 +228,10 @@ def restore(path: Path, state: Any, mesh: Mesh, split: bool = False) -> Any:
         return join_state(state, load_arrays(path, abstract(wanted, mesh, split)))
 
 
-def reading_some_arrays() -> ocp.Context:
+def reading_some_arrays() -> "ocp.Context":
     """The context in which a part may be read of which not all arrays are wanted."""
+    from orbax.checkpoint import v1 as ocp
+
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     return context
@@ -236,6 +242,8 @@ def load_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     if is_model_file(path):
         arrays = read_model_arrays(path)
         return jax.tree.map_with_path(lambda at, leaf: jax.device_put(arrays[at[-1].key], leaf.sharding), dict(wanted))
+    from orbax.checkpoint import v1 as ocp
+
     try:
         return ocp.load_checkpointables(path.absolute(), dict(wanted))
     except (OSError, ValueError, KeyError) as error:
@@ -295,6 +303,8 @@ def stored_metadata(path: Path) -> Any:
     """
     if is_model_file(path):
         return SimpleNamespace(metadata={"model": read_model_shapes(path)}, custom_metadata=read_model_info(path))
+    from orbax.checkpoint import v1 as ocp
+
     try:
         return ocp.checkpointables_metadata(path.absolute())
     except (OSError, ValueError, KeyError) as error:
@@ -397,6 +407,8 @@ def save_converted(
     Raises:
         InputError: the work directory holds something, or cannot be written.
     """
+    from orbax.checkpoint import v1 as ocp
+
     require_new_folder(workdir)
     parts = {"model": dict(model)}
     if discriminator is not None:
