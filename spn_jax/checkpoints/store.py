@@ -223,7 +223,8 @@ def restore(path: Path, state: Any, mesh: Mesh, split: bool = False) -> Any:
         InputError: the checkpoint is damaged, or holds a model of another size; lists every difference.
     """
     wanted = split_state(state)
-    check_names(path, wanted, ignored=lambda name: name.startswith(FIRST_MOMENTS) and name not in wanted["training"])
+    stored = stored_metadata(path).metadata
+    check_names(path, stored, wanted, ignored=lambda name: name.startswith(FIRST_MOMENTS) and name not in wanted["training"])
     with reading_some_arrays():
         return join_state(state, load_arrays(path, abstract(wanted, mesh, split)))
 
@@ -281,9 +282,8 @@ def abstract(parts: Mapping[str, Mapping[str, Any]], mesh: Mesh, split: bool) ->
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=array_sharding(x, mesh, split)), dict(parts))
 
 
-def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]], ignored: Callable[[str], bool] = lambda name: False) -> None:
-    """Raises InputError unless the checkpoint at `path` holds exactly the arrays of the wanted parts, or says what differs."""
-    stored = stored_metadata(path).metadata
+def check_names(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]], ignored: Callable[[str], bool]) -> None:
+    """Raises InputError unless the checkpoint at `path`, which holds `stored`, has exactly the arrays of the wanted parts."""
     problems = []
     for part, arrays in wanted.items():
         if not stored.get(part):  # Orbax keeps to itself why
@@ -526,7 +526,7 @@ def load_parameters(folder: Path, shapes: Mapping[str, Any], optional: str | Non
         return optional is not None and name.startswith(optional)
 
     chosen = {name: leaf for name, leaf in shapes.items() if not is_free(name) or there.get(name) == tuple(leaf.shape)}
-    check_names(folder, {part: chosen}, ignored=lambda name: is_free(name) and name not in chosen)
+    check_names(folder, stored, {part: chosen}, ignored=lambda name: is_free(name) and name not in chosen)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # All that is stored, because Orbax reads a part whole.
     wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for name, leaf in stored[part].items()}
