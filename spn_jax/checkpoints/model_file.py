@@ -9,13 +9,15 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    import jax
 
 SUFFIX = ".npz"
 INFO = "info"  # the entry that is no parameter; no parameter has a name without a dot
@@ -50,8 +52,10 @@ def read_model_info(path: Path) -> dict[str, Any]:
         return _info(path, archive)
 
 
-def read_model_shapes(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
+def read_model_shapes(path: Path) -> "dict[str, jax.ShapeDtypeStruct]":
     """Shape of every parameter by name, from the entries' headers: nothing is unpacked. InputError as `read_model_info`."""
+    import jax  # not for those who only ask whether a file is one of these
+
     with _opened(path) as archive:
         _info(path, archive)
         try:
