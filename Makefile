@@ -1,4 +1,4 @@
-# make setup | demo | demo-probabilistic | check | test | test-long | lint. PYTHON=... picks the interpreter (3.11 or newer) the environment is made from.
+# make setup | demo | demo-probabilistic | check | test | test-long | mutants | lint. PYTHON=... picks the interpreter (3.11 or newer) the environment is made from.
 PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SCENES := spn_jax/pretrained/open_scenes/scenes
 CODE := spn_jax teacher_export configs scripts tests
 
-.PHONY: setup demo demo-probabilistic check test test-long lint
+.PHONY: setup demo demo-probabilistic check test test-long mutants lint
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -35,9 +35,9 @@ demo: setup
 demo-probabilistic: setup
 	@echo "demo 1/4: photos"
 	@$(RUN) scripts/make_demo_photos.py --output runs/demo/photos --size 128
-	@echo "demo 2/4: features of a teacher with random weights"
-	@$(RUN) -m teacher_export --config configs/demo_probabilistic.py --weights random
-	@echo "demo 3/4: training; VGG19 of the perceptual losses has random weights too"
+	@echo "demo 2/4: features of the teacher, EfficientNet-Lite0 trained on ImageNet"
+	@$(RUN) -m teacher_export --config configs/demo_probabilistic.py
+	@echo "demo 3/4: training; VGG19 of the perceptual losses has random weights"
 	@$(RUN) -m spn_jax.train --config configs/demo_probabilistic.py --workdir runs/demo/probabilistic
 	@echo "demo 4/4: evaluation, five completions of each hole"
 	@$(RUN) -m spn_jax.evaluate run --checkpoint runs/demo/probabilistic --method mean --output runs/demo/probabilistic_evaluation --grid 6
@@ -65,3 +65,9 @@ test: lint
 test-long: setup
 	@echo "tests: pytest -m long"
 	@$(RUN) -m pytest -m long
+
+SAMPLE ?= 9
+SEED ?= 0
+mutants: setup
+	@echo "mutants: $(SAMPLE) changes of each module, drawn with SEED=$(SEED); about a quarter of an hour"
+	@$(RUN) scripts/mutants.py --sample $(SAMPLE) --seed $(SEED)

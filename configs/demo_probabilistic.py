@@ -1,14 +1,16 @@
-"""The demo of the probabilistic SPN: several completions of one hole, on a CPU, in minutes (`make demo-probabilistic`).
+"""The demo of the probabilistic SPN, in minutes on a CPU (`make demo-probabilistic`).
 
     python scripts/make_demo_photos.py --output runs/demo/photos --size 128
-    python -m teacher_export --config configs/demo_probabilistic.py --weights random
+    python -m teacher_export --config configs/demo_probabilistic.py
     python -m spn_jax.train --config configs/demo_probabilistic.py --workdir runs/demo/probabilistic
-    python -m spn_jax.evaluate run --checkpoint runs/demo/probabilistic --output runs/demo/probabilistic_evaluation --grid 6
+    python -m spn_jax.evaluate run --checkpoint runs/demo/probabilistic \\
+        --output runs/demo/probabilistic_evaluation --grid 6
 
-Data, teacher and cache: those of configs/demo.py. VGG19 of the perceptual losses has seeded random weights as well: the
-trained ones have to be downloaded.
+Data, teacher and cache: those of configs/demo.py. VGG19 of the perceptual losses has seeded random
+weights as well: the trained ones have to be downloaded.
 Hardware: two CPU cores. Cost: 5 to 10 minutes of training.
-Expected: different colours and shades in the same hole, the photo untouched around it. The numbers measured are in docs/results.md.
+Expected: different colours and shades in the same hole, the photo untouched around it. The numbers
+measured are in docs/results.md.
 """
 
 from spn_jax.config import (
@@ -39,9 +41,15 @@ def get_config() -> Config:
             discriminator="instance_norm",
             discriminator_width=16,
         ),
-        data=DataConfig(train_photos="runs/demo/photos/train", test_photos="runs/demo/photos/test", image_size=64),
-        teacher=TeacherConfig(cache="runs/demo/teacher"),
-        loss=LossConfig(adversarial="hinge", feature_matching=10, perceptual=10, diversity=1, kl=0.05, vgg="random"),
+        data=DataConfig(
+            train_photos="runs/demo/photos/train",
+            test_photos="runs/demo/photos/test",
+            train_masks="drawn",
+            test_masks="drawn",
+            image_size=64,
+        ),
+        teacher=TeacherConfig(name="efficientnet_lite0", cache="runs/demo/teacher"),
+        loss=LossConfig(prior=0.03, adversarial="hinge", feature_matching=10, perceptual=10, diversity=1, kl=0.05, vgg="random"),
         optimizer=OptimizerConfig(learning_rate=5e-4),
         schedule=ScheduleConfig(unit="steps", length=300, learning_rate_drops=(240,)),
         train=TrainConfig(batch_size=4, samples=2, log_every=10, image_every=300, eval_every=300, checkpoint_every=50),

@@ -1,4 +1,5 @@
-"""How fast it is: `python scripts/benchmark.py aot | beside | evaluation | input | step ...`; each command explains itself with --help.
+"""How fast it is: `python scripts/benchmark.py aot | beside | evaluation | input | step ...`; each
+command explains itself with --help.
 
 `step`, `beside` and `aot` need no data and none of the packages that read data.
 """
@@ -10,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a copy that is not installed
+# so that it runs from a copy that is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from spn_jax.config import SCORING, TRAINING, Config  # noqa: E402
 from spn_jax.errors import run_command  # noqa: E402
@@ -34,7 +36,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of a command, whose module alone is imported: it needs JAX, and what others need may not be installed."""
+    """The options of a command, whose module alone is imported: it needs JAX, and what others need
+    may not be installed.
+    """
     parser = argparse.ArgumentParser(prog="python scripts/benchmark.py", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     chosen = next((name for name in arguments if name in COMMANDS), None)
@@ -43,7 +47,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if name == chosen:
             part.epilog = help_text(Config, *settings)
             importlib.import_module(f"scripts.benchmark_{name}").add_arguments(part)
-    # Settings may stand anywhere: behind an option of several values, argparse would take them for more of those.
+    # Settings may stand anywhere: behind an option of several values, argparse would take them for
+    # more of those.
     options = parser.parse_args([argument for argument in arguments if not SETTING.match(argument)])
     options.overrides += [argument for argument in arguments if SETTING.match(argument)]
     return options
@@ -54,5 +59,6 @@ if __name__ == "__main__":
     from spn_jax.runtime.device import keep_memory, only_cpu
 
     if only_cpu():
-        keep_memory()  # as the trainer does; but compiled programs are not kept, because compile time is measured
+        # as the trainer does; but compiled programs are not kept, because compile time is measured
+        keep_memory()
     run_command(main)

@@ -1,7 +1,8 @@
 """Our forward pass or training step beside another program's, taking turns in one run.
 
-Two runs at different hours compare the hours: a processor's clock and its other guests change by more than the programs differ. So
-both are at hand at once, and each computes while the other one is stopped.
+Two runs at different hours compare the hours: a processor's clock and its other guests change by
+more than the programs differ. So both are at hand at once, and each computes while the other one is
+stopped.
 """
 
 import argparse
@@ -24,7 +25,9 @@ from spn_jax.runtime.files import check_writable
 
 
 class Other:
-    """A program that computes once for every line it reads and then prints the seconds that took, and nothing else."""
+    """A program that computes once for every line it reads and then prints the seconds that took,
+    and nothing else.
+    """
 
     def __init__(self, command: str):
         self.command = command

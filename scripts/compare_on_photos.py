@@ -1,10 +1,13 @@
-"""Fills holes of three kinds in whole photos by a model and by OpenCV, and compares the PSNR inside the hole, photo by photo.
+"""Fills holes of three kinds in whole photos by a model and by OpenCV, and compares the PSNR inside
+the hole, photo by photo.
 
     python scripts/compare_on_photos.py --photos data/open_scenes/test --output runs/photos
 
-Kinds: scratches (lines 2 to 5 pixels wide across the photo), objects (three blobs of 60 to 200 pixels) and border (two such blobs whose
-middle lies on the photo's edge). The holes follow from the seed and the photo's number. The model fills as `python -m spn_jax.predict`
-does, at any size. Written to the output: results.md, with the share of photos on which the model is ahead, and a picture of each photo
+Kinds: scratches (lines 2 to 5 pixels wide across the photo), objects (three blobs of 60 to 200
+pixels) and border (two such blobs whose middle lies on the photo's edge). The holes follow from the
+seed and the photo's number. The model fills as `python -m spn_jax.predict` does, at any size.
+Written to the output: results.md, with the share of photos on which the model is ahead, and a
+picture of each photo
 and kind: photo with hole, the model, Telea, Navier-Stokes, truth, cut out around a hole.
 """
 
@@ -93,7 +96,9 @@ def cut_out(pictures: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
 
 
 def compare(inpainter: "Inpainter", photos: Path, kinds: Sequence[str], output: Path, seed: int, limit: int | None) -> str:
-    """Fills, writes the pictures, returns the report. InputError: no such photos, a photo smaller than 300 pixels."""
+    """Fills, writes the pictures, returns the report. InputError: no such photos, a photo smaller
+    than 300 pixels.
+    """
     source = open_photos(str(photos), "--photos")
     names = source.names[:limit]
     scores: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}

@@ -99,7 +99,9 @@ class ModelConfig:
 
     @property
     def stride(self) -> int:
-        """What height and width must be divisible by: the features are halved twice, for the latent another three times."""
+        """What height and width must be divisible by: the features are halved twice, for the latent
+        another three times.
+        """
         return 32 if self.variational else 4
 
     @property
@@ -468,14 +470,17 @@ TRAINING = (
     *("loss.*", "optimizer.*", "schedule.*", "train.*", "eval.*"),
 )
 
-SMALLEST = 32  # height and width of training photos: with fewer pixels the discriminator's last map is empty
+# height and width of training photos: with fewer pixels the discriminator's last map is empty
+SMALLEST = 32
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Reads `get_config()` of the Python file `path`, applies `section.key=value` overrides and checks the result.
+    """Reads `get_config()` of the Python file `path`, applies `section.key=value` overrides and
+    checks the result.
 
     Raises:
-        InputError: no such file, an error in it, no `get_config`, an unknown key, a value of the wrong type or range.
+        InputError: no such file, an error in it, no `get_config`, an unknown key, a value of the
+            wrong type or range.
     """
     path = Path(path)
     if not path.is_file():
@@ -483,12 +488,15 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     config = _run_config(path)
     if not isinstance(config, Config):
         raise InputError(f"config {path} must define get_config() that returns a spn_jax.config.Config")
-    # Values get their settings' own types: 40 for a length is 40.0, a list of drops becomes a tuple.
+    # Values get their settings' own types: 40 for a length is 40.0, a list of drops becomes a
+    # tuple.
     return apply_overrides(from_values(Config, dataclasses.asdict(config), f"config {path}"), overrides)
 
 
 def _run_config(path: Path) -> Any:
-    """What get_config() of the file returns, None if there is none; an error in the file as one sentence with its line."""
+    """What get_config() of the file returns, None if there is none; an error in the file as one
+    sentence with its line.
+    """
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         return get_config() if callable(get_config) else None
@@ -557,9 +565,9 @@ def _check_model_and_losses(config: Config) -> None:
 def from_dict(values: dict[str, Any], origin: str) -> Config:
     """Reverses `to_dict`, for settings that a checkpoint stored.
 
-    A setting that is newer than the checkpoint takes its default, which therefore must mean what was done before there was
-    the setting. Settings that this version does not know, values that are none of their setting's and sections that are
-    none are an InputError naming `origin`.
+    A setting that is newer than the checkpoint takes its default, which therefore must mean what
+    was done before there was the setting. Settings that this version does not know, values that are
+    none of their setting's and sections that are none are an InputError naming `origin`.
     """
     if not isinstance(values, dict):
         raise InputError(

@@ -1,4 +1,6 @@
-"""The one exception for wrong input, the door through which every command reports it, and numbers and lists in its sentences."""
+"""The one exception for wrong input, the door through which every command reports it, and numbers
+and lists in its sentences.
+"""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,14 +13,16 @@ class InputError(ValueError):
     """
 
 
-WRAPPERS = ("grain",)  # packages whose exceptions stand for the one that was being handled when they were raised
+# packages whose exceptions stand for the one that was being handled when they were raised
+WRAPPERS = ("grain",)
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
     """Returns the InputError that `error` is or was raised from, or None if there is none.
 
-    Follows `raise ... from cause`. An exception that merely came up while an InputError was being handled is a fault of the
-    program and keeps its traceback; only those of WRAPPERS, raised by reader threads without a cause, are looked behind.
+    Follows `raise ... from cause`. An exception that merely came up while an InputError was being
+    handled is a fault of the program and keeps its traceback; only those of WRAPPERS, raised by
+    reader threads without a cause, are looked behind.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -31,7 +35,9 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: "1 photo", "12,000 photos"; `plural` where it is not the noun with an s."""
+    """A number with its noun: "1 photo", "12,000 photos"; `plural` where it is not the noun with an
+    s.
+    """
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
@@ -41,12 +47,16 @@ def first_few(entries: Sequence[object], count: int = 3) -> str:
 
 
 def first_line(error: BaseException, longest: int = 200) -> str:
-    """The first line of an error's text, or the name of its type: libraries append traces, which do not fit into a sentence."""
+    """The first line of an error's text, or the name of its type: libraries append traces, which do
+    not fit into a sentence.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:longest]
 
 
 def run_command(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs `main(arguments)` as a program: wrong input becomes one line on stderr and exit status 2."""
+    """Runs `main(arguments)` as a program: wrong input becomes one line on stderr and exit status
+    2.
+    """
     try:
         status = main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -3,7 +3,8 @@
 They are those of checkpoints, of any program's results and of classical methods.
 
 python -m spn_jax.evaluate pairs --photos LIST --masks SET --output FILE.tsv
-python -m spn_jax.evaluate run --checkpoint DIR --results NAME=DIR --method mean --pairs FILE.tsv --output DIR
+python -m spn_jax.evaluate run --checkpoint DIR --results NAME=DIR --method mean \\
+    --pairs FILE.tsv --output DIR
 """
 
 import argparse
@@ -98,15 +99,20 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Scores checkpoints, folders of results and classical methods on the same pairs of photo and mask."""
-    from spn_jax.evaluation.run import evaluate  # not before the options are read: JAX takes seconds
+    """Scores checkpoints, folders of results and classical methods on the same pairs of photo and
+    mask.
+    """
+    # not before the options are read: JAX takes seconds
+    from spn_jax.evaluation.run import evaluate
     from spn_jax.evaluation.session import Request
 
     evaluate(Request.of(options))
 
 
 def profile(options: argparse.Namespace) -> None:
-    """What a model costs (the paper's Table 6): parameters, operations, seconds a photo, compilation apart."""
+    """What a model costs (the paper's Table 6): parameters, operations, seconds a photo,
+    compilation apart.
+    """
     if options.output is not None:
         check_writable(options.output.parent)
     from spn_jax.checkpoints.store import load_model

@@ -1,11 +1,13 @@
-"""Writes a model as a file that runs without this package: `python -m spn_jax.export --output FILE [--checkpoint DIR] [--format FORMAT]`.
+"""Writes a model as a file that runs without this package: `python -m spn_jax.export --output FILE
+[--checkpoint DIR] [--format FORMAT]`.
 
-Formats: stablehlo (FILE.zip, which runs with JAX alone, for the sizes of --size), onnx (FILE.onnx, the network, for any size that its
-stride divides), onnx-photo (FILE.onnx, a photo and a mask of any size in, the completed photo out) and web (a folder, the web page
-without a server). `spn_jax.onnx_files.write` and `.photo` have the inputs and outputs.
+Formats: stablehlo (FILE.zip, which runs with JAX alone, for the sizes of --size), onnx (FILE.onnx,
+the network, for any size that its stride divides), onnx-photo (FILE.onnx, a photo and a mask of any
+size in, the completed photo out) and web (a folder, the web page without a server).
+`spn_jax.onnx_files.write` and `.photo` have the inputs and outputs.
 
-Inside FILE.zip: a StableHLO program for each size, compiled for CPU, CUDA or TPU by whoever loads it; the weights, which are its
-arguments; and manifest.json, which says what goes in and comes out.
+Inside FILE.zip: a StableHLO program for each size, compiled for CPU, CUDA or TPU by whoever loads
+it; the weights, which are its arguments; and manifest.json, which says what goes in and comes out.
 """
 
 import argparse
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from spn_jax.checkpoints.store import LoadedModel
     from spn_jax.filling.archive import Size
 
-SUFFIXES = {"stablehlo": ".zip", "onnx": ".onnx", "onnx-photo": ".onnx", "web": ""}  # of what is written, by format
+# of what is written, by format
+SUFFIXES = {"stablehlo": ".zip", "onnx": ".onnx", "onnx-photo": ".onnx", "web": ""}
 
 
 def main(arguments: Sequence[str]) -> None:

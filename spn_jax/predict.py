@@ -1,10 +1,12 @@
-"""Fills holes in photos: `python -m spn_jax.predict --image FILE_OR_DIR --mask FILE_OR_DIR --output FILE_OR_DIR`.
+"""Fills holes in photos: `python -m spn_jax.predict --image FILE_OR_DIR --mask FILE_OR_DIR --output
+FILE_OR_DIR`.
 
-The model of --checkpoint fills them. White in the mask is the hole; photos have any size,
-and what is outside the hole comes back as it was. A folder of photos, which is searched through, goes with one mask for all, or with a
-folder of masks, which lie and are called as their photos, or NAME_mask001.png; both may be the same folder. `--samples N` writes N
-completions by a probabilistic model, as NAME_0 ... NAME_(N-1). `--model FILE.onnx` in the place of --checkpoint fills with a network of
-that file, ours or anybody's (`spn_jax.filling.onnx_contract`).
+The model of --checkpoint fills them. White in the mask is the hole; photos have any size, and what
+is outside the hole comes back as it was. A folder of photos, which is searched through, goes with
+one mask for all, or with a folder of masks, which lie and are called as their photos, or
+NAME_mask001.png; both may be the same folder. `--samples N` writes N completions by a probabilistic
+model, as NAME_0 ... NAME_(N-1). `--model FILE.onnx` in the place of --checkpoint fills with a
+network of that file, ours or anybody's (`spn_jax.filling.onnx_contract`).
 """
 
 import argparse
@@ -92,7 +94,8 @@ def cli() -> None:
     parse(sys.argv[1:])  # --help and misspelt options are answered before JAX is imported
     from spn_jax.runtime.device import keep_compiled_programs
 
-    keep_compiled_programs()  # and not freed memory: a large photo needs several programs, each with its own sizes
+    # and not freed memory: a large photo needs several programs, each with its own sizes
+    keep_compiled_programs()
     run_command(main)
 
 

@@ -65,7 +65,8 @@ def setting(default: Any, meaning: str, rule: Rule | None = None, on_resume: OnR
     """A field of a section.
 
     Args:
-        default: must mean what was done before there was the setting, because old checkpoints are read with it.
+        default: must mean what was done before there was the setting, because old checkpoints are
+            read with it.
         meaning: for the lists of settings, without a full stop.
         rule: of the values beyond their type, which the field's annotation tells.
         on_resume: what another value means for a run that is resumed.
@@ -94,7 +95,9 @@ class Setting:
 
 
 def settings_of(config: Any) -> Iterator[Setting]:
-    """Every setting of a config, or of a class of configs, in the order in which they are declared."""
+    """Every setting of a config, or of a class of configs, in the order in which they are
+    declared.
+    """
     for section in dataclasses.fields(config):
         kinds = typing.get_type_hints(section.type)
         for field in dataclasses.fields(typing.cast(Any, section.type)):
@@ -102,7 +105,9 @@ def settings_of(config: Any) -> Iterator[Setting]:
 
 
 def chosen_settings(config: Any, patterns: Iterable[str]) -> list[Setting]:
-    """The settings whose keys fit one of the patterns, which are as a shell has them: "eval.*", "data.test_*"."""
+    """The settings whose keys fit one of the patterns, which are as a shell has them: "eval.*",
+    "data.test_*".
+    """
     return [of for of in settings_of(config) if any(fnmatch.fnmatchcase(of.key, pattern) for pattern in patterns)]
 
 
@@ -220,7 +225,9 @@ def check_rules(config: Any) -> None:
 
 
 def changed_settings(old: Any, new: Any, kind: OnResume = OnResume.ANOTHER_RUN) -> list[str]:
-    """Lines `key: old -> new` of the settings that differ: of those that a resumed run must not change, or of another kind."""
+    """Lines `key: old -> new` of the settings that differ: of those that a resumed run must not
+    change, or of another kind.
+    """
     before, after = to_dict(old), to_dict(new)
     lines = []
     for of in settings_of(old):
@@ -250,7 +257,8 @@ def describe(config: Any) -> Sequence[str]:
 
 
 def help_text(config_class: Any, *patterns: str, resumable: bool = False) -> str:
-    """The settings that a command takes, with their defaults and meanings, for the end of its --help.
+    """The settings that a command takes, with their defaults and meanings, for the end of its
+    --help.
 
     Args:
         patterns: of their keys, as of `chosen_settings`.
@@ -281,5 +289,7 @@ def as_typed(value: Any) -> str:
 
 
 def choices(kind: Any) -> str:
-    """The words that a setting may be, where it may only be certain ones: " [none | center | random]"."""
+    """The words that a setting may be, where it may only be certain ones: " [none | center |
+    random]".
+    """
     return f" [{' | '.join(map(str, typing.get_args(kind)))}]" if typing.get_origin(kind) is Literal else ""

@@ -18,7 +18,9 @@ from spn_jax.settings import help_text
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; the exit status is 0, or that of the signal that stopped the run (143 for SIGTERM)."""
+    """The command line; the exit status is 0, or that of the signal that stopped the run (143 for
+    SIGTERM).
+    """
     quiet_libraries()
     options = parse_arguments(arguments)
     config = load_config(options.config, options.overrides)

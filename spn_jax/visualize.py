@@ -1,6 +1,8 @@
-"""Pictures of what a model does: `python -m spn_jax.visualize VIEW --checkpoint DIR --output FILE.png [...]`.
+"""Pictures of what a model does: `python -m spn_jax.visualize VIEW --checkpoint DIR --output
+FILE.png [...]`.
 
-Photos and masks are those of the checkpoint's config where no others are named. Every picture says under it what it shows.
+Photos and masks are those of the checkpoint's config where no others are named. Every picture says
+under it what it shows.
 """
 
 import argparse
@@ -14,7 +16,8 @@ from spn_jax.drawing import figures
 from spn_jax.errors import InputError, run_command
 from spn_jax.runtime.files import check_writable, write_atomically
 
-VIEWS = ("priors", "samples", "features", "tsne", "curves", "compare", "detect", "failures", "diversity", "masks")  # modules of views
+# Modules of `spn_jax.views`.
+VIEWS = ("priors", "samples", "features", "tsne", "curves", "compare", "detect", "failures", "diversity", "masks")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,7 +1,9 @@
-"""A program: compiles the smallest model's training step and prints what its devices tell each other, a JSON object a line.
+"""A program: compiles the smallest model's training step and prints what its devices tell each
+other, a JSON object a line.
 
-python -m tests.compiled_step DEVICES [DEVICES ...]            for so many devices of this process; with parameters split: split:DEVICES
-python -m tests.compiled_step ADDRESS PROCESSES PROCESS        for all devices of several processes
+python -m tests.compiled_step DEVICES [DEVICES ...]      for so many devices of this process
+python -m tests.compiled_step split:DEVICES              the same with parameters split
+python -m tests.compiled_step ADDRESS PROCESSES PROCESS  for all devices of several processes
 """
 
 import dataclasses
@@ -21,12 +23,14 @@ from spn_jax.training.state import Frozen, build_networks
 
 
 def describe(mesh: Mesh, split: bool = False) -> dict[str, object]:
-    """The collectives of a step on the mesh, one photo a device, and the bytes of each network's kernels."""
+    """The collectives of a step on the mesh, one photo a device, and the bytes of each network's
+    kernels.
+    """
     config = apply_overrides(load_config("configs/tiny.py", []), [f"train.batch_size={mesh.size}", f"train.shard_parameters={split}"])
     local = apply_overrides(config, [f"train.batch_size={mesh.size // jax.process_count()}"])
-    program, _ = stepper(config, mesh, CHANNELS, draw_batch(local), Frozen())
+    compiled, _ = stepper(config, mesh, CHANNELS, draw_batch(local), Frozen())
     kernels = [sum(x.nbytes for x in jax.tree.leaves(nnx.state(network)) if x.ndim == 4) for network in build_networks(config, CHANNELS)]
-    return {"collectives": [dataclasses.asdict(found) for found in collectives(program.as_text())], "kernel_bytes": kernels}
+    return {"collectives": [dataclasses.asdict(found) for found in collectives(compiled.program.as_text())], "kernel_bytes": kernels}
 
 
 def main(arguments: Sequence[str]) -> None:

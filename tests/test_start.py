@@ -1,4 +1,6 @@
-"""What a command imports and compiles before it works: what is not needed costs seconds at every start."""
+"""What a command imports and compiles before it works: what is not needed costs seconds at every
+start.
+"""
 
 import os
 import subprocess
@@ -67,7 +69,9 @@ def test_help_imports_nothing_slow(command: str) -> None:
 
 
 def test_a_second_call_compiles_nothing_and_a_model_file_needs_no_orbax(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    """The network is two programs, which the first call compiles and keeps; no calculation outside them is a program of its own."""
+    """The network is two programs, which the first call compiles and keeps; no calculation outside
+    them is a program of its own.
+    """
     pack(checkpoints["spn"], tmp_path / "model.npz", "float16")
     Image.fromarray(photo()).save(tmp_path / "photo.png")
     Image.fromarray(255 * corner(*photo().shape[:2])[..., 0]).save(tmp_path / "mask.png")

@@ -1,13 +1,14 @@
-"""A model in one small file, without what only training needs: the form in which models come with the package.
+"""A model in one small file, without what only training needs: the form in which models come with
+the package.
 
-An .npz of the parameters of prior learner and generator by name, in float16, and of `info`, what the checkpoint said about itself, as
-JSON. Read back, the parameters are float32.
+An .npz of the parameters of prior learner and generator by name, in float16, and of `info`, what
+the checkpoint said about itself, as JSON. Read back, the parameters are float32.
 """
 
+import contextlib
 import io
 import json
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,30 +49,26 @@ def is_model_file(path: Path) -> bool:
 
 def read_model_info(path: Path) -> dict[str, Any]:
     """What the file says about its model. InputError if it is none of these files."""
-    with _opened(path) as archive:
+    with _opened(path) as archive, _decoding(path):
         return _info(path, archive)
 
 
 def read_model_shapes(path: Path) -> "dict[str, jax.ShapeDtypeStruct]":
-    """Shape of every parameter by name, from the entries' headers: nothing is unpacked. InputError as `read_model_info`."""
+    """Shape of every parameter by name, from the entries' headers: nothing is unpacked. InputError
+    as `read_model_info`.
+    """
     import jax  # not for those who only ask whether a file is one of these
 
-    with _opened(path) as archive:
+    with _opened(path) as archive, _decoding(path):
         _info(path, archive)
-        try:
-            return {name: jax.ShapeDtypeStruct(_shape(archive, name), np.float32) for name in archive.files if name != INFO}
-        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-            raise _damaged(path, error) from error
+        return {name: jax.ShapeDtypeStruct(_shape(archive, name), np.float32) for name in archive.files if name != INFO}
 
 
 def read_model_arrays(path: Path) -> dict[str, np.ndarray]:
     """The parameters by name, float32. InputError as `read_model_info`."""
-    with _opened(path) as archive:
+    with _opened(path) as archive, _decoding(path):
         _info(path, archive)
-        try:
-            return {name: archive[name].astype(np.float32) for name in archive.files if name != INFO}
-        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-            raise _damaged(path, error) from error
+        return {name: archive[name].astype(np.float32) for name in archive.files if name != INFO}
 
 
 def _shape(archive: Any, name: str) -> tuple[int, ...]:
@@ -81,26 +78,29 @@ def _shape(archive: Any, name: str) -> tuple[int, ...]:
 
 
 def _opened(path: Path) -> Any:
-    try:
+    with _decoding(path):
         archive = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from error
     if not isinstance(archive, np.lib.npyio.NpzFile) or INFO not in archive.files:
         raise InputError(f"model file {path} was not written by spn_jax: it has no entry {INFO!r}; pass a checkpoint's folder")
     return archive
 
 
 def _info(path: Path, archive: Any) -> dict[str, Any]:
-    try:
-        info = json.loads(archive[INFO].tobytes())
-        if not isinstance(info, dict) or not isinstance(info.get("step"), int):
-            raise ValueError("it does not say its step")
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from error
+    info = json.loads(archive[INFO].tobytes())
+    if not isinstance(info, dict) or not isinstance(info.get("step"), int):
+        raise ValueError("it does not say its step")
     if info.get("format") != FORMAT:
         raise InputError(f"model file {path} has format {info.get('format')}, and this version reads {FORMAT}; install a newer spn_jax")
     return info
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"model file {path} is damaged ({str(error)[:100] or type(error).__name__}); copy or write it again")
+@contextlib.contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Says in words what a reader of the file objects to."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # BadZipFile, zlib.error, NotImplementedError, KeyError, EOFError, ... according to the byte that is wrong
+        text = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputError(f"model file {path} is damaged ({text}); copy or write it again") from error

@@ -1,6 +1,8 @@
-"""Teachers that run in the training step (teacher.mode=online), by the name that `teacher.name` gives.
+"""Teachers that run in the training step (teacher.mode=online), by the name that `teacher.name`
+gives.
 
-To add one, write its network in spn_jax/models, enter its weights in weights.NETWORKS, and it in TEACHERS and config.ONLINE_TEACHERS.
+To add one, write its network in spn_jax/models, enter its weights in weights.NETWORKS, and it in
+TEACHERS and config.ONLINE_TEACHERS.
 """
 
 import dataclasses
@@ -26,7 +28,8 @@ class Entry:
 
     shrinks: Mapping[str, int]  # {map: the photo's side / the map's}
     layers: Mapping[int, str]  # {level: map} where teacher.layers names none; as the export chooses
-    build: Callable[[Arrays, Sequence[str], str], tuple[nnx.Module, Mapping[str, Any]]]  # see _tresnet
+    # see _tresnet
+    build: Callable[[Arrays, Sequence[str], str], tuple[nnx.Module, Mapping[str, Any]]]
 
 
 class OnlineTeacher(nnx.Module):
@@ -46,17 +49,21 @@ class OnlineTeacher(nnx.Module):
         return {level: self.trunk.channels[key] for level, key in self.keys}  # type: ignore[attr-defined]
 
     def __call__(self, photos: Array) -> Pyramid:
-        """Photos (b, 2P, 2P, 3) in [0, 1] -> {level: (b, h, w, c)}; h divides the side of the level, P / 2^(level - 1)."""
+        """Photos (b, 2P, 2P, 3) in [0, 1] -> {level: (b, h, w, c)}; h divides the side of the
+        level, P / 2^(level - 1).
+        """
         maps = self.trunk(photos)  # type: ignore[operator]
         return {level: maps[key] for level, key in self.keys}
 
 
 def load_online_teacher(config: Config) -> tuple[OnlineTeacher, str]:
-    """The teacher that `config.teacher` names, in float32, and where its weights come from, for logs and checkpoints.
+    """The teacher that `config.teacher` names, in float32, and where its weights come from, for
+    logs and checkpoints.
 
     Raises:
-        InputError: teacher.weights is missing, no file or another network's; teacher.layers name maps that it has not, or
-            maps that would have to be resized other than by enlarging their pixels.
+        InputError: teacher.weights is missing, no file or another network's; teacher.layers name
+            maps that it has not, or maps that would have to be resized other than by enlarging
+            their pixels.
     """
     entry = TEACHERS[config.teacher.name]
     layers = choose_layers(config, entry)
@@ -119,7 +126,8 @@ def random_arrays(name: str, seed: int) -> dict[str, np.ndarray]:
     rng, arrays = np.random.default_rng(seed), {}
     for array, shape in NETWORKS[name].shapes().items():
         if len(shape) == 4:
-            outputs = shape[2] * shape[3] * (1 if shape[1] == 1 else shape[0])  # that an input has a part in
+            # that an input has a part in
+            outputs = shape[2] * shape[3] * (1 if shape[1] == 1 else shape[0])
             arrays[array] = rng.standard_normal(shape, np.float32) * np.float32((2 / outputs) ** 0.5)
         else:
             arrays[array] = np.full(shape, array.endswith((".weight", ".running_var")), np.float32)
@@ -127,7 +135,9 @@ def random_arrays(name: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def _tresnet(arrays: Arrays, names: Sequence[str], path: str) -> tuple[nnx.Module, Mapping[str, Any]]:
-    """The trunk with the maps `names`, and {map: its key in what the trunk returns}; `path` says in errors where the arrays are from."""
+    """The trunk with the maps `names`, and {map: its key in what the trunk returns}; `path` says in
+    errors where the arrays are from.
+    """
     keys = {"stem": 1, "layer1": 2, "layer2": 3}
     return build_tresnet(arrays, tuple(keys[name] for name in names), jnp.float32, path), keys
 

@@ -1,4 +1,5 @@
-"""Names of arrays: any tree of arrays as a flat dictionary {"generator.middle.0.conv_in.kernel": array} and back.
+"""Names of arrays: any tree of arrays as a flat dictionary {"generator.middle.0.conv_in.kernel":
+array} and back.
 
 The names are the ones checkpoints store and the conversion table uses; they are frozen.
 """
@@ -24,7 +25,8 @@ def named_arrays(tree: Any) -> dict[str, Any]:
 
 
 def with_named_arrays(tree: Tree, arrays: Mapping[str, Any], *, what: str) -> Tree:
-    """The tree with every leaf replaced by the array of its name; `what` says in an error what the arrays are.
+    """The tree with every leaf replaced by the array of its name; `what` says in an error what the
+    arrays are.
 
     Raises:
         ValueError: lists every missing, left-over and misshapen name at once.

@@ -1,8 +1,10 @@
-"""Names and layouts of the released PyTorch checkpoints, and the way from them to ours and back. Imports no torch.
+"""Names and layouts of the released PyTorch checkpoints, and the way from them to ours and back.
+Imports no torch.
 
-One table (`model_modules`, `discriminator_modules`) names every module there and here, for all kinds of model; what arrays a module
-has and their shapes are those of our networks. Convolution kernels are (out, in, h, w) there and (h, w, in, out) here; all
-other arrays are the same. A file fits if it holds exactly the entries of this layout; what differs is listed, all at once.
+One table (`model_modules`, `discriminator_modules`) names every module there and here, for all
+kinds of model; what arrays a module has and their shapes are those of our networks. Convolution
+kernels are (out, in, h, w) there and (h, w, in, out) here; all other arrays are the same. A file
+fits if it holds exactly the entries of this layout; what differs is listed, all at once.
 """
 
 import collections
@@ -32,7 +34,8 @@ LEAVES = {
     "known_beta": "background_beta",
 }
 SPECTRAL_LEAVES = {"kernel": "weight_orig", "u": "weight_u", "v": "weight_v"}
-HEADS = {3: "feature_mapping", 2: "feature_mapping_128", 1: "feature_mapping_256"}  # level -> distillation head
+# level -> distillation head
+HEADS = {3: "feature_mapping", 2: "feature_mapping_128", 1: "feature_mapping_256"}
 TEACHER_CHANNELS = {1: 76, 2: 76, 3: 152}  # of TResNet-L, what the released heads predict
 LEFT_OUT = (  # labels, teacher and VGG19 of the published training objects, and VGG19's slices bare
     "adversarial_loss.",
@@ -52,7 +55,8 @@ FULL_SIZE = {
 
 
 def model_modules(config: ModelConfig, distilled: Iterable[int] | None = None) -> Iterator[tuple[str, str]]:
-    """(our name, released name) of every module of prior learner and generator that holds parameters.
+    """(our name, released name) of every module of prior learner and generator that holds
+    parameters.
 
     Args:
         config: kind and sizes.
@@ -133,7 +137,9 @@ def residual_modules(ours: str, theirs: str, shortcut: bool) -> Iterator[tuple[s
 
 
 def discriminator_modules(config: ModelConfig) -> Iterator[tuple[str, str]]:
-    """(our name, released name) of every convolution; with spectral norm on all, the first stands there under two names."""
+    """(our name, released name) of every convolution; with spectral norm on all, the first stands
+    there under two names.
+    """
     for i in range(5):
         yield f"convs.{i}", f"conv{i + 1}.0"
     if config.discriminator == "spectral_norm":
@@ -152,7 +158,8 @@ Layout = dict[str, Entry]  # released name -> entry; two names may stand for one
 
 
 def model_layout(config: ModelConfig, teacher_channels: Mapping[int, int] = TEACHER_CHANNELS) -> Layout:
-    """The released layout of prior learner and generator with heads for these channels of the teacher {level: channels}.
+    """The released layout of prior learner and generator with heads for these channels of the
+    teacher {level: channels}.
 
     Raises:
         InputError: a model that the released programs do not have.
@@ -212,14 +219,18 @@ def shape_to_released(shape: Shape) -> Shape:
 
 
 def model_from_released(arrays: Arrays, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Released generator entries -> {our name: array in our layout, a view}; InputError lists every entry that does not fit."""
+    """Released generator entries -> {our name: array in our layout, a view}; InputError lists every
+    entry that does not fit.
+    """
     layout = model_layout(config, head_channels(arrays, config))
     refuse_unless_fitting(find_problems(arrays, layout), "the released checkpoint", config)
     return _from_released(arrays, layout)
 
 
 def discriminator_from_released(arrays: Arrays, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Released discriminator entries -> {our name: array in our layout, a view}; InputError lists every entry that does not fit."""
+    """Released discriminator entries -> {our name: array in our layout, a view}; InputError lists
+    every entry that does not fit.
+    """
     layout = discriminator_layout(config)
     refuse_unless_fitting(find_problems(arrays, layout), "the released checkpoint", config)
     return _from_released(arrays, layout)
@@ -231,7 +242,9 @@ def model_to_released(arrays: Arrays, config: ModelConfig, teacher_channels: Map
 
 
 def discriminator_to_released(arrays: Arrays, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Reverses `discriminator_from_released`, both names of the first convolution; InputError lists every array that does not fit."""
+    """Reverses `discriminator_from_released`, both names of the first convolution; InputError lists
+    every array that does not fit.
+    """
     return _to_released(arrays, discriminator_layout(config), config)
 
 
@@ -250,7 +263,9 @@ def _to_released(arrays: Arrays, layout: Layout, config: ModelConfig) -> dict[st
 
 
 def find_problems(arrays: Arrays, layout: Layout) -> list[str]:
-    """A line for every entry that is missing, left over or misshapen, and for two names of one array that differ."""
+    """A line for every entry that is missing, left over or misshapen, and for two names of one
+    array that differ.
+    """
     problems = compare_names({name: entry.shape for name, entry in layout.items()}, {n: a.shape for n, a in arrays.items()})
     first: dict[str, str] = {}  # of the names of each of our arrays
     for name, entry in layout.items():
@@ -271,7 +286,9 @@ def refuse_unless_fitting(problems: list[str], what: str, config: ModelConfig, h
 
 
 def head_channels(arrays: Arrays, config: ModelConfig) -> dict[int, int]:
-    """{level: channels} of the teacher, from the heads' kernels; TResNet-L's where a kernel is missing, is none or has no channels."""
+    """{level: channels} of the teacher, from the heads' kernels; TResNet-L's where a kernel is
+    missing, is none or has no channels.
+    """
     kernels = {level: arrays.get(f"{HEADS[level]}.weight") for level in sorted(config.prior_levels)}
     return {
         level: kernel.shape[0] if kernel is not None and kernel.ndim == 4 and kernel.shape[0] else TEACHER_CHANNELS[level]
@@ -281,13 +298,17 @@ def head_channels(arrays: Arrays, config: ModelConfig) -> dict[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
-    """One network's entries in a released file: {name without prefixes: array}, and {that name: the file's own}."""
+    """One network's entries in a released file: {name without prefixes: array}, and {that name: the
+    file's own}.
+    """
 
     arrays: dict[str, np.ndarray]
     whole: dict[str, str]
 
     def whole_name(self, name: str) -> str:
-        """The file's own name of an entry; of one that is not there, the name it would have beside the others."""
+        """The file's own name of an entry; of one that is not there, the name it would have beside
+        the others.
+        """
         return self.whole.get(name, self._prefix + name)
 
     def misfits(self, layout: Layout) -> list[str]:
@@ -313,7 +334,9 @@ class Entries:
 
 @dataclasses.dataclass(frozen=True)
 class ReleasedFile:
-    """The entries of a released file by network; the discriminator's are none where the file has none."""
+    """The entries of a released file by network; the discriminator's are none where the file has
+    none.
+    """
 
     generator: Entries
     discriminator: Entries
@@ -322,7 +345,9 @@ class ReleasedFile:
 
 
 def split_released(arrays: Arrays) -> ReleasedFile:
-    """Sorts the entries of a released file, bare or with `generator.` or `discriminator.`, then perhaps `module.`, in front."""
+    """Sorts the entries of a released file, bare or with `generator.` or `discriminator.`, then
+    perhaps `module.`, in front.
+    """
     judges = {theirs for config in FULL_SIZE.values() for _, theirs in discriminator_modules(config)}
     file = ReleasedFile(Entries({}, {}), Entries({}, {}), [], [])
     for name, array in arrays.items():
@@ -362,7 +387,9 @@ def detect_kind(file: ReleasedFile, what: str) -> str:
 
 
 def nearest_kind(names: Iterable[str]) -> str | None:
-    """The kind whose modules released generator names without prefixes agree with most; None if they agree with none."""
+    """The kind whose modules released generator names without prefixes agree with most; None if
+    they agree with none.
+    """
     given = {name.rpartition(".")[0] for name in names}
     modules = {kind: {theirs for _, theirs in model_modules(config)} for kind, config in FULL_SIZE.items()}
     shares = {kind: len(given & known) / len(given | known) for kind, known in modules.items()}
@@ -386,11 +413,14 @@ def convert_released(
 
     Args:
         what: says in an error which file it is.
-        teacher_channels: {level: channels} that the distillation heads must have; None: those they have.
-        hint: says in an error about entries that do not fit what to do if the model has other sizes.
+        teacher_channels: {level: channels} that the distillation heads must have; None: those they
+            have.
+        hint: says in an error about entries that do not fit what to do if the model has other
+            sizes.
 
     Raises:
-        InputError: lists every entry, of both networks, that does not fit, is not float32 or holds numbers that are not finite.
+        InputError: lists every entry, of both networks, that does not fit, is not float32 or holds
+            numbers that are not finite.
     """
     channels = head_channels(file.generator.arrays, config)
     if teacher_channels is not None:

@@ -1,10 +1,12 @@
-"""Checkpoints: self-contained folders `<workdir>/checkpoints/<step>` written by Orbax, committed by one rename.
+"""Checkpoints: self-contained folders `<workdir>/checkpoints/<step>` written by Orbax, committed by
+one rename.
 
-Inside a step: `model` (parameters of prior learner and generator), `ema` (their moving average, where the run keeps one),
-`training` (step, discriminator, singular vectors, optimisers), and in `_CHECKPOINT_METADATA` the resolved config, the
-kind of model, the code's version and the teacher's channels as JSON. Prediction reads `model` or `ema` alone.
-A model file (`model_file`) reads as a checkpoint that has
-`model` alone. A converted checkpoint is step 0; its `training` is the discriminator alone, or is not there.
+Inside a step: `model` (parameters of prior learner and generator), `ema` (their moving average,
+where the run keeps one), `training` (step, discriminator, singular vectors, optimisers), and in
+`_CHECKPOINT_METADATA` the resolved config, the kind of model, the code's version, the teacher's
+channels and a checksum of every array as JSON. Prediction reads `model` or `ema` alone. A model
+file (`model_file`) reads as a checkpoint that has `model` alone. A converted checkpoint is step 0;
+its `training` is the discriminator alone, or is not there.
 """
 
 import contextlib
@@ -27,8 +29,9 @@ from jax.sharding import Mesh
 
 from spn_jax.checkpoints.model_file import SUFFIX, is_model_file, read_model_arrays, read_model_info, read_model_shapes
 from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
+from spn_jax.checkpoints.reading import CHECKSUMS, changed_arrays, checksums, quiet, read_checksums
 from spn_jax.config import Config, from_dict
-from spn_jax.errors import InputError, first_line
+from spn_jax.errors import InputError, first_few, first_line
 from spn_jax.models.spn import SPN
 from spn_jax.pretrained import catalogue as pretrained
 from spn_jax.runtime.sharding import array_sharding
@@ -55,12 +58,14 @@ class LoadedModel:
 
 
 class Checkpoints:
-    """The checkpoints of one training run: saves in the background, keeps the last n and the best by PSNR.
+    """The checkpoints of one training run: saves in the background, keeps the last n and the best
+    by PSNR.
 
     Args:
         workdir: of the run.
         keep_last: newest checkpoints that are kept.
-        keep_best: best ones that are kept beside them, among those that were scored with the same settings of the kind ANOTHER_BEST.
+        keep_best: best ones that are kept beside them, among those that were scored with the same
+            settings of the kind ANOTHER_BEST.
         config: of the run from now on, which tells that protocol.
     """
 
@@ -72,7 +77,8 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
-        from orbax.checkpoint import v1 as ocp  # a quarter of a second to import, and model files are read without it
+        # not at the top: a quarter of a second to import, and model files are read without it
+        from orbax.checkpoint import v1 as ocp
 
         policies = ocp.training.preservation_policies
         keep_last, keep_best = self._keep
@@ -85,13 +91,15 @@ class Checkpoints:
         self._is_writing = False
 
     def save(self, step: int, state: Any, info: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
-        """Writes a TrainState in the background; the arrays may be overwritten as soon as this returns.
+        """Writes a TrainState in the background; the arrays may be overwritten as soon as this
+        returns.
 
-        A checkpoint of this step that is there already is kept, unless `metrics` are news about it and there is an earlier one.
+        A checkpoint of this step that is there already is kept, unless `metrics` are news about it
+        and there is an earlier one.
 
         Raises:
-            InputError: this or the previous save could not be written (disk full), or the folder holds a later step; earlier
-                checkpoints are intact.
+            InputError: this or the previous save could not be written (disk full), or the folder
+                holds a later step; earlier checkpoints are intact.
         """
         there = complete_steps(self.folder)
         if later := [other for other in there if other > step]:
@@ -104,23 +112,27 @@ class Checkpoints:
             return
         is_second_try = self._is_writing and jax.process_count() == 1 and self._previous_failed()
         self._protocols[step] = stored_protocol(info, "this run") if "config" in info else None
+        parts = split_state(state)
         try:
             self._checkpointer.save_checkpointables_async(
                 step,
-                split_state(state),
+                parts,
                 force=True,
                 overwrite=is_rewritten,
                 metrics=dict(metrics) if metrics else None,
-                custom_metadata=dict(info),
+                custom_metadata={**info, CHECKSUMS: checksums(parts)},
             )
             self._is_writing = True
         except Exception as error:
             raise self._failed(error) from error
-        if is_second_try:  # without the previous save, a run must not go on before this one is on the disk
+        # without the previous save, a run must not go on before this one is on the disk
+        if is_second_try:
             self.wait()
 
     def _previous_failed(self) -> bool:
-        """Waits for the save in the background; whether it failed, after which the next one is a fresh start."""
+        """Waits for the save in the background; whether it failed, after which the next one is a
+        fresh start.
+        """
         try:
             self.wait()
         except InputError:
@@ -130,7 +142,9 @@ class Checkpoints:
         return False
 
     def background_failure(self) -> InputError | None:
-        """The error of the save in the background, once, if it has ended with one; never waits. The next save is a fresh start."""
+        """The error of the save in the background, once, if it has ended with one; never waits. The
+        next save is a fresh start.
+        """
         if not self._is_writing or self._checkpointer.is_saving_in_progress() or jax.process_count() > 1:
             return None  # several processes would have to agree on it; there `save` reports it
         try:
@@ -151,7 +165,9 @@ class Checkpoints:
 
     @property
     def best(self) -> Path | None:
-        """The kept checkpoint with the best score under the run's protocol; None if none was scored."""
+        """The kept checkpoint with the best score under the run's protocol; None if none was
+        scored.
+        """
         scored = [(c.metrics[BEST_METRIC], c.step) for c in self._checkpointer.checkpoints if c.metrics and self._is_comparable(c.step)]
         return self.folder / str(max(scored)[1]) if scored else None
 
@@ -159,7 +175,9 @@ class Checkpoints:
         return self._protocol is None or self._protocols.get(step) == self._protocol
 
     def close(self) -> None:
-        """Waits for what is being written. A save that fails is reported by `save` and `wait`, not here, where it would hide the cause."""
+        """Waits for what is being written. A save that fails is reported by `save` and `wait`, not
+        here, where it would hide the cause.
+        """
         with contextlib.suppress(Exception):
             self._checkpointer.close()
 
@@ -178,7 +196,9 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True)
 class KeepBest:
-    """Orbax's policy that keeps the n checkpoints of the highest PSNR among those whose scores may be compared."""
+    """Orbax's policy that keeps the n checkpoints of the highest PSNR among those whose scores may
+    be compared.
+    """
 
     n: int
     is_comparable: Callable[[int], bool]
@@ -191,7 +211,9 @@ class KeepBest:
 
 
 def protocol_of(path: Path) -> dict[str, Any] | None:
-    """The settings of a checkpoint that decide with which scores its own may be compared; None if it does not say."""
+    """The settings of a checkpoint that decide with which scores its own may be compared; None if
+    it does not say.
+    """
     try:
         return stored_protocol(read_info(path), str(path))
     except InputError:
@@ -199,12 +221,16 @@ def protocol_of(path: Path) -> dict[str, Any] | None:
 
 
 def stored_protocol(info: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """`protocol_of` what a checkpoint says about itself; InputError, naming `origin`, if its settings are of another version."""
+    """`protocol_of` what a checkpoint says about itself; InputError, naming `origin`, if its
+    settings are of another version.
+    """
     return values_of(from_dict(info["config"], origin), ANOTHER_BEST)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that it comes from, says that the disk or the user's share of it is full."""
+    """Whether an error, or one that it comes from, says that the disk or the user's share of it is
+    full.
+    """
     chain: BaseException | None = error
     while chain is not None:
         text = str(chain)
@@ -215,12 +241,15 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def restore(path: Path, state: Any, mesh: Mesh, split: bool = False) -> Any:
-    """The TrainState saved in step folder `path`, on `mesh` as `array_sharding` says; `state` gives structure, shapes and types.
+    """The TrainState saved in step folder `path`, on `mesh` as `array_sharding` says; `state` gives
+    structure, shapes and types.
 
-    Version 0.1.0 stored Adam's first moment also where beta1 = 0, where it is the last step's gradient: it is left out.
+    Version 0.1.0 stored Adam's first moment also where beta1 = 0, where it is the last step's
+    gradient: it is left out.
 
     Raises:
-        InputError: the checkpoint is damaged, or holds a model of another size; lists every difference.
+        InputError: the checkpoint is damaged, or holds a model of another size; lists every
+            difference.
     """
     wanted = split_state(state)
     stored = stored_metadata(path).metadata
@@ -239,16 +268,22 @@ def reading_some_arrays() -> "ocp.Context":
 
 
 def load_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a checkpoint that `wanted` describes; InputError if a file of them is missing or broken."""
+    """The parts of a checkpoint that `wanted` describes; InputError if a file of them is missing or
+    broken.
+    """
     if is_model_file(path):
         arrays = read_model_arrays(path)
         return jax.tree.map_with_path(lambda at, leaf: jax.device_put(arrays[at[-1].key], leaf.sharding), dict(wanted))
     from orbax.checkpoint import v1 as ocp
 
     try:
-        return ocp.load_checkpointables(path.absolute(), dict(wanted))
+        with quiet():
+            loaded = ocp.load_checkpointables(path.absolute(), dict(wanted))
     except (OSError, ValueError, KeyError) as error:
         raise damaged(path, error) from error
+    if changed := changed_arrays(loaded, read_checksums(path / METADATA)):
+        raise damaged(path, ValueError(f"not as it was saved: {first_few(changed)}"))
+    return loaded
 
 
 def damaged(path: Path, error: Exception) -> InputError:
@@ -283,7 +318,9 @@ def abstract(parts: Mapping[str, Mapping[str, Any]], mesh: Mesh, split: bool) ->
 
 
 def check_names(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]], ignored: Callable[[str], bool]) -> None:
-    """Raises InputError unless the checkpoint at `path`, which holds `stored`, has exactly the arrays of the wanted parts."""
+    """Raises InputError unless the checkpoint at `path`, which holds `stored`, has exactly the
+    arrays of the wanted parts, or says what differs.
+    """
     problems = []
     for part, arrays in wanted.items():
         if not stored.get(part):  # Orbax keeps to itself why
@@ -296,7 +333,8 @@ def check_names(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Mapp
 
 
 def stored_metadata(path: Path) -> Any:
-    """Description of a checkpoint: `.metadata` {part: {name: shape and type}}, `.custom_metadata` what we added; of a model file alike.
+    """Description of a checkpoint: `.metadata` {part: {name: shape and type}}, `.custom_metadata`
+    what we added; of a model file alike.
 
     Raises:
         InputError: it is damaged.
@@ -306,15 +344,18 @@ def stored_metadata(path: Path) -> Any:
     from orbax.checkpoint import v1 as ocp
 
     try:
-        return ocp.checkpointables_metadata(path.absolute())
+        with quiet():
+            return ocp.checkpointables_metadata(path.absolute())
     except (OSError, ValueError, KeyError) as error:
         raise damaged(path, error) from error
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The step folder meant by a step folder, a checkpoints folder or a run's work directory (newest step).
+    """The step folder meant by a step folder, a checkpoints folder or a run's work directory
+    (newest step).
 
-    A model file, and `pretrained:NAME` of a model that comes with the package, are meant by themselves.
+    A model file, and `pretrained:NAME` of a model that comes with the package, are meant by
+    themselves.
 
     Raises:
         InputError: there is no complete checkpoint at `path`.
@@ -348,7 +389,9 @@ def complete_steps(folder: Path) -> dict[int, Path]:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether Orbax committed a checkpoint at `path`. Its own test also holds for the empty folder that a killed deletion leaves."""
+    """Whether Orbax committed a checkpoint at `path`. Its own test also holds for the empty folder
+    that a killed deletion leaves.
+    """
     return path.name.isdigit() and (path / METADATA).is_file()
 
 
@@ -368,11 +411,13 @@ def read_info(path: Path) -> dict[str, Any]:
         teacher_channels(info)
     except ValueError as error:
         raise damaged(path, error) from error
-    return info
+    return {name: value for name, value in info.items() if name != CHECKSUMS}
 
 
 def require_whole_metadata(path: Path) -> None:
-    """Raises InputError if a checkpoint's description is cut short; Orbax then reads it as an empty one."""
+    """Raises InputError if a checkpoint's description is cut short; Orbax then reads it as an empty
+    one.
+    """
     try:
         content = json.loads((path / METADATA).read_bytes())
     except (OSError, ValueError) as error:
@@ -395,13 +440,15 @@ def require_new_folder(folder: Path) -> None:
 def save_converted(
     workdir: Path, model: Mapping[str, np.ndarray], discriminator: Mapping[str, np.ndarray] | None, info: Mapping[str, Any]
 ) -> Path:
-    """Writes parameters that another program trained as a checkpoint of step 0 in a new work directory; returns its folder.
+    """Writes parameters that another program trained as a checkpoint of step 0 in a new work
+    directory; returns its folder.
 
     The work directory appears only when it is complete.
 
     Args:
         model: prior learner and generator by name.
-        discriminator: kernels and singular vectors by name ("convs.0.kernel", "convs.0.u", ...), if there are any.
+        discriminator: kernels and singular vectors by name ("convs.0.kernel", "convs.0.u", ...), if
+            there are any.
         info: what the checkpoint says about itself.
 
     Raises:
@@ -419,14 +466,15 @@ def save_converted(
         with tempfile.TemporaryDirectory(dir=workdir.parent, prefix=f".{workdir.name}-") as temporary:
             whole = Path(temporary) / workdir.name
             arrays = jax.tree.map(np.ascontiguousarray, parts)
-            ocp.save_checkpointables(whole / FOLDER / "0", arrays, custom_metadata=dict(info))
+            ocp.save_checkpointables(whole / FOLDER / "0", arrays, custom_metadata={**info, CHECKSUMS: checksums(arrays)})
             os.rename(whole, workdir)
     except Exception as error:  # Orbax and TensorStore have many kinds
         raise InputError(f"{workdir} cannot be written ({first_line(error)}); choose another folder or free space") from error
     return workdir / FOLDER / "0"
 
 
-DISCRIMINATOR_FIELDS = ("discriminator", "spectral")  # of TrainState: kernels and biases, singular vectors
+# of TrainState: kernels and biases, singular vectors
+DISCRIMINATOR_FIELDS = ("discriminator", "spectral")
 
 
 def training_field(name: str) -> str:
@@ -435,7 +483,8 @@ def training_field(name: str) -> str:
 
 
 def load_discriminator(folder: Path) -> dict[str, jax.Array] | None:
-    """The discriminator in step folder `folder`, {"convs.0.kernel": array, "convs.0.u": array, ...}; None if there is none.
+    """The discriminator in step folder `folder`, {"convs.0.kernel": array, "convs.0.u": array,
+    ...}; None if there is none.
 
     Raises:
         InputError: the checkpoint is damaged.
@@ -480,7 +529,8 @@ def load_model(path: str | Path, dtype: Any = None) -> LoadedModel:
     """The model of a checkpoint, alone from its folder; the moving average where the run kept one.
 
     Args:
-        dtype: compute type of the model; the run's own where it is not given. Parameters are float32.
+        dtype: compute type of the model; the run's own where it is not given. Parameters are
+            float32.
 
     Raises:
         InputError: no complete checkpoint at `path`, a damaged one, or one of another version.
@@ -499,12 +549,16 @@ def load_model(path: str | Path, dtype: Any = None) -> LoadedModel:
 
 
 def checkpoint_step(path: Path, info: Mapping[str, Any]) -> int:
-    """The training step of a checkpoint, which its folder is called after, or of a model file, which says it."""
+    """The training step of a checkpoint, which its folder is called after, or of a model file,
+    which says it.
+    """
     return int(info["step"]) if is_model_file(path) else int(path.name)
 
 
 def checkpoint_sha256(path: Path) -> str:
-    """SHA-256 of what identifies a checkpoint: of its description, which is written last, or of a model file."""
+    """SHA-256 of what identifies a checkpoint: of its description, which is written last, or of a
+    model file.
+    """
     return hashlib.sha256((path if is_model_file(path) else path / METADATA).read_bytes()).hexdigest()
 
 
@@ -513,7 +567,8 @@ def load_parameters(folder: Path, shapes: Mapping[str, Any], optional: str | Non
 
     Args:
         shapes: what is wanted, by name.
-        optional: parameters whose names begin so are left out where the checkpoint has none or one of another shape.
+        optional: parameters whose names begin so are left out where the checkpoint has none or one
+            of another shape.
 
     Raises:
         InputError: the checkpoint is of another model; lists every difference.

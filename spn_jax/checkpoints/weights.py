@@ -1,8 +1,10 @@
-"""Weights of networks that are used but never trained: the `.npz` files in which they cross from torch, and what is built from them.
+"""Weights of networks that are used but never trained: the `.npz` files in which they cross from
+torch, and what is built from them.
 
-A file holds the arrays that the network uses under the names of the torch release they come from (float32, kernels out, in, h, w),
-and as one entry more a JSON text that says what they are. `python -m teacher_export.weights` writes it. To add a network, enter it in
-NETWORKS and write a function like `load_vgg19`. Imports no torch.
+A file holds the arrays that the network uses under the names of the torch release they come from
+(float32, kernels out, in, h, w), and as one entry more a JSON text that says what they are.
+`python -m teacher_export.weights` writes it. To add a network, enter it in NETWORKS and write a
+function like `load_vgg19`. Imports no torch.
 
 Batch norm is stored as released and folded into kernels and biases when it is read.
 """
@@ -45,12 +47,14 @@ class Network:
     """What a weights file of a network holds and where to get it."""
 
     shapes: Callable[[], Shapes]  # of all arrays that are used, under their names in the release
-    left_out: tuple[str, ...]  # parts of the release that are not used, as whole dotted names at the beginning or the end
+    # parts of the release that are not used, as whole dotted names at the beginning or the end
+    left_out: tuple[str, ...]
     release: str  # name of the published file
     address: str  # where it is published
     package: str | None = None  # Python package that the release comes in
     timm: str | None = None  # timm's name of the network, where the same weights can be had from it
-    lpips: str | None = None  # SHA-256 of the file with LPIPS's own weights, which is read beside the release
+    # SHA-256 of the file with LPIPS's own weights, which is read beside the release
+    lpips: str | None = None
 
 
 def write_weights(path: Path, network: str, arrays: Mapping[str, np.ndarray], origin: Mapping[str, str]) -> None:
@@ -58,7 +62,8 @@ def write_weights(path: Path, network: str, arrays: Mapping[str, np.ndarray], or
 
     Args:
         arrays: what NETWORKS[network] uses, under the release's names.
-        origin: `origin` (for people), `weights_sha256` (of the arrays) and, where they came from files, `file_sha256`, `lpips_sha256`.
+        origin: `origin` (for people), `weights_sha256` (of the arrays) and, where they came from
+            files, `file_sha256`, `lpips_sha256`.
 
     Raises:
         InputError: it cannot be written.
@@ -70,11 +75,13 @@ def write_weights(path: Path, network: str, arrays: Mapping[str, np.ndarray], or
 
 
 def read_weights(path: str | Path, network: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A weights file's arrays under the release's names, and what the file says about them (see `write_weights`).
+    """A weights file's arrays under the release's names, and what the file says about them (see
+    `write_weights`).
 
     Raises:
-        InputError: no such file, one that no version of `teacher_export.weights` or a newer one wrote, a damaged one, another
-            network's, or one whose arrays do not fit, with all of them listed. Each says which command makes the right one.
+        InputError: no such file, one that no version of `teacher_export.weights` or a newer one
+            wrote, a damaged one, another network's, or one whose arrays do not fit, with all of
+            them listed. Each says which command makes the right one.
     """
     advice = f"make one with `{dump_command(network)}`"
     if not Path(path).is_file():
@@ -101,7 +108,9 @@ def read_weights(path: str | Path, network: str) -> tuple[dict[str, np.ndarray],
 
 
 def _read_headers(archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """{entry: (shape, dtype)}, of which the first bytes tell; no entry is unpacked that does not fit."""
+    """{entry: (shape, dtype)}, of which the first bytes tell; no entry is unpacked that does not
+    fit.
+    """
     headers = {}
     for name in archive.namelist():
         with archive.open(name) as file:
@@ -163,7 +172,9 @@ def load_vgg19(weights: str, seed: int, dtype: DTypeLike) -> tuple[VGG19, str]:
 
 
 def load_inception(path: str | Path) -> tuple[InceptionV3, str]:
-    """The network of FID, KID, P-IDS and U-IDS, and where its weights come from, for reports. InputError as in `read_weights`."""
+    """The network of FID, KID, P-IDS and U-IDS, and where its weights come from, for reports.
+    InputError as in `read_weights`.
+    """
     arrays, info = read_weights(path, "inception")
     model = abstract_inception()
     fill(model, fold_batch_norm(arrays, inception.EPSILON), path)
@@ -171,13 +182,17 @@ def load_inception(path: str | Path) -> tuple[InceptionV3, str]:
 
 
 def load_tresnet(path: str | Path, levels: tuple[int, ...], dtype: DTypeLike) -> tuple[TResNetTrunk, str]:
-    """TResNet-L up to the last of `levels`, computing in `dtype`, and where its weights come from. InputError as in `read_weights`."""
+    """TResNet-L up to the last of `levels`, computing in `dtype`, and where its weights come from.
+    InputError as in `read_weights`.
+    """
     arrays, info = read_weights(path, "tresnet_l")
     return build_tresnet(arrays, levels, dtype, path), describe(info)
 
 
 def build_tresnet(arrays: Mapping[str, np.ndarray], levels: tuple[int, ...], dtype: DTypeLike, path: str | Path) -> TResNetTrunk:
-    """The trunk up to the last of `levels`, with the release's arrays; `path` says in an error where they come from."""
+    """The trunk up to the last of `levels`, with the release's arrays; `path` says in an error
+    where they come from.
+    """
     model = nnx.eval_shape(lambda: TResNetTrunk(levels, rng=np.random.default_rng(0), dtype=dtype))
     released = fold_batch_norm(arrays, tresnet.EPSILON)
     for name, array in arrays.items():
@@ -189,7 +204,9 @@ def build_tresnet(arrays: Mapping[str, np.ndarray], levels: tuple[int, ...], dty
 
 
 def build_efficientnet(arrays: Mapping[str, np.ndarray], names: Iterable[str], dtype: DTypeLike, path: str) -> EfficientNetTrunk:
-    """The trunk up to the deepest of its maps `names`, with the release's arrays; `path` says in an error where they come from."""
+    """The trunk up to the deepest of its maps `names`, with the release's arrays; `path` says in an
+    error where they come from.
+    """
     model = nnx.eval_shape(lambda: EfficientNetTrunk(names, rng=np.random.default_rng(0), dtype=dtype))
     renamed = {}
     for ours, (conv, norm) in efficientnet.released_names().items():
@@ -201,7 +218,9 @@ def build_efficientnet(arrays: Mapping[str, np.ndarray], names: Iterable[str], d
 
 
 def load_lpips(path: str | Path, net: Net) -> tuple[LPIPS, str]:
-    """LPIPS with the trunk `net` ("alex" or "vgg"), and where its weights come from, for reports. InputError as in `read_weights`."""
+    """LPIPS with the trunk `net` ("alex" or "vgg"), and where its weights come from, for reports.
+    InputError as in `read_weights`.
+    """
     arrays, info = read_weights(path, f"lpips-{net}")
     model = abstract_lpips(net)
     fill(model, {name: _from_torch(arrays[theirs]) for name, theirs in lpips_names(net).items()}, path)
@@ -290,7 +309,9 @@ def efficientnet_shapes() -> Shapes:
 
 
 def fold_batch_norm(arrays: Mapping[str, np.ndarray], epsilon: float) -> dict[str, Array]:
-    """A release's arrays -> ours: batch norm with running statistics is one factor and one summand a channel."""
+    """A release's arrays -> ours: batch norm with running statistics is one factor and one summand
+    a channel.
+    """
     folded = {}
     for layer in (name.removesuffix(".conv.weight") for name in arrays if name.endswith(".conv.weight")):
         gamma, beta, mean, variance = (arrays[f"{layer}.bn.{part}"].astype(np.float64) for part in BATCH_NORM)
@@ -326,7 +347,9 @@ def lpips_shapes(net: Net) -> Shapes:
 
 
 def _from_torch(array: np.ndarray) -> Array:
-    """Kernels (out, in, h, w) -> (h, w, in, out), those of LPIPS's own (1, c, 1, 1) -> (c,); vectors as they are."""
+    """Kernels (out, in, h, w) -> (h, w, in, out), those of LPIPS's own (1, c, 1, 1) -> (c,);
+    vectors as they are.
+    """
     if array.ndim == 4 and array.shape[0] == array.shape[2] == array.shape[3] == 1:
         return jnp.asarray(array.reshape(-1))
     return jnp.asarray(from_released(array))

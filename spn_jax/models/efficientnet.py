@@ -1,11 +1,13 @@
-"""The trunk of EfficientNet-Lite0 (Tan and Le, ICML 2019; the Lite variants: Google, 2020), a teacher to be run inside the training step.
+"""The trunk of EfficientNet-Lite0 (Tan and Le, ICML 2019; the Lite variants: Google, 2020), a
+teacher to be run inside the training step.
 
-EfficientNet-B0 with ReLU6 in place of swish and without squeeze and excitation, batch norm folded into kernels and biases. Trained on
-ImageNet, with weights in a package under a free licence.
+EfficientNet-B0 with ReLU6 in place of swish and without squeeze and excitation, batch norm folded
+into kernels and biases. Trained on ImageNet, with weights in a package under a free licence.
 
-Every convolution pads as TensorFlow's "SAME" does: so that the output has ceil(side / stride) pixels, and where the number of zeros is
-odd, as it is at stride 2 on an even side, the one more goes below and to the right. The network was trained so. The package
-efficientnet_lite_pytorch fixes its zeros for photos of 224 pixels; at sides that are multiples of 32 these are the same ones.
+Every convolution pads as TensorFlow's "SAME" does: so that the output has ceil(side / stride)
+pixels, and where the number of zeros is odd, as it is at stride 2 on an even side, the one more
+goes below and to the right. The network was trained so. The package efficientnet_lite_pytorch fixes
+its zeros for photos of 224 pixels; at sides that are multiples of 32 these are the same ones.
 """
 
 import dataclasses
@@ -46,12 +48,15 @@ STAGES = (
     Stage(6, 192, 4, 2, 5),
     Stage(6, 320, 1, 1, 3),
 )
-MAPS = {"block0": 0, "block2": 2, "block4": 4, "block10": 10, "block15": 15}  # the deepest at 1/2, 1/4, 1/8, 1/16, 1/32 of the photo's side
+# the deepest at 1/2, 1/4, 1/8, 1/16, 1/32 of the photo's side
+MAPS = {"block0": 0, "block2": 2, "block4": 4, "block10": 10, "block15": 15}
 CHANNELS = {"block0": 16, "block2": 24, "block4": 40, "block10": 112, "block15": 320}
 
 
 class FoldedConv(nnx.Module):
-    """Convolution with "SAME" padding and the bias that batch norm leaves; `depthwise`: each channel by itself."""
+    """Convolution with "SAME" padding and the bias that batch norm leaves; `depthwise`: each
+    channel by itself.
+    """
 
     def __init__(
         self,
@@ -82,7 +87,9 @@ class FoldedConv(nnx.Module):
 
 
 class InvertedResidual(nnx.Module):
-    """[k1 to more channels, ReLU6,] depthwise, ReLU6, k1; plus its input where the shape stays (Sandler et al., CVPR 2018)."""
+    """[k1 to more channels, ReLU6,] depthwise, ReLU6, k1; plus its input where the shape stays
+    (Sandler et al., CVPR 2018).
+    """
 
     def __init__(self, features_in: int, stage: Stage, stride: int, *, rng: np.random.Generator, dtype: DTypeLike):
         inside = features_in * stage.expansion
@@ -104,7 +111,8 @@ class EfficientNetTrunk(nnx.Module):
     Args:
         names: of MAPS; nothing beyond the deepest of them is built.
         rng: draws the parameters of a new one, which is of use in tests alone.
-        dtype: compute type; parameters are float32, and products are as exact as it allows on every backend.
+        dtype: compute type; parameters are float32, and products are as exact as it allows on every
+            backend.
     """
 
     def __init__(self, names: Iterable[str], *, rng: np.random.Generator, dtype: DTypeLike):
@@ -119,7 +127,9 @@ class EfficientNetTrunk(nnx.Module):
         return {name: CHANNELS[name] for name in self.names}
 
     def __call__(self, photos: Array) -> dict[str, Array]:
-        """Photos (b, h, w, 3) in [0, 1] -> {name: (b, ceil(h / 2), ..., c) or smaller by further halves} in the compute type."""
+        """Photos (b, h, w, 3) in [0, 1] -> {name: (b, ceil(h / 2), ..., c) or smaller by further
+        halves} in the compute type.
+        """
         with jax.default_matmul_precision("highest"):
             x = jax.nn.relu6(self.stem((photos * 255 - MEAN) / SCALE))
             maps = []
@@ -140,9 +150,11 @@ def block_shapes() -> list[tuple[int, Stage, int]]:
 
 
 def depthwise_convolution(x: Array, kernel: Array, stride: int) -> Array:
-    """Convolution of each channel with a kernel of its own, "SAME": (b, h, w, c) and (k, k, 1, c) -> (b, ceil(h / stride), ..., c).
+    """Convolution of each channel with a kernel of its own, "SAME": (b, h, w, c) and (k, k, 1, c)
+    -> (b, ceil(h / stride), ..., c).
 
-    The CPU backend's grouped convolution takes 15 to 40 times as long as the sum of shifted products, which it computes in one loop.
+    The CPU backend's grouped convolution takes 15 to 40 times as long as the sum of shifted
+    products, which it computes in one loop.
     """
 
     def grouped(x: Array, kernel: Array) -> Array:
@@ -161,7 +173,9 @@ def grouped_convolution(x: Array, kernel: Array, stride: int, groups: int) -> Ar
 
 
 def shifted_products(x: Array, kernel: Array, stride: int) -> Array:
-    """The depthwise convolution as a sum over the kernel's elements of the shifted map times that element."""
+    """The depthwise convolution as a sum over the kernel's elements of the shifted map times that
+    element.
+    """
     size = kernel.shape[0]
     rows, columns = (-(-side // stride) for side in x.shape[1:3])
     zeros = lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
@@ -175,7 +189,9 @@ def shifted_products(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def released_names() -> dict[str, tuple[str, str]]:
-    """{our convolution: (convolution, batch norm) in the released file, that of the package efficientnet_lite_pytorch}."""
+    """{our convolution: (convolution, batch norm) in the released file, that of the package
+    efficientnet_lite_pytorch}.
+    """
     names = {"stem": ("_conv_stem", "_bn0")}
     for i, (_, stage, _) in enumerate(block_shapes()):
         parts = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1"), "project": ("_project_conv", "_bn2")}

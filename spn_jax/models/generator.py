@@ -1,4 +1,6 @@
-"""Fully context-aware image generator (paper section 3.2): encoder with region norm, SPADE blocks, decoder."""
+"""Fully context-aware image generator (paper section 3.2): encoder with region norm, SPADE blocks,
+decoder.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -30,7 +32,9 @@ FIRST_ADDITION = 0.1  # what a new network adds to a filled photo, in what it wo
 
 
 class Filled(NamedTuple):
-    """Photos whose holes are filled already: image (b, P, P, 3) in [0, 1], mask (b, P, P, 1), 1 = hole."""
+    """Photos whose holes are filled already: image (b, P, P, 3) in [0, 1], mask (b, P, P, 1), 1 =
+    hole.
+    """
 
     image: Array
     mask: Array
@@ -51,7 +55,8 @@ class EncoderLayer(nnx.Module):
 class SPADEResidualBlock(nnx.Module):
     """Shortcut plus [SPADE, activation, conv, SPADE, activation, conv] (Fig. 3b).
 
-    Where the width changes the shortcut is [SPADE, conv] without activation, otherwise the input itself.
+    Where the width changes the shortcut is [SPADE, conv] without activation, otherwise the input
+    itself.
     """
 
     def __init__(self, norms: Sequence[SPADE | ConcatNorm | PlainNorm], convs: Sequence[Conv], activation: Activation):
@@ -74,12 +79,16 @@ class SPADEUpsampling(SPADEResidualBlock):
     """One step of SPN's decoder: the enlarged map through a SPADE block."""
 
     def __call__(self, x: Array, prior: Array | None) -> Array:
-        """x (b, h, w, in), prior (b, 2 h, 2 w, p) or None at a level without one -> (b, 2 h, 2 w, out)."""
+        """x (b, h, w, in), prior (b, 2 h, 2 w, p) or None at a level without one -> (b, 2 h, 2 w,
+        out).
+        """
         return super().__call__(enlarge(x), prior)
 
 
 class RegionNormUpsampling(nnx.Module):
-    """One step of SPL's decoder: convolution, pixel shuffle, region normalisation with a learnt region, ReLU."""
+    """One step of SPL's decoder: convolution, pixel shuffle, region normalisation with a learnt
+    region, ReLU.
+    """
 
     def __init__(self, conv: Conv, region_norm: LearntRegionNorm):
         self.conv, self.region_norm = conv, region_norm
@@ -133,7 +142,8 @@ class Generator(nnx.Module):
         self.decoder = nnx.List([decoder_block(level) for level in (2, 1)])
         self.output = conv(width, 3, 7, padding=3, reflect=True)
         if config.hole_fill == "smooth":
-            # Training begins near the filled photo. At zero itself no gradient would reach the layers before this one.
+            # Training begins near the filled photo. At zero itself no gradient would reach the
+            # layers before this one.
             self.output.kernel[...] *= FIRST_ADDITION
             assert self.output.bias is not None
             self.output.bias[...] = jnp.zeros(3)
@@ -146,7 +156,9 @@ class Generator(nnx.Module):
         return x
 
     def refine(self, features: Array, priors: Pyramid) -> Array:
-        """F_dec at P/4 (Eq. 9, first line): F_enc (b, P/4, P/4, c) under the coarsest prior, same shape."""
+        """F_dec at P/4 (Eq. 9, first line): F_enc (b, P/4, P/4, c) under the coarsest prior, same
+        shape.
+        """
         for block in self.middle:
             features = call_block(block, features, priors[COARSEST], remat=self.remat)
         return features
@@ -154,11 +166,13 @@ class Generator(nnx.Module):
     def decode(self, features: Array, priors: Pyramid, base: Filled | None = None) -> Array:
         """Image (b, P, P, 3) in [0, 1] from F_dec (b, P/4, P/4, c) (Eq. 9).
 
-        With `base` the network's output in (-1, 1) is added to it, in the holes alone. Elsewhere the base is the photo itself, where a
-        loss by absolute differences would hold the output at zero.
+        With `base` the network's output in (-1, 1) is added to it, in the holes alone. Elsewhere
+        the base is the photo itself, where a loss by absolute differences would hold the output at
+        zero.
         """
         for level, block in zip((2, 1), self.decoder, strict=True):
             features = call_block(block, features, priors.get(level), remat=self.remat)
-        rgb = self.output(leaky_relu(features))  # changes nothing in SPL, whose decoder ends in ReLU
+        # changes nothing in SPL, whose decoder ends in ReLU
+        rgb = self.output(leaky_relu(features))
         tanh = jnp.tanh(rgb.astype(statistics_dtype(rgb)))
         return (tanh + 1) / 2 if base is None else jnp.clip(base.image + base.mask * tanh, 0, 1)

@@ -1,7 +1,9 @@
-"""Layers shared by the networks: convolutions with their parameters, region normalisation, SPADE, spectral norm.
+"""Layers shared by the networks: convolutions with their parameters, region normalisation, SPADE,
+spectral norm.
 
-Activations are `b h w c`, kernels `h w in out`. Parameters are float32; `dtype` is the type convolutions compute in.
-Statistics of every normalisation are float32 or wider, whatever the compute type.
+Activations are `b h w c`, kernels `h w in out`. Parameters are float32; `dtype` is the type
+convolutions compute in. Statistics of every normalisation are float32 or wider, whatever the
+compute type.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,20 +26,25 @@ Activation = Callable[[Array], Array]
 
 
 def leaky_relu(x: Array, slope: float = 0.2) -> Array:
-    """LeakyReLU; slope 0.2 is the one of decoder, discriminator and posterior encoder, slope 0 is ReLU."""
+    """LeakyReLU; slope 0.2 is the one of decoder, discriminator and posterior encoder, slope 0 is
+    ReLU.
+    """
     return jax.nn.leaky_relu(x, slope) if slope else jax.nn.relu(x)
 
 
 def torch_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Array:
     """PyTorch's default initialisation of weights and biases alike: uniform in +-1/sqrt(fan_in).
 
-    Drawn by NumPy: the same numbers on every backend, and no random program to compile for each of a hundred shapes.
+    Drawn by NumPy: the same numbers on every backend, and no random program to compile for each of
+    a hundred shapes.
     """
     return jnp.asarray((2 * rng.random(shape, np.float32) - 1) * np.float32(fan_in**-0.5))
 
 
 def resize_mask(mask: Array, height: int) -> Array:
-    """Brings a mask (b, H, W, 1) to a feature map's height by nearest neighbour: every k-th pixel."""
+    """Brings a mask (b, H, W, 1) to a feature map's height by nearest neighbour: every k-th
+    pixel.
+    """
     step = mask.shape[1] // height
     return mask[:, ::step, ::step]
 
@@ -53,7 +60,9 @@ def pixel_shuffle(x: Array) -> Array:
 
 
 class Conv(nnx.Module):
-    """Convolution, with bias unless told otherwise; `reflect` pads by reflection instead of zeros (stride 1 only)."""
+    """Convolution, with bias unless told otherwise; `reflect` pads by reflection instead of zeros
+    (stride 1 only).
+    """
 
     def __init__(
         self,
@@ -85,10 +94,12 @@ class Conv(nnx.Module):
 
 
 def dense_maps(x: Array, convs: Sequence[Conv]) -> Array:
-    """What the convolutions of a dense block add to x (b, h, w, c), each followed by ReLU: (b, h, w, n growth), in their order.
+    """What the convolutions of a dense block add to x (b, h, w, c), each followed by ReLU: (b, h,
+    w, n growth), in their order.
 
-    Convolution i (k3 p1, with bias) is on x and on what those before it added. Its part on x is computed for all of them at once: one
-    convolution of many outputs is faster than many of few, and x is not copied into a larger map for each.
+    Convolution i (k3 p1, with bias) is on x and on what those before it added. Its part on x is
+    computed for all of them at once: one convolution of many outputs is faster than many of few,
+    and x is not copied into a larger map for each.
     """
     x = jnp.asarray(x, convs[0].dtype)
     kernels = [jnp.asarray(conv.kernel[...], conv.dtype) for conv in convs]
@@ -125,7 +136,9 @@ def statistics_dtype(x: Array) -> jnp.dtype:
 
 
 def instance_norm(x: Array) -> Array:
-    """Instance normalisation without parameters: zero mean, unit (biased, two-pass) variance per image and channel."""
+    """Instance normalisation without parameters: zero mean, unit (biased, two-pass) variance per
+    image and channel.
+    """
     wide = x.astype(statistics_dtype(x))
     centred = wide - wide.mean((1, 2), keepdims=True)
     variance = jnp.square(centred).mean((1, 2), keepdims=True)
@@ -135,17 +148,18 @@ def instance_norm(x: Array) -> Array:
 def region_normalise(x: Array, region: Array) -> tuple[Array, Array, Array]:
     """Region normalisation (Yu et al., AAAI 2020) before its affine map.
 
-    Definition, per region r of `area` pixels out of h w: fill the other region with r's mean, instance-normalise the whole,
-    multiply by sqrt(area / (h w)); add both. Filling with the mean makes the other region exactly zero and scales the variance
-    by area / (h w), so both regions are computed at once.
+    Definition, per region r of `area` pixels out of h w: fill the other region with r's mean,
+    instance-normalise the whole, multiply by sqrt(area / (h w)); add both. Filling with the mean
+    makes the other region exactly zero and scales the variance by area / (h w), so both regions are
+    computed at once.
 
     Args:
         x: (b, h, w, c) in float32 or wider.
         region: (b, h, w, 1) of 0 and 1.
 
     Returns:
-        (centred, scale, scale_rest): the result is centred * scale inside the region and centred * scale_rest outside;
-        centred (b, h, w, c), both scales (b, 1, 1, c).
+        (centred, scale, scale_rest): the result is centred * scale inside the region and centred *
+        scale_rest outside; centred (b, h, w, c), both scales (b, 1, 1, c).
     """
     rest = 1 - region
     centred = x - (region * region_mean(x, region) + rest * region_mean(x, rest))
@@ -153,7 +167,9 @@ def region_normalise(x: Array, region: Array) -> tuple[Array, Array, Array]:
 
 
 class RegionNorm(nnx.Module):
-    """Region normalisation with the given mask as region (RN-B), then one learnt affine map a region."""
+    """Region normalisation with the given mask as region (RN-B), then one learnt affine map a
+    region.
+    """
 
     def __init__(self, features: int):
         self.hole_gamma, self.hole_beta, self.known_gamma, self.known_beta = (nnx.Param(jnp.zeros(features)) for _ in range(4))
@@ -171,8 +187,9 @@ class RegionNorm(nnx.Module):
 class LearntRegionNorm(nnx.Module):
     """Region normalisation whose region the network finds itself (RN-L; Yu et al., AAAI 2020).
 
-    Mean and maximum over the channels give each pixel an importance in (0, 1); the region is where it reaches 0.8, a choice that
-    no gradient flows through. Importance also gives the affine map, alike for all channels.
+    Mean and maximum over the channels give each pixel an importance in (0, 1); the region is where
+    it reaches 0.8, a choice that no gradient flows through. Importance also gives the affine map,
+    alike for all channels.
     """
 
     def __init__(self, *, rng: np.random.Generator, dtype: DTypeLike):
@@ -192,20 +209,26 @@ class LearntRegionNorm(nnx.Module):
 
 
 def region_mean(x: Array, region: Array) -> Array:
-    """Mean (b, 1, 1, c) of x over a region (b, h, w, 1); an empty region counts as one pixel, so its mean is 0."""
+    """Mean (b, 1, 1, c) of x over a region (b, h, w, 1); an empty region counts as one pixel, so
+    its mean is 0.
+    """
     area = jnp.maximum(region.sum((1, 2), keepdims=True), 1)
     return (x * region).sum((1, 2), keepdims=True) / area
 
 
 def region_scale(centred: Array, region: Array) -> Array:
-    """Factor (b, 1, 1, c) by which region normalisation multiplies the centred values of one region."""
+    """Factor (b, 1, 1, c) by which region normalisation multiplies the centred values of one
+    region.
+    """
     share = jnp.maximum(region.sum((1, 2), keepdims=True), 1) / (centred.shape[1] * centred.shape[2])
     variance = (jnp.square(centred) * region).mean((1, 2), keepdims=True)
     return jnp.sqrt(share) * lax.rsqrt(variance + EPSILON)
 
 
 class SPADE(nnx.Module):
-    """Spatially-adaptive normalisation (Eq. 8; Park et al., CVPR 2019): instance norm, then gamma and beta from a prior."""
+    """Spatially-adaptive normalisation (Eq. 8; Park et al., CVPR 2019): instance norm, then gamma
+    and beta from a prior.
+    """
 
     def __init__(self, features: int, prior_features: int, hidden: int, *, rng: np.random.Generator, dtype: DTypeLike):
         self.shared = Conv(prior_features, hidden, 3, padding=1, rng=rng, dtype=dtype)
@@ -220,10 +243,12 @@ class SPADE(nnx.Module):
 
 
 class ConcatNorm(nnx.Module):
-    """Stands where SPADE does in the ablation "w/ Concat" (Fig. 7): instance norm, then a convolution of features and prior together.
+    """Stands where SPADE does in the ablation "w/ Concat" (Fig. 7): instance norm, then a
+    convolution of features and prior together.
 
-    The paper says no more than that features and prior are concatenated in place of the SPADE blocks. Here blocks, widths and norms
-    stay, and concatenation with a k3 p1 convolution back to the features' width replaces gamma and beta alone.
+    The paper says no more than that features and prior are concatenated in place of the SPADE
+    blocks. Here blocks, widths and norms stay, and concatenation with a k3 p1 convolution back to
+    the features' width replaces gamma and beta alone.
     """
 
     def __init__(self, features: int, prior_features: int, *, rng: np.random.Generator, dtype: DTypeLike):
@@ -236,7 +261,9 @@ class ConcatNorm(nnx.Module):
 
 
 class PlainNorm(nnx.Module):
-    """Stands where a scale without prior has no SPADE: instance norm alone (the paper's ablation of prior scales)."""
+    """Stands where a scale without prior has no SPADE: instance norm alone (the paper's ablation of
+    prior scales).
+    """
 
     def __call__(self, x: Array, prior: Array | None) -> Array:
         """(b, h, w, c) -> (b, h, w, c); `prior` is not looked at."""
@@ -248,11 +275,13 @@ class SpectralVector(nnx.Variable):
 
 
 class SpectralConv(nnx.Module):
-    """Bias-free convolution whose kernel is divided by its largest singular value (Miyato et al., ICLR 2018).
+    """Bias-free convolution whose kernel is divided by its largest singular value (Miyato et al.,
+    ICLR 2018).
 
-    PyTorch's classic form: the kernel as a matrix (out, in kh kw), sigma = u . (W v), u and v constant for the gradient.
-    Calling the layer never changes u and v; `power_iteration` does. Flax's own SpectralNorm overwrites the stored kernel
-    at every call, evaluation included, hence this class.
+    PyTorch's classic form: the kernel as a matrix (out, in kh kw), sigma = u . (W v), u and v
+    constant for the gradient. Calling the layer never changes u and v; `power_iteration` does.
+    Flax's own SpectralNorm overwrites the stored kernel at every call, evaluation included, hence
+    this class.
     """
 
     def __init__(
@@ -265,7 +294,9 @@ class SpectralConv(nnx.Module):
         self.dtype, self.stride, self.padding = dtype, stride, padding
 
     def matrix(self) -> Array:
-        """The kernel as (out, in kh kw): PyTorch's flattening, so that u and v are interchangeable with its own."""
+        """The kernel as (out, in kh kw): PyTorch's flattening, so that u and v are interchangeable
+        with its own.
+        """
         return rearrange(self.kernel[...], "h w i o -> o (i h w)")
 
     def power_iteration(self) -> None:

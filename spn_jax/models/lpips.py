@@ -1,4 +1,6 @@
-"""LPIPS 0.1 (Zhang et al., CVPR 2018): the distance of two images between weighted features of AlexNet or VGG16."""
+"""LPIPS 0.1 (Zhang et al., CVPR 2018): the distance of two images between weighted features of
+AlexNet or VGG16.
+"""
 
 import dataclasses
 from typing import Literal
@@ -20,7 +22,9 @@ Net = Literal["alex", "vgg"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A convolution: its number in torchvision's `features`, channels, kernel size, stride, padding."""
+    """A convolution: its number in torchvision's `features`, channels, kernel size, stride,
+    padding.
+    """
 
     number: int
     channels: int
@@ -31,7 +35,9 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trunk:
-    """The classifier whose features are compared: five stages, each of which ends in a map that counts."""
+    """The classifier whose features are compared: five stages, each of which ends in a map that
+    counts.
+    """
 
     stages: tuple[tuple[Layer, ...], ...]
     pooled: tuple[int, ...]  # stages before which the map is max-pooled
@@ -72,9 +78,11 @@ TRUNKS: dict[Net, Trunk] = {
 
 
 class LPIPS(nnx.Module):
-    """Distance of image pairs, in float32 at the highest precision the device has, whatever is set outside.
+    """Distance of image pairs, in float32 at the highest precision the device has, whatever is set
+    outside.
 
-    A new one has random kernels (He's initialisation, no biases) and weights `lins` uniform in [0, 1): the released ones are not negative.
+    A new one has random kernels (He's initialisation, no biases) and weights `lins` uniform in [0,
+    1): the released ones are not negative.
 
     Args:
         net: "alex", the authors' choice for evaluation, or "vgg".
@@ -95,10 +103,12 @@ class LPIPS(nnx.Module):
         self.lins = nnx.List([nnx.Param(jnp.asarray(rng.random(stage[-1].channels, np.float32))) for stage in trunk.stages])
 
     def __call__(self, a: Array, b: Array) -> Array:
-        """Images a and b, (b, h, w, 3) in [0, 1] and alike in size -> distances (b,); equal images have 0, to rounding (1e-15).
+        """Images a and b, (b, h, w, 3) in [0, 1] and alike in size -> distances (b,); equal images
+        have 0, to rounding (1e-15).
 
         Raises:
-            ValueError: sizes differ, or are smaller than the trunk takes (31 for AlexNet, 16 for VGG16).
+            ValueError: sizes differ, or are smaller than the trunk takes (31 for AlexNet, 16 for
+                VGG16).
         """
         smallest = TRUNKS[self.net].smallest
         if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3 or min(a.shape[1:3]) < smallest:
@@ -113,7 +123,9 @@ class LPIPS(nnx.Module):
             return jnp.stack(levels).sum(0)
 
     def features(self, image: Array) -> list[Array]:
-        """Image (b, h, w, 3) in [0, 1] -> the maps after the last ReLU of each of the five stages."""
+        """Image (b, h, w, 3) in [0, 1] -> the maps after the last ReLU of each of the five
+        stages.
+        """
         trunk = TRUNKS[self.net]
         x, maps = (2 * jnp.asarray(image, jnp.float32) - 1 - jnp.asarray(SHIFT)) / jnp.asarray(SCALE), []
         for i, stage in enumerate(self.stages):
@@ -130,5 +142,7 @@ def unit(x: Array) -> Array:
 
 
 def max_pool(x: Array, window: int) -> Array:
-    """Maximum over whole squares at stride 2: (b, h, w, c) -> (b, (h - window) // 2 + 1, (w - window) // 2 + 1, c)."""
+    """Maximum over whole squares at stride 2: (b, h, w, c) -> (b, (h - window) // 2 + 1, (w -
+    window) // 2 + 1, c).
+    """
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, 2, 2, 1), "VALID")

@@ -1,4 +1,6 @@
-"""Semantic prior learner (paper section 3.1): a U-Net that predicts a teacher's feature pyramid from the masked photo."""
+"""Semantic prior learner (paper section 3.1): a U-Net that predicts a teacher's feature pyramid
+from the masked photo.
+"""
 
 from collections.abc import Mapping
 
@@ -19,7 +21,9 @@ Pyramid = dict[int, Array]  # level l -> map at P / 2^(l-1)
 
 
 class DenseBlock(nnx.Module):
-    """Residual dense block: `layers` convolutions, each on all maps before it, a 1x1 fusion and a residual."""
+    """Residual dense block: `layers` convolutions, each on all maps before it, a 1x1 fusion and a
+    residual.
+    """
 
     def __init__(self, features: int, growth: int, layers: int, *, rng: np.random.Generator, dtype: DTypeLike):
         widths = [features + i * growth for i in range(layers + 1)]
@@ -32,7 +36,9 @@ class DenseBlock(nnx.Module):
 
 
 class PriorUpsampling(nnx.Module):
-    """One step up the pyramid (Eq. 3): convolution and pixel shuffle, concatenation with the encoder's map, residual block."""
+    """One step up the pyramid (Eq. 3): convolution and pixel shuffle, concatenation with the
+    encoder's map, residual block.
+    """
 
     def __init__(self, features_in: int, skip: int, features: int, *, rng: np.random.Generator, dtype: DTypeLike):
         self.conv = Conv(features_in, 4 * features, 3, padding=1, rng=rng, dtype=dtype)
@@ -49,12 +55,14 @@ def prior_width(config: ModelConfig, level: int) -> int:
 
 
 class PriorLearner(nnx.Module):
-    """Masked photo and mask at 2P -> prior pyramid, and through the distillation heads the teacher's features.
+    """Masked photo and mask at 2P -> prior pyramid, and through the distillation heads the
+    teacher's features.
 
     Args:
         config: sizes.
-        teacher_channels: {l: channels} of the teacher's maps, from the cache's manifest; a level that is not in it has no
-            distillation head (the paper's "without distillation" has none at all).
+        teacher_channels: {l: channels} of the teacher's maps, from the cache's manifest; a level
+            that is not in it has no distillation head (the paper's "without distillation" has none
+            at all).
     """
 
     def __init__(
@@ -88,7 +96,9 @@ class PriorLearner(nnx.Module):
         )
 
     def encode(self, masked: Array, mask: Array) -> tuple[Array, dict[int, Array]]:
-        """Masked photo (b, P, P, 3), mask (b, P, P, 1) -> trunk (b, P/4, P/4, c) and the encoder's maps by level."""
+        """Masked photo (b, P, P, 3), mask (b, P, P, 1) -> trunk (b, P/4, P/4, c) and the encoder's
+        maps by level.
+        """
         x = leaky_relu(self.stem(enlarge(jnp.concatenate([masked, mask], -1))), self.encoder_slope)
         skips = {}
         for level, conv in enumerate(self.downsampling, 1):
@@ -104,7 +114,9 @@ class PriorLearner(nnx.Module):
         return encoded + self.trunk_out(self.trunk_fusion(jnp.concatenate(outputs, -1)))
 
     def pyramid(self, trunk: Array, skips: dict[int, Array], latent: Array | None = None) -> Pyramid:
-        """Prior pyramid {l: (b, P / 2^(l-1), P / 2^(l-1), c_l)} (Eq. 3; Eq. 5 with a latent (b, P/32, P/32, z))."""
+        """Prior pyramid {l: (b, P / 2^(l-1), P / 2^(l-1), c_l)} (Eq. 3; Eq. 5 with a latent (b,
+        P/32, P/32, z)).
+        """
         x = trunk
         if self.variational is not None:
             assert latent is not None, "a variational prior learner is given a latent"
@@ -117,13 +129,17 @@ class PriorLearner(nnx.Module):
         return priors
 
     def distil(self, priors: Pyramid) -> Pyramid:
-        """What the heads predict of the teacher's features, at the priors' sizes; needed in training only."""
+        """What the heads predict of the teacher's features, at the priors' sizes; needed in
+        training only.
+        """
         heads = zip(self.distilled_levels, self.distillation_heads, strict=True)
         return {level: head(priors[level]) for level, head in heads}
 
 
 def call_block(block: nnx.Module, *inputs: Array | None, remat: bool) -> Array:
-    """block(*inputs); with `remat` its activations are recomputed in the backward pass instead of kept."""
+    """block(*inputs); with `remat` its activations are recomputed in the backward pass instead of
+    kept.
+    """
     if not remat:
         return block(*inputs)  # type: ignore[operator]
     return nnx.remat(lambda block, *inputs: block(*inputs))(block, *inputs)

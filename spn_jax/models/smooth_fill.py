@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from jax import Array, lax
 
-HALVINGS = 6  # of the photo, on the way to the coarsest; a hole that is wider takes the mean colour there
+# of the photo, on the way to the coarsest; a hole that is wider takes the mean colour there
+HALVINGS = 6
 ROUNDS = 4  # of smoothing at every size
 GREY = 0.5  # where no pixel of a photo is known
 
@@ -14,8 +15,8 @@ def smooth_fill(image: Array, mask: Array) -> Array:
 
     Pull: the photo is halved `HALVINGS` times; a pixel is the mean of the known ones among the four
     below it, and is unknown where all four are. Push: from the coarsest photo, whose unknown pixels
-    take the mean colour, to the finest, unknown pixels take the coarser one's, and `ROUNDS` times the
-    mean of their 3 x 3 neighbours, where the border is continued outwards.
+    take the mean colour, to the finest, unknown pixels take the coarser one's, and `ROUNDS` times
+    the mean of their 3 x 3 neighbours, where the border is continued outwards.
 
     Args:
         image: (b, h, w, c), of any height and width; what lies under the mask is not looked at.
@@ -38,8 +39,8 @@ def smooth_fill(image: Array, mask: Array) -> Array:
 
 
 def _halve(image: Array, known: Array) -> tuple[Array, Array]:
-    """(b, h, w, c) and (b, h, w, 1) -> the means of the known pixels at half the size, rounded up, and
-    where there are any. The image is 0 where it is unknown."""
+    """(b, h, w, c) and (b, h, w, 1) -> the means of the known pixels at half the size, rounded up,
+    and where there are any. The image is 0 where it is unknown."""
     counts = _sum_of_four(known)
     return _sum_of_four(image) / jnp.maximum(counts, 1), (counts > 0).astype(known.dtype)
 
@@ -58,8 +59,8 @@ def _enlarge_to(x: Array, height: int, width: int) -> Array:
 def _smooth(filled: Array, image: Array, known: Array) -> Array:
     """Lays the known pixels over `filled` and smoothes the others.
 
-    A loop of the program: written out, the CPU's compiler would compute every round anew for each of
-    the neighbours that the next one looks at.
+    A loop of the program: written out, the CPU's compiler would compute every round anew for each
+    of the neighbours that the next one looks at.
     """
 
     def one_round(_: int, filled: Array) -> Array:

@@ -1,4 +1,6 @@
-"""SPN: prior learner and generator as one module; SPL and the probabilistic SPN are values of its config."""
+"""SPN: prior learner and generator as one module; SPL and the probabilistic SPN are values of its
+config.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -20,11 +22,13 @@ SMALLEST = 16  # height and width below which a reflected border would be wider 
 
 
 class SPNOutput(NamedTuple):
-    """What SPN returns for a batch of b photos and s completions of each (s = 1 in the deterministic model).
+    """What SPN returns for a batch of b photos and s completions of each (s = 1 in the
+    deterministic model).
 
     image: (b, s, P, P, 3) in [0, 1], the raw prediction, holes and known pixels alike.
     prior: {l: (b, s, P / 2^(l-1), P / 2^(l-1), c_l)}, the semantic pyramid.
-    distilled: the heads' prediction of the teacher's features at the same sizes; computed only where it is used (under jit).
+    distilled: the heads' prediction of the teacher's features at the same sizes; computed only
+        where it is used (under jit).
     posterior: what the probabilistic model's latents are drawn from, None in the deterministic one.
     """
 
@@ -49,7 +53,8 @@ class SPN(nnx.Module):
 
     Args:
         config: sizes and kind.
-        teacher_channels: {l: channels} of the teacher's maps that the heads predict, from the cache's manifest.
+        teacher_channels: {l: channels} of the teacher's maps that the heads predict, from the
+            cache's manifest.
         rng: draws the initial parameters.
         dtype: compute type; parameters are float32.
         remat: recompute the repeated blocks in the backward pass.
@@ -76,28 +81,34 @@ class SPN(nnx.Module):
         return self.latent_channels is not None
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Shape (h/32, w/32, z) of the noise of one completion; ValueError if the model is deterministic."""
+        """Shape (h/32, w/32, z) of the noise of one completion; ValueError if the model is
+        deterministic.
+        """
         if self.latent_channels is None:
             raise ValueError("this SPN is deterministic: it has no variational module to feed noise to")
         return height // self.stride, width // self.stride, self.latent_channels
 
     def draw_noise(self, key: Array, photos: int, samples: int, height: int, width: int) -> Array:
-        """Standard normal (b, s, h/32, w/32, z) for `samples` completions of `photos` photos; ValueError as `noise_shape`."""
+        """Standard normal (b, s, h/32, w/32, z) for `samples` completions of `photos` photos;
+        ValueError as `noise_shape`.
+        """
         return jax.random.normal(key, (photos, samples, *self.noise_shape(height, width)), jnp.float32)
 
     def __call__(self, image: Array, mask: Array, noise: Array | None = None, *, key: Array | None = None, samples: int = 1) -> SPNOutput:
-        """Completes photos. What precedes the latent is computed once a photo, however many completions there are.
+        """Completes photos. What precedes the latent is computed once a photo, however many
+        completions there are.
 
         Args:
             image: (b, P, P', 3) in [0, 1]; what lies under the mask is never looked at.
             mask: (b, P, P', 1), 1 = hole.
-            noise: standard normal (b, s, P/32, P'/32, z), one a completion. The probabilistic model needs it or `key`.
+            noise: standard normal (b, s, P/32, P'/32, z), one a completion. The probabilistic model
+                needs it or `key`.
             key: of jax.random, to draw noise from.
             samples: completions to draw with `key`.
 
         Raises:
-            ValueError: shapes that do not fit each other or the network's stride; noise or a key for a deterministic model,
-                neither or both for a probabilistic one.
+            ValueError: shapes that do not fit each other or the network's stride; noise or a key
+                for a deterministic model, neither or both for a probabilistic one.
         """
         check_input(image, mask, self.stride)
         noise = self._noise(image.shape, noise, key, samples)
@@ -115,10 +126,12 @@ class SPN(nnx.Module):
             return Encoding(trunk, skips, self.generator.encode(masked, mask), base, posterior)
 
     def decode(self, encoding: Encoding, noise: Array | None = None) -> SPNOutput:
-        """The second half: a completion for every noise (b, s, P/32, P'/32, z), or the only one of a deterministic model.
+        """The second half: a completion for every noise (b, s, P/32, P'/32, z), or the only one of
+        a deterministic model.
 
         Raises:
-            ValueError: noise of another shape; noise for a deterministic model, none for a probabilistic one.
+            ValueError: noise of another shape; noise for a deterministic model, none for a
+                probabilistic one.
         """
         check_noise(noise, encoding.posterior)
         shared, latent, samples = encoding[:4], None, 1
@@ -150,7 +163,9 @@ class SPN(nnx.Module):
 
 
 def check_noise(noise: Array | None, posterior: Posterior | None) -> None:
-    """Raises ValueError unless noise (b, s, h, w, z) goes with a posterior (b, h, w, z), or neither is there."""
+    """Raises ValueError unless noise (b, s, h, w, z) goes with a posterior (b, h, w, z), or neither
+    is there.
+    """
     if posterior is None and noise is None:
         return
     if posterior is None or noise is None:
@@ -172,7 +187,9 @@ def split_samples(x: Array, samples: int) -> Array:
 
 
 def check_input(image: Array, mask: Array, stride: int) -> None:
-    """Raises ValueError unless image is (b, h, w, 3), mask (b, h, w, 1), and h and w fit the network."""
+    """Raises ValueError unless image is (b, h, w, 3), mask (b, h, w, 1), and h and w fit the
+    network.
+    """
     if image.ndim != 4 or image.shape[-1] != 3 or mask.shape != (*image.shape[:3], 1):
         raise ValueError(f"image {image.shape} and mask {mask.shape} must have shapes (b, h, w, 3) and (b, h, w, 1)")
     height, width = image.shape[1:3]

@@ -1,4 +1,6 @@
-"""Stochastic part of the probabilistic SPN (paper section 3.3): from one known surrounding, a distribution of priors."""
+"""Stochastic part of the probabilistic SPN (paper section 3.3): from one known surrounding, a
+distribution of priors.
+"""
 
 from typing import NamedTuple
 
@@ -12,13 +14,17 @@ from spn_jax.models.layers import Conv, leaky_relu, pixel_shuffle, statistics_dt
 
 
 class Posterior(NamedTuple):
-    """The Gaussian that a masked photo's latent is drawn from: mean and standard deviation, (b, P/32, P/32, z), float32."""
+    """The Gaussian that a masked photo's latent is drawn from: mean and standard deviation, (b,
+    P/32, P/32, z), float32.
+    """
 
     mu: Array
     sigma: Array
 
     def sample(self, noise: Array) -> Array:
-        """Latents (b, s, P/32, P/32, z) = mu + sigma noise, for standard normal noise (b, s, P/32, P/32, z)."""
+        """Latents (b, s, P/32, P/32, z) = mu + sigma noise, for standard normal noise (b, s, P/32,
+        P/32, z).
+        """
         return self.mu[:, None] + self.sigma[:, None] * noise
 
 

@@ -1,4 +1,6 @@
-"""What a program sets up before it computes: a place for compiled programs, and for training memory that stays with the process."""
+"""What a program sets up before it computes: a place for compiled programs, and for training memory
+that stays with the process.
+"""
 
 import ctypes
 import hashlib
@@ -17,15 +19,18 @@ from spn_jax.errors import InputError
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # names of mallopt's settings in glibc's malloc.h
 GOOGLE = "0x1ae0"  # vendor of PCI devices
 CACHE_BYTES = 4 * 2**30  # of compiled programs on the disk; the longest unused make room
-LEAST_SECONDS = 0.1  # of compiling, from which a program is kept; JAX's own choice would compile what takes 0.9 s at every start
+# Seconds of compiling from which a program is kept. JAX keeps those of a second and more, and would
+# compile what takes 0.9 s at every start.
+LEAST_SECONDS = 0.1
 
 
 def set_up(training: bool = False) -> None:
     """Prepares a program; to be called at its start, before JAX looks for devices.
 
     Args:
-        training: whether it takes steps of equal size for hours, for which freed memory is kept. Other programs fill photos of many
-            sizes or run for long beside others, and give memory back.
+        training: whether it takes steps of equal size for hours, for which freed memory is kept.
+            Other programs fill photos of many sizes or run for long beside others, and give memory
+            back.
     """
     keep_compiled_programs()
     if training and only_cpu():
@@ -33,11 +38,12 @@ def set_up(training: bool = False) -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Compiled programs go to the user's cache folder, so that the second start of a program does not compile again.
+    """Compiled programs go to the user's cache folder, so that the second start of a program does
+    not compile again.
 
-    The folder holds up to 4 GB, unless JAX_COMPILATION_CACHE_MAX_SIZE says otherwise: who asks a server for photos of many sizes could
-    fill the disk. JAX_COMPILATION_CACHE_DIR names another folder, which has no limit of ours; JAX_ENABLE_COMPILATION_CACHE=false keeps
-    none.
+    The folder holds up to 4 GB, unless JAX_COMPILATION_CACHE_MAX_SIZE says otherwise: who asks a
+    server for photos of many sizes could fill the disk. JAX_COMPILATION_CACHE_DIR names another
+    folder, which has no limit of ours; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
@@ -50,19 +56,24 @@ def keep_compiled_programs() -> None:
 
 
 def can_lock(folder: Path) -> bool:
-    """Whether files in a folder can be locked, which JAX does where its cache has a limit; some network file systems cannot."""
+    """Whether files in a folder can be locked, which JAX does where its cache has a limit; some
+    network file systems cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lockfile", timeout=10):  # JAX's own lock, and its patience
+        # JAX's own lock, and its patience
+        with filelock.FileLock(folder / ".lockfile", timeout=10):
             return True
     except (OSError, NotImplementedError):  # filelock's Timeout is an OSError
         return False
 
 
 def cache_folder() -> Path:
-    """One a kind of processor, because programs for the CPU may hold instructions that another lacks.
+    """One a kind of processor, because programs for the CPU may hold instructions that another
+    lacks.
 
-    Not "compiled", as in version 0.1.0: its entries have no time of last use, without which JAX cannot make room.
+    Not "compiled", as in version 0.1.0: its entries have no time of last use, without which JAX
+    cannot make room.
     """
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.path.expanduser(home)) / "spn_jax" / "programs" / processor()
@@ -85,15 +96,19 @@ def only_cpu() -> bool:
 
 
 def has_tpu(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
-    """Whether a chip of Google's is attached, which is what JAX itself looks for: libtpu alone may serve to compile for TPUs elsewhere."""
+    """Whether a chip of Google's is attached, which is what JAX itself looks for: libtpu alone may
+    serve to compile for TPUs elsewhere.
+    """
     return any(path.read_text().strip() == GOOGLE for path in devices.glob("*/vendor"))
 
 
 def keep_memory() -> None:
     """Has the C library keep freed memory for the next step.
 
-    A training step at 256 x 256 takes and frees gigabytes. As a rule they go back to the system, which clears every page of
-    them before it hands them out again: 15 % of the step on two cores. Only glibc has these settings; elsewhere nothing changes.
+    A training step at 256 x 256 takes and frees gigabytes. As a rule they go back to the system,
+    which clears every page of
+    them before it hands them out again: 15 % of the step on two cores. Only glibc has these
+    settings; elsewhere nothing changes.
     """
     if sys.platform != "linux":
         return
@@ -105,7 +120,8 @@ def keep_memory() -> None:
 
 
 def choose_device(name: str | None) -> None:
-    """Has JAX compute on the devices of a kind: "cpu", "gpu", "tpu"; None leaves it the choice. To be called before it computes.
+    """Has JAX compute on the devices of a kind: "cpu", "gpu", "tpu"; None leaves it the choice. To
+    be called before it computes.
 
     Raises:
         InputError: there is no such device.

@@ -18,8 +18,8 @@ from spn_jax.errors import InputError
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Writes a file that appears only when it is complete; its folder is made.
 
-    A file that is replaced keeps its mode, a new one gets the one that the process gives to new files. Where `path` is a link, the
-    file that it leads to is written.
+    A file that is replaced keeps its mode, a new one gets the one that the process gives to new
+    files. Where `path` is a link, the file that it leads to is written.
 
     Raises:
         InputError: it cannot be written.
@@ -32,10 +32,12 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes, mark: str = ".spn-") -> Path:
-    """`write_atomically` in a folder that is there; returns the file that was written, which is another one where `path` is a link.
+    """`write_atomically` in a folder that is there; returns the file that was written, which is
+    another one where `path` is a link.
 
     Args:
-        mark: what the name begins with that the file has while it is written, and keeps where the process is killed.
+        mark: what the name begins with that the file has while it is written, and keeps where the
+            process is killed.
 
     Raises:
         OSError: it cannot be written; the old file is whole, and nothing else is left.
@@ -58,13 +60,17 @@ def replace_file(path: Path, data: bytes, mark: str = ".spn-") -> Path:
 
 
 def keep_mode(new: Path | int, old: Path) -> None:
-    """Gives a file, by its path or handle, the mode of the one that it is about to replace, if there is one."""
+    """Gives a file, by its path or handle, the mode of the one that it is about to replace, if
+    there is one.
+    """
     with contextlib.suppress(FileNotFoundError):
         os.chmod(new, stat.S_IMODE(old.stat().st_mode))
 
 
 def without_links(path: Path) -> Path:
-    """Where links lead to, at the end of the path and on its way. OSError if they lead in a circle."""
+    """Where links lead to, at the end of the path and on its way. OSError if they lead in a
+    circle.
+    """
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -81,7 +87,8 @@ def remedy(error: OSError) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the folder and tries to write in it, so that a command says before its work that the results could not be kept.
+    """Makes the folder and tries to write in it, so that a command says before its work that the
+    results could not be kept.
 
     Raises:
         InputError: it cannot be made or written to.
@@ -98,18 +105,22 @@ def check_writable(folder: Path) -> None:
 
 
 LOCK = ".lock"  # the file in a folder that is locked, and that says who holds it
-WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems answer that have no locks
+# what file systems answer that have no locks
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class FolderLock(contextlib.AbstractContextManager["FolderLock"]):
-    """A folder that belongs to this process until `release`, or until the process ends, however it does.
+    """A folder that belongs to this process until `release`, or until the process ends, however it
+    does.
 
-    It locks a regular file in the folder, because NFS lets every machine lock a directory at the same time. A file system without
-    locks protects nothing; the first lock on one says so on stderr.
+    It locks a regular file in the folder, because NFS lets every machine lock a directory at the
+    same time. A file system without locks protects nothing; the first lock on one says so on
+    stderr.
 
     Args:
         folder: must be there.
-        busy: what the error says where another process holds the lock, such as "another run is writing to runs/celeba".
+        busy: what the error says where another process holds the lock, such as "another run is
+            writing to runs/celeba".
         advice: what there is to do then.
         shared: hold it together with others that ask for it shared.
 
@@ -149,7 +160,9 @@ class FolderLock(contextlib.AbstractContextManager["FolderLock"]):
             tell_of_missing_locks(self._path.parent)
 
     def release(self) -> None:
-        """Gives the folder back and deletes the file, unless others share the lock. A second call does nothing."""
+        """Gives the folder back and deletes the file, unless others share the lock. A second call
+        does nothing.
+        """
         if self._handle >= 0:
             with contextlib.suppress(OSError):
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,7 +176,9 @@ class FolderLock(contextlib.AbstractContextManager["FolderLock"]):
 
 
 def is_same_file(path: Path, handle: int) -> bool:
-    """Whether an open file still has this name: it may have been renamed or deleted between opening and locking."""
+    """Whether an open file still has this name: it may have been renamed or deleted between opening
+    and locking.
+    """
     try:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:

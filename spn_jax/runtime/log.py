@@ -19,10 +19,12 @@ from spn_jax.runtime.files import write_atomically
 
 
 class MetricsLog:
-    """metrics.jsonl (one JSON object a line, key "step" and path-like names) and TensorBoard events of a work directory.
+    """metrics.jsonl (one JSON object a line, key "step" and path-like names) and TensorBoard events
+    of a work directory.
 
-    Opening it for a run restored at step n removes every line after n, so that a killed and restarted run leaves the same
-    file as an uninterrupted one. What is written is on the disk before a method returns.
+    Opening it for a run restored at step n removes every line after n, so that a killed and
+    restarted run leaves the same file as an uninterrupted one. What is written is on the disk
+    before a method returns.
 
     Raises:
         InputError: a file cannot be written, here or later.
@@ -38,7 +40,8 @@ class MetricsLog:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line and one point a metric to each scalar's curve."""
         with self._disk_errors():
-            numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # JSON has no infinity
+            # JSON has no infinity
+            numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
             self._file.write(json.dumps({"step": step, **numbers}) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -73,12 +76,15 @@ class MetricsLog:
 
 
 class TensorBoard:
-    """One TensorBoard event file, written at once: tensorboardX's own SummaryWriter hangs when its thread dies of a full disk."""
+    """One TensorBoard event file, written at once: tensorboardX's own SummaryWriter hangs when its
+    thread dies of a full disk.
+    """
 
     def __init__(self, folder: Path, restored_step: int):
         self._summary, self._events, writer = tensorboard_modules()
         folder.mkdir(parents=True, exist_ok=True)
-        # The name's own part tells seconds: a process started again within one would write over the file of the one before.
+        # The name's own part tells seconds: a process started again within one would write over the
+        # file of the one before.
         self._writer = writer.EventsWriter(str(folder / "events"), filename_suffix=f".{time.time_ns()}")
         # Tells readers to forget what an earlier, killed process wrote from this step on.
         self._write(restored_step + 1, session_log=self._events.SessionLog(status=self._events.SessionLog.START))
@@ -106,7 +112,8 @@ class TensorBoard:
 def tensorboard_modules() -> tuple[Any, Any, Any]:
     """tensorboardX's summary, event and writer modules, imported without torch.
 
-    It imports torch where that is installed, for tensors that are never passed here: three seconds and a pool of threads.
+    It imports torch where that is installed, for tensors that are never passed here: three seconds
+    and a pool of threads.
     """
     hide = "torch" not in sys.modules
     if hide:
@@ -121,7 +128,9 @@ def tensorboard_modules() -> tuple[Any, Any, Any]:
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Removes every line after `step`, and a half-written last one, from a JSON-lines file; a missing file stays missing."""
+    """Removes every line after `step`, and a half-written last one, from a JSON-lines file; a
+    missing file stays missing.
+    """
     if path.exists():
         kept = [line for line in path.read_text(encoding="utf-8").splitlines() if is_kept(line, step)]
         write_atomically(path, "".join(line + "\n" for line in kept))
@@ -144,30 +153,40 @@ def has_evaluation(workdir: Path, step: int) -> bool:
 
 
 def quiet_libraries() -> None:
-    """Keeps Orbax's reports off the terminal: what goes wrong comes back as an exception, and the command says it in words."""
+    """Keeps Orbax's reports off the terminal: what goes wrong comes back as an exception, and the
+    command says it in words.
+    """
     for name in ("absl", "orbax"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class StepClock:
-    """Rate and time left of a training run, from the steps made since this object was created; `progress` is about work on files."""
+    """Rate and time left of a training run, from the steps made since this object was created;
+    `progress` is about work on files.
+    """
 
     def __init__(self, step: int, total: int):
         self._total = total
         self.restart(step)
 
     def rate(self, step: int) -> float | None:
-        """Steps per second since the start of this process's work, first compilation left out by `restart`; None before it is known."""
+        """Steps per second since the start of this process's work, first compilation left out by
+        `restart`; None before it is known.
+        """
         elapsed = time.monotonic() - self._start
         return (step - self._first) / elapsed if elapsed > 0 and step > self._first else None
 
     def restart(self, step: int) -> None:
-        """Begins the measurement anew; called once the first step, with its compilation, is done."""
+        """Begins the measurement anew; called once the first step, with its compilation, is
+        done.
+        """
         self._first, self._start = step, time.monotonic()
         self._window_first, self._window_start = self._first, self._start
 
     def recent_rate(self, step: int) -> float | None:
-        """Steps per second since the last call, by which a slow-down shows at once; None before any."""
+        """Steps per second since the last call, by which a slow-down shows at once; None before
+        any.
+        """
         now = time.monotonic()
         steps, seconds = step - self._window_first, now - self._window_start
         self._window_first, self._window_start = step, now

@@ -1,4 +1,6 @@
-"""Whether a program fits into the memory there is, and the same question answered afterwards, in words."""
+"""Whether a program fits into the memory there is, and the same question answered afterwards, in
+words.
+"""
 
 import contextlib
 import re
@@ -14,7 +16,8 @@ from spn_jax.errors import InputError
 MEMINFO = Path("/proc/meminfo")  # of Linux
 OPENCV_SAYS = ("insufficient memory", "failed to allocate", "bad_alloc")
 SMALLER = "use a smaller photo or --strategy crop"  # what to do about too little
-CGROUP = Path("/sys/fs/cgroup")  # control groups, which limit what a container or a job of a cluster may take
+# control groups, which limit what a container or a job of a cluster may take
+CGROUP = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")  # which of them the process belongs to
 
 
@@ -22,7 +25,8 @@ class GroupFiles(NamedTuple):
     """What a control group's files are called.
 
     folder: of the memory's groups, in CGROUP.
-    evictable: the entry of memory.stat with the bytes of files that were read and can go at any moment.
+    evictable: the entry of memory.stat with the bytes of files that were read and can go at any
+        moment.
     """
 
     folder: str
@@ -47,13 +51,17 @@ def out_of_memory_in_words(what: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the host's or the device's memory did not suffice; XLA has no type of its own for it."""
+    """Whether an error says that the host's or the device's memory did not suffice; XLA has no type
+    of its own for it.
+    """
     said = str(error).lower()
     return isinstance(error, MemoryError) or any(words in said for words in ("resource_exhausted", "out of memory", *OPENCV_SAYS))
 
 
 def free_memory(device: jax.Device) -> int | None:
-    """Bytes that a program could still take, the host's (with swap space) where the device is the CPU; None where it cannot be known."""
+    """Bytes that a program could still take, the host's (with swap space) where the device is the
+    CPU; None where it cannot be known.
+    """
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -64,9 +72,11 @@ def free_memory(device: jax.Device) -> int | None:
 
 
 def free_in_container() -> list[int]:
-    """Bytes up to the limit of each control group that the process runs in; empty where none has a limit.
+    """Bytes up to the limit of each control group that the process runs in; empty where none has a
+    limit.
 
-    The kernel counts files that were read as used memory until somebody needs it; here they do not count, as in Kubernetes.
+    The kernel counts files that were read as used memory until somebody needs it; here they do not
+    count, as in Kubernetes.
     """
     found = []
     for group, files in _groups():
@@ -78,8 +88,11 @@ def free_in_container() -> list[int]:
 
 
 def _groups() -> Iterator[tuple[Path, GroupFiles]]:
-    """The folders of the process's own group and of those around it. Inside a container the own one often is the root alone."""
-    lines = [line.split(":", 2) for line in _text(OWN_GROUPS).splitlines() if line.count(":") >= 2]  # number:kinds:path
+    """The folders of the process's own group and of those around it. Inside a container the own one
+    often is the root alone.
+    """
+    # number:kinds:path
+    lines = [line.split(":", 2) for line in _text(OWN_GROUPS).splitlines() if line.count(":") >= 2]
     named = {kind: path for _, kinds, path in lines for kind in kinds.split(",")}
     for files, own in ((VERSION_2, named.get("", "/")), (VERSION_1, named.get("memory", "/"))):
         root = CGROUP / files.folder

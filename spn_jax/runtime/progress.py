@@ -11,7 +11,9 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @dataclasses.dataclass
 class Progress:
-    """Prints a line every ten seconds and at the end. Safe in threads. `log.StepClock` is about training steps."""
+    """Prints a line every ten seconds and at the end. Safe in threads. `log.StepClock` is about
+    training steps.
+    """
 
     done: int  # photos
     total: int

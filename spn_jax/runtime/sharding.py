@@ -1,4 +1,6 @@
-"""Where arrays live: one mesh axis "data" over all devices of all processes; batches split, parameters replicated or split too."""
+"""Where arrays live: one mesh axis "data" over all devices of all processes; batches split,
+parameters replicated or split too.
+"""
 
 from typing import Any
 
@@ -23,9 +25,11 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Arrays that every process has whole, as global arrays with these shardings: a tree of them, or one for all.
+    """Arrays that every process has whole, as global arrays with these shardings: a tree of them,
+    or one for all.
 
-    With several processes jax.device_put would send every array over the network to see whether it is the same everywhere.
+    With several processes jax.device_put would send every array over the network to see whether it
+    is the same everywhere.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -40,7 +44,8 @@ def place(tree: Any, shardings: Any) -> Any:
 
 
 def array_sharding(array: Any, mesh: Mesh, split: bool) -> NamedSharding:
-    """Where an array of a training state lives: on every device or, if `split`, a part on each, along its largest axis that divides.
+    """Where an array of a training state lives: on every device or, if `split`, a part on each,
+    along its largest axis that divides.
 
     Vectors, small arrays and those without such an axis are on every device all the same.
     """
@@ -64,13 +69,17 @@ def gather(tree: Any, mesh: Mesh) -> Any:
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's rows of a batch -> global arrays, split along the first axis, one part a device."""
+    """This process's rows of a batch -> global arrays, split along the first axis, one part a
+    device.
+    """
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
 def check_divisible(batch_size: int, devices: int, setting: str, micro_batches: int = 1) -> None:
-    """Raises InputError, naming the nearest sizes that fit, unless a batch splits evenly over devices and micro-batches."""
+    """Raises InputError, naming the nearest sizes that fit, unless a batch splits evenly over
+    devices and micro-batches.
+    """
     unit = devices * micro_batches
     if batch_size % unit:
         below, above = batch_size // unit * unit, -(-batch_size // unit) * unit

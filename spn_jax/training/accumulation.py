@@ -1,4 +1,6 @@
-"""The training step for a batch that is computed in several parts, of which one at a time is in memory."""
+"""The training step for a batch that is computed in several parts, of which one at a time is in
+memory.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,16 +29,19 @@ from spn_jax.training.state import Batch, Frozen, Metrics, StepGraph, TrainState
 
 
 def accumulated_train_step(graph: StepGraph, state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
-    """`train_step` with the gradients of graph.micro_batches parts, one after the other: equal to it but for rounding.
+    """`train_step` with the gradients of graph.micro_batches parts, one after the other: equal to
+    it but for rounding.
 
-    The generator runs forward twice a part, because the discriminator's update, which comes in between, needs all parts.
+    The generator runs forward twice a part, because the discriminator's update, which comes in
+    between, needs all parts.
     """
     batch = prepare_batch(graph, state, batch)
     parts = split_batch(batch, graph.micro_batches)
     photo_vectors = power_iteration(graph, state.discriminator, state.spectral)
     fake_vectors = power_iteration(graph, state.discriminator, photo_vectors)
 
-    # The discriminator's update. The diversity loss of a part needs the distances of the whole batch, which are found on the way.
+    # The discriminator's update. The diversity loss of a part needs the distances of the whole
+    # batch, which are found on the way.
     def of_discriminator(part: Batch) -> tuple[nnx.State, tuple[Metrics, Array | None]]:
         fakes = generate(graph, state.model, part).image
         found = discriminator_gradients(graph, state.discriminator, photo_vectors, fake_vectors, part["image"], fakes)
@@ -70,7 +75,9 @@ def accumulated_train_step(graph: StepGraph, state: TrainState, frozen: Frozen, 
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:
-    """Every array (b, ...) as (parts, b / parts, ...), interleaved so that each part stays spread over all devices."""
+    """Every array (b, ...) as (parts, b / parts, ...), interleaved so that each part stays spread
+    over all devices.
+    """
     return jax.tree.map(lambda x: rearrange(x, "(b k) ... -> k b ...", k=parts), dict(batch))
 
 
@@ -95,8 +102,8 @@ def mean_over_parts(function: Callable[[Batch], tuple[nnx.State, Any]], parts: B
 def share_of_diversity(graph: StepGraph, distances: Array, masks: Array) -> DiversityLoss:
     """The diversity loss of one part of a batch.
 
-    The loss is no mean over photos, so a part contributes the tangent at the whole batch's distances: the mean over the parts
-    then has the whole batch's value and gradient.
+    The loss is no mean over photos, so a part contributes the tangent at the whole batch's
+    distances: the mean over the parts then has the whole batch's value and gradient.
 
     Args:
         distances: `sample_distances` of the whole batch.

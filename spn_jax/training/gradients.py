@@ -1,4 +1,6 @@
-"""Gradients of the two networks' losses for a batch, or for one part of it: what every form of the step is made of."""
+"""Gradients of the two networks' losses for a batch, or for one part of it: what every form of the
+step is made of.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -29,28 +31,36 @@ from spn_jax.training.state import Batch, Frozen, Metrics, StepGraph, TrainState
 
 # VGG19's features (b, s, h, w, c) of predictions and the mask (b, P, P, 1) -> the diversity loss.
 DiversityLoss = Callable[[tuple[Array, ...], Array], Array]
-PullBack = Callable[[SPNOutput], tuple[nnx.State]]  # gradients for the generator's outputs -> those for its parameters
+# gradients for the generator's outputs -> those for its parameters
+PullBack = Callable[[SPNOutput], tuple[nnx.State]]
 
 
 class Gradients(NamedTuple):
-    """Gradients for the parameters of a network, and the metrics of the loss that they belong to."""
+    """Gradients for the parameters of a network, and the metrics of the loss that they
+    belong to.
+    """
 
     parameters: nnx.State
     metrics: Metrics
 
 
 class DiscriminatorState(NamedTuple):
-    """A discriminator as it is used: kernels, and the singular vectors by which spectral norm divides them."""
+    """A discriminator as it is used: kernels, and the singular vectors by which spectral norm
+    divides them.
+    """
 
     kernels: nnx.State
     vectors: nnx.State
 
 
 class References(NamedTuple):
-    """What predictions are compared with, besides the photo; a loss without weight leaves its part empty."""
+    """What predictions are compared with, besides the photo; a loss without weight leaves its part
+    empty.
+    """
 
     teacher: Pyramid  # the teacher's features of the photos
-    discriminator: tuple[Array, ...]  # the discriminator's features of the photos, before its update
+    # the discriminator's features of the photos, before its update
+    discriminator: tuple[Array, ...]
     vgg: tuple[Array, ...]  # VGG19's features of the photos
 
 
@@ -88,7 +98,8 @@ def vgg_features(frozen: Frozen, images: Array) -> tuple[Array, ...]:
 
 
 def prepare_batch(graph: StepGraph, state: TrainState, batch: Batch) -> Batch:
-    """The batch with photos and masks as floats, and with noise (b, s, P/32, P/32, z) where a probabilistic model was given none.
+    """The batch with photos and masks as floats, and with noise (b, s, P/32, P/32, z) where a
+    probabilistic model was given none.
 
     Noise follows from the seed and the step alone.
     """
@@ -104,7 +115,8 @@ def prepare_batch(graph: StepGraph, state: TrainState, batch: Batch) -> Batch:
 def discriminator_gradients(
     graph: StepGraph, kernels: nnx.State, photo_vectors: nnx.State, fake_vectors: nnx.State, photos: Array, fakes: Array
 ) -> Gradients:
-    """Gradients of the discriminator's loss for its kernels, with singular vectors for photos and for predictions.
+    """Gradients of the discriminator's loss for its kernels, with singular vectors for photos and
+    for predictions.
 
     Args:
         photos: (b, P, P, 3).
@@ -127,8 +139,8 @@ def discriminator_gradients(
 def find_references(graph: StepGraph, frozen: Frozen, discriminator: DiscriminatorState, batch: Batch) -> References:
     """What the predictions of a batch are compared with; all of it constant.
 
-    The discriminator has seen the photos before, for its own loss, with the same kernels and vectors: the compiler recognises
-    that and computes it once.
+    The discriminator has seen the photos before, for its own loss, with the same kernels and
+    vectors: the compiler recognises that and computes it once.
     """
     loss, photos = graph.loss, batch["image"]
     features = discriminate(graph, discriminator, photos).features if loss.feature_matching else ()
@@ -141,7 +153,8 @@ class GeneratorObjective:
     """The generator's loss at one step.
 
     discriminator: after its update.
-    diversity: the diversity loss; where the batch is one part of a larger one, its share in the whole batch's.
+    diversity: the diversity loss; where the batch is one part of a larger one, its share in the
+        whole batch's.
     """
 
     graph: StepGraph
@@ -151,7 +164,9 @@ class GeneratorObjective:
     diversity: DiversityLoss
 
     def gradients(self, batch: Batch, references: References, output: SPNOutput, pull_back: PullBack) -> Gradients:
-        """Gradients for the parameters of prior learner and generator, through the forward pass that gave `output`."""
+        """Gradients for the parameters of prior learner and generator, through the forward pass
+        that gave `output`.
+        """
 
         def loss(output: SPNOutput) -> tuple[Array, Metrics]:
             discriminated = discriminate(self.graph, self.discriminator, merge_samples(output.image))
@@ -167,7 +182,9 @@ class GeneratorObjective:
 def generator_loss(
     graph: StepGraph, step: Array, batch: Batch, predicted: Predicted, references: References, diversity: DiversityLoss
 ) -> tuple[Array, Metrics]:
-    """Eq. 12, or 15 of the probabilistic model: the weighted sum, and every term by name. The only place where weights are applied."""
+    """Eq. 12, or 15 of the probabilistic model: the weighted sum, and every term by name. The only
+    place where weights are applied.
+    """
     weights, mask, output = graph.loss, batch["mask"], predicted.output
     by_level = {
         level: prior_loss(distilled, references.teacher[level], mask, weights.prior_mask_weight)
@@ -211,9 +228,11 @@ def diversity_of_batch(graph: StepGraph) -> DiversityLoss:
 
 
 def targets(frozen: Frozen, batch: Batch) -> Pyramid:
-    """The teacher's features {level: (b, h, w, c)}: computed where a teacher is given, cached in the batch otherwise.
+    """The teacher's features {level: (b, h, w, c)}: computed where a teacher is given, cached in
+    the batch otherwise.
 
-    Those of an 8-bit cache come as codes and become numbers here, so that a quarter of the bytes travels to the device.
+    Those of an 8-bit cache come as codes and become numbers here, so that a quarter of the bytes
+    travels to the device.
     """
     if frozen.teacher is not None:
         with jax.named_scope("teacher"):

@@ -37,7 +37,9 @@ class Due:
 
 
 def due_at(step: int, steps: int, train: TrainConfig) -> Due:
-    """Every so many steps, as the settings say, and all of it after the last of `steps`; every evaluation has its checkpoint."""
+    """Every so many steps, as the settings say, and all of it after the last of `steps`; every
+    evaluation has its checkpoint.
+    """
 
     def is_time(every: int) -> bool:
         return step == steps or step % every == 0
@@ -47,7 +49,8 @@ def due_at(step: int, steps: int, train: TrainConfig) -> Due:
 
 
 def due_at_start(step: int, steps: int, train: TrainConfig, *, is_evaluated: bool, is_initialised: bool) -> Due:
-    """What there is to do before a process's first step: an evaluation that an earlier process was stopped before, and no more.
+    """What there is to do before a process's first step: an evaluation that an earlier process was
+    stopped before, and no more.
 
     A new run that starts from another's parameters is scored before it changes them.
     """
@@ -82,7 +85,8 @@ class HeldOut:
     def evaluate_if_due(self, step: int, due: Due, model: SPN) -> dict[str, float] | None:
         """The scores of the evaluation that is due at `step`, which are logged.
 
-        SIGTERM must not wait for an evaluation: it is given up, there are no scores, and the next start makes up for it.
+        SIGTERM must not wait for an evaluation: it is given up, there are no scores, and the next
+        start makes up for it.
         """
         if not due.evaluation:
             return None
@@ -124,5 +128,7 @@ class HeldOut:
 
 
 def evaluated_model(graph: StepGraph, state: TrainState, mesh: Mesh) -> SPN:
-    """The model that evaluations and pictures use, whole on every device: the moving average where there is one."""
+    """The model that evaluations and pictures use, whole on every device: the moving average where
+    there is one.
+    """
     return nnx.merge(graph.model, gather(state.model if state.ema is None else state.ema, mesh))

@@ -1,4 +1,6 @@
-"""What a training run reads: photos, masks, the teacher's features or the teacher itself, and the networks of its losses."""
+"""What a training run reads: photos, masks, the teacher's features or the teacher itself, and the
+networks of its losses.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -21,7 +23,9 @@ from spn_jax.training.state import Frozen
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Photos and masks of training and of evaluation, and the teacher's features of the former (None: no prior loss)."""
+    """Photos and masks of training and of evaluation, and the teacher's features of the former
+    (None: no prior loss).
+    """
 
     photos: PhotoSource
     masks: MaskSource
@@ -43,7 +47,9 @@ def open_data(config: Config, config_file: str) -> Data:
 
 
 def checked_masks(config: Config, data: Data) -> Iterator[str]:
-    """Reads every mask of training and of evaluation once; yields what people should know about them. InputError: some are broken."""
+    """Reads every mask of training and of evaluation once; yields what people should know about
+    them. InputError: some are broken.
+    """
     of = {"data.train_masks": data.masks, "data.test_masks": data.test_masks}
     if data.masks.state() == data.test_masks.state():
         del of["data.test_masks"]
@@ -56,7 +62,9 @@ def checked_masks(config: Config, data: Data) -> Iterator[str]:
 
 
 def open_cache(config: Config, photos: PhotoSource, config_file: str) -> TeacherCache | None:
-    """The teacher's cached features, checked against config and photos; None without a prior loss, or where the teacher itself runs."""
+    """The teacher's cached features, checked against config and photos; None without a prior loss,
+    or where the teacher itself runs.
+    """
     if config.loss.prior == 0 or is_online(config):
         return None
     cache = TeacherCache.open(config.teacher.cache, config_file)
@@ -75,7 +83,9 @@ class DistillationTargets:
 
 
 def open_distillation_targets(config: Config, data: Data, frozen: Frozen, origin: str | None) -> DistillationTargets:
-    """Where the targets of the prior loss come from: the cache, or the teacher in `frozen`, whose weights are from `origin`."""
+    """Where the targets of the prior loss come from: the cache, or the teacher in `frozen`, whose
+    weights are from `origin`.
+    """
     if data.cache is not None:
         manifest = data.cache.manifest
         line = f"teacher: {manifest.teacher}, weights {manifest.weights_origin}, features in {manifest.dtype}"
@@ -88,7 +98,9 @@ def open_distillation_targets(config: Config, data: Data, frozen: Frozen, origin
 
 
 class Origins(NamedTuple):
-    """Where the weights of frozen networks come from, for people; None for one that is not there."""
+    """Where the weights of frozen networks come from, for people; None for one that is not
+    there.
+    """
 
     teacher: str | None = None
     vgg: str | None = None
@@ -97,8 +109,8 @@ class Origins(NamedTuple):
 def open_frozen(config: Config) -> tuple[Frozen, Origins]:
     """The networks that the losses need; InputError if they cannot be had.
 
-    All in float32 whatever the trained networks compute in: the targets do not change with a setting for speed, and rounded to
-    bfloat16 most pixels of two samples would be equal to VGG19.
+    All in float32 whatever the trained networks compute in: the targets do not change with a
+    setting for speed, and rounded to bfloat16 most pixels of two samples would be equal to VGG19.
     """
     frozen, origins = Frozen(), Origins()
     if is_online(config):
@@ -131,5 +143,7 @@ def read_batches(config: Config, data: Data, start: int, steps: int) -> Any:
 
 
 def weights_identity(origin: str | None) -> str | None:
-    """What of the text that `load_vgg19` gives does not depend on the name of a file: the weights' hash, or the seed of random ones."""
+    """What of the text that `load_vgg19` gives does not depend on the name of a file: the weights'
+    hash, or the seed of random ones.
+    """
     return origin.rpartition("sha256 ")[2] if origin else None

@@ -1,8 +1,9 @@
 """Losses of SPN: arrays in, float32 scalars out (float64 where the arrays are).
 
-Shapes: b photos, s completions of each; predictions are (b, s, h, w, c), photos and masks (b, h, w, c). Means run over all
-elements, so a mean over (b, s) is the released programs' mean over their tiled batch. Mask weights stand inside the mean.
-Where paper and released program differ, `form` chooses; docs/paper_and_program.md has the table.
+Shapes: b photos, s completions of each; predictions are (b, s, h, w, c), photos and masks (b, h, w,
+c). Means run over all elements, so a mean over (b, s) is the released programs' mean over their
+tiled batch. Mask weights stand inside the mean. Where paper and released program differ, `form`
+chooses; docs/paper_and_program.md has the table.
 """
 
 import itertools
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 
 LOG_FLOOR = -100.0  # the released binary cross entropy clamps each logarithm here
-LEVEL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of VGG19's levels in the released perceptual loss, finest first
+# of VGG19's levels in the released perceptual loss, finest first
+LEVEL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 DIVERSITY_EPSILON = 1e-5  # of Eq. 14
 
 Adversarial = Literal["non_saturating", "saturating", "hinge"]
@@ -32,16 +34,20 @@ def masked_l1(difference: Array, mask: Array, mask_weight: float) -> Array:
 
 
 def reconstruction_loss(prediction: Array, image: Array, mask: Array, mask_weight: float) -> Array:
-    """Eq. 10: l1 between prediction (b, s, h, w, 3) and image (b, h, w, 3), delta = `mask_weight` more inside the hole."""
+    """Eq. 10: l1 between prediction (b, s, h, w, 3) and image (b, h, w, 3), delta = `mask_weight`
+    more inside the hole.
+    """
     return masked_l1(wide(prediction) - wide(image)[:, None], mask, mask_weight)
 
 
 def prior_loss(distilled: Array, target: Array, mask: Array, mask_weight: float) -> Array:
-    """Eq. 4 at one scale: l1 between the head's map and the teacher's, alpha = `mask_weight` more inside the hole.
+    """Eq. 4 at one scale: l1 between the head's map and the teacher's, alpha = `mask_weight` more
+    inside the hole.
 
     Args:
         distilled: (b, s, h, w, c), prediction of a distillation head.
-        target: (b, h', w', c), teacher's features; h a multiple of h', enlarged by nearest neighbour.
+        target: (b, h', w', c), teacher's features; h a multiple of h', enlarged by nearest
+            neighbour.
         mask: (b, H, W, 1), H a multiple of h, reduced by nearest neighbour.
         mask_weight: alpha, 3 in the paper.
     """
@@ -74,7 +80,8 @@ def discriminator_loss(real_logits: Array, fake_logits: Array, form: Adversarial
 def adversarial_loss(fake_logits: Array, form: Adversarial) -> Array:
     """Generator's adversarial term for scores (b s, h, w, 1) before any sigmoid.
 
-    non_saturating, as released for the deterministic model: -E log D(fake). saturating, the paper's Eq. 11 with its sign slip
+    non_saturating, as released for the deterministic model: -E log D(fake). saturating, the paper's
+    Eq. 11 with its sign slip
     mended: E log(1 - D(fake)). hinge, as released for the probabilistic model: -E fake.
     """
     if form == "hinge":
@@ -85,9 +92,11 @@ def adversarial_loss(fake_logits: Array, form: Adversarial) -> Array:
 
 
 def kl_loss(mu: Array, sigma: Array, direction: Form) -> Array:
-    """Divergence between the posterior N(mu, sigma^2) and the prior N(0, 1) (Eq. 6), mean over all elements of any shape.
+    """Divergence between the posterior N(mu, sigma^2) and the prior N(0, 1) (Eq. 6), mean over all
+    elements of any shape.
 
-    paper: KL(posterior, prior) = (mu^2 + sigma^2 - 1) / 2 - log sigma. released: KL(prior, posterior) = log sigma +
+    paper: KL(posterior, prior) = (mu^2 + sigma^2 - 1) / 2 - log sigma. released: KL(prior,
+        posterior) = log sigma +
     (1 + mu^2) / (2 sigma^2) - 1/2, which grows without bound where sigma is small.
     """
     mu, sigma = wide(mu), wide(sigma)
@@ -97,7 +106,9 @@ def kl_loss(mu: Array, sigma: Array, direction: Form) -> Array:
 
 
 def feature_distances(fake: Sequence[Array], real: Sequence[Array]) -> Array:
-    """(levels,): l1 between the features of predictions (b, s, h, w, c) and of photos (b, h, w, c), the mean at each level."""
+    """(levels,): l1 between the features of predictions (b, s, h, w, c) and of photos (b, h, w, c),
+    the mean at each level.
+    """
     return jnp.stack([jnp.mean(jnp.abs(wide(f) - wide(r)[:, None])) for f, r in zip(fake, real, strict=True)])
 
 
@@ -107,16 +118,20 @@ def feature_matching_loss(fake: Sequence[Array], real: Sequence[Array]) -> Array
 
 
 def perceptual_loss(fake: Sequence[Array], real: Sequence[Array], form: Form) -> Array:
-    """Second term of Eq. 13, over VGG19's five levels: sum weighted by 1/32, 1/16, 1/8, 1/4, 1 (released), or mean (paper)."""
+    """Second term of Eq. 13, over VGG19's five levels: sum weighted by 1/32, 1/16, 1/8, 1/4, 1
+    (released), or mean (paper).
+    """
     distances = feature_distances(fake, real)
     # A sum of products and no dot product, which an accelerator would compute in fewer bits.
     return jnp.mean(distances) if form == "paper" else jnp.sum(jnp.asarray(LEVEL_WEIGHTS, distances.dtype) * distances)
 
 
 def sample_distances(features: Sequence[Array], mask: Array) -> Array:
-    """(levels,): l1 inside the hole between the features (b, s, h, w, c) of a photo's completions, averaged over all pairs of them.
+    """(levels,): l1 inside the hole between the features (b, s, h, w, c) of a photo's completions,
+    averaged over all pairs of them.
 
-    The mask (b, H, W, 1) is reduced by nearest neighbour; the mean runs over all pixels, those outside the hole counting 0.
+    The mask (b, H, W, 1) is reduced by nearest neighbour; the mean runs over all pixels, those
+    outside the hole counting 0.
     """
 
     def at_level(level: Array) -> Array:
@@ -128,15 +143,19 @@ def sample_distances(features: Sequence[Array], mask: Array) -> Array:
 
 
 def hole_shares(features: Sequence[Array], mask: Array) -> Array:
-    """(levels,): the share of the hole in the mask (b, H, W, 1) when it is reduced to each level's size (b, s, h, w, c)."""
+    """(levels,): the share of the hole in the mask (b, H, W, 1) when it is reduced to each level's
+    size (b, s, h, w, c).
+    """
     return jnp.stack([jnp.mean(mask_at(mask, level.shape[2])) for level in features])
 
 
 def diversity_loss(distances: Array, shares: Array, form: Form) -> Array:
     """Eq. 14: small where completions of the same photo differ.
 
-    released: 1 / (S + 1e-5), S = sum over the levels of distance / share. paper: mean over the levels of 1 / (distance + 1e-5).
-    A level where no hole is left says nothing and is left out; if that is true of all, the loss is 0.
+    released: 1 / (S + 1e-5), S = sum over the levels of distance / share. paper: mean over the
+        levels of 1 / (distance + 1e-5).
+    A level where no hole is left says nothing and is left out; if that is true of all, the loss is
+    0.
 
     Args:
         distances: (levels,) of `sample_distances`.

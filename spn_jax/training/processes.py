@@ -1,4 +1,6 @@
-"""The processes of a run: how they find each other, stop together and end, and that only one run is in a work directory."""
+"""The processes of a run: how they find each other, stop together and end, and that only one run is
+in a work directory.
+"""
 
 import argparse
 import contextlib
@@ -22,7 +24,9 @@ LAST_WORDS = 5  # seconds in which other processes that meet the same error may 
 
 
 class Stopped(Exception):
-    """The run was told to stop, and its state is saved. `status` is the exit status of a process that the signal ended."""
+    """The run was told to stop, and its state is saved. `status` is the exit status of a process
+    that the signal ended.
+    """
 
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -41,12 +45,15 @@ class Stop:
 
     def __call__(self, step: int) -> bool:
         """Before a step. Every process must ask before every step."""
-        if jax.process_count() > 1:  # jax.distributed has installed a handler that tells the other processes of SIGTERM
+        # jax.distributed has installed a handler that tells the other processes of SIGTERM
+        if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._came
 
     def came_here(self) -> bool:
-        """At any time. Several processes could not agree in the middle of an evaluation, so there it is False."""
+        """At any time. Several processes could not agree in the middle of an evaluation, so there
+        it is False.
+        """
         return self._came
 
     def __enter__(self) -> Self:
@@ -71,7 +78,8 @@ class Stop:
 
 @contextlib.contextmanager
 def only_run_in(workdir: Path) -> Iterator[None]:
-    """Makes the work directory and keeps other runs out of it. If nothing is written to a new one, it is deleted again.
+    """Makes the work directory and keeps other runs out of it. If nothing is written to a new one,
+    it is deleted again.
 
     Raises:
         InputError: it cannot be made, or another run is in it.
@@ -92,7 +100,9 @@ def only_run_in(workdir: Path) -> Iterator[None]:
 
 
 def join_processes(options: argparse.Namespace) -> None:
-    """Joins the other processes of the run, if the command line says that there are any; InputError if that does not work."""
+    """Joins the other processes of the run, if the command line says that there are any; InputError
+    if that does not work.
+    """
     by_hand = {"--coordinator": options.coordinator, "--processes": options.processes, "--process": options.process}
     missing = [name for name, value in by_hand.items() if value is None]
     if options.cluster and len(missing) < len(by_hand):
@@ -121,6 +131,7 @@ def end_all_processes(error: Exception) -> NoReturn:
         print(f"error: {wrong_input}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    if jax.process_index() == 0:  # with it goes the service that joins them, and then the others are aborted
+    # with it goes the service that joins them, and then the others are aborted
+    if jax.process_index() == 0:
         time.sleep(LAST_WORDS)
     os._exit(1 if wrong_input is None else 2)

@@ -1,4 +1,6 @@
-"""What a run says: its first lines, the metrics of every step, files that describe it; and values that are not finite."""
+"""What a run says: its first lines, the metrics of every step, files that describe it; and values
+that are not finite.
+"""
 
 import contextlib
 import math
@@ -49,7 +51,9 @@ def summary(
 
 
 def write_descriptions(workdir: Path, config: Config, parameters: nnx.State) -> None:
-    """Writes the resolved settings and the table of parameters (arrays or their shapes), for people to read."""
+    """Writes the resolved settings and the table of parameters (arrays or their shapes), for people
+    to read.
+    """
     table = parameter_overview.get_parameter_overview(named_arrays(parameters), include_stats=False)
     write_atomically(workdir / "parameters.txt", table + "\n")
     write_atomically(workdir / "config.txt", "\n".join(describe(config)) + "\n")
@@ -63,7 +67,9 @@ class StepReports:
         self._pending: tuple[int, Metrics] | None = None
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics of a step that has just been started and reports those of the step before; InputError as `flush`."""
+        """Takes the metrics of a step that has just been started and reports those of the step
+        before; InputError as `flush`.
+        """
         self.flush()
         self._pending = step, metrics
 
@@ -95,7 +101,9 @@ def stop_unless_finite(step: int, broken: Sequence[str]) -> None:
 
 
 def check_finite(step: int, state: TrainState) -> None:
-    """Raises InputError for a state that must not be saved: a finite loss can have a gradient that is not."""
+    """Raises InputError for a state that must not be saved: a finite loss can have a gradient that
+    is not.
+    """
     finite = all_finite(
         {
             "parameters of the prior learner and generator": state.model,
@@ -109,7 +117,9 @@ def check_finite(step: int, state: TrainState) -> None:
 
 @contextlib.contextmanager
 def out_of_memory_in_words(train: TrainConfig) -> Iterator[None]:
-    """Turns a step that needs more memory than a device has into an InputError that names the settings which help."""
+    """Turns a step that needs more memory than a device has into an InputError that names the
+    settings which help.
+    """
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

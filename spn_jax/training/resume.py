@@ -1,4 +1,6 @@
-"""Where a run starts: what its checkpoints say about it, whether they are of the same run, and parameters of another one."""
+"""Where a run starts: what its checkpoints say about it, whether they are of the same run, and
+parameters of another one.
+"""
 
 import dataclasses
 import hashlib
@@ -62,7 +64,9 @@ class Beginning(NamedTuple):
 
 
 def find_beginning(workdir: Path) -> Beginning:
-    """Looks into a work directory. The first process decides for all: file systems show several machines different things."""
+    """Looks into a work directory. The first process decides for all: file systems show several
+    machines different things.
+    """
     newest = newest_checkpoint(workdir / FOLDER)
     step = -1 if newest is None else int(newest.name)
     is_evaluated = has_evaluation(workdir, step)
@@ -78,7 +82,9 @@ def digest(names: Sequence[str]) -> str:
 
 
 def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: Config, workdir: Path) -> None:
-    """Raises InputError, listing what differs, if a checkpoint belongs to a run with other settings or another teacher."""
+    """Raises InputError, listing what differs, if a checkpoint belongs to a run with other settings
+    or another teacher.
+    """
     if "converted_from" in stored:
         raise InputError(
             f"{workdir} holds a converted checkpoint, which has nothing to continue; choose another --workdir and start from it with --init"
@@ -89,7 +95,8 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
     if weights_identity(stored.get("vgg")) != weights_identity(info["vgg"]):
         lines.append(f"weights of VGG19: {stored.get('vgg')} -> {info['vgg']}")
     before, now = stored.get("data", info["data"]), info["data"]
-    changed = [kind for kind in now if before.get(kind, now[kind]) != now[kind]]  # older checkpoints know the names alone
+    # older checkpoints know the names alone
+    changed = [kind for kind in now if before.get(kind, now[kind]) != now[kind]]
     lines += [f"training {kind}: {before[kind]} -> {now[kind]}" for kind in changed]
     if lines:
         raise InputError(
@@ -99,7 +106,9 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
 
 
 def changed_protocol(stored: Mapping[str, Any], config: Config, workdir: Path) -> Iterator[str]:
-    """What there is to say, if anything, where the scores of a resumed run are to be of other settings than before."""
+    """What there is to say, if anything, where the scores of a resumed run are to be of other
+    settings than before.
+    """
     if lines := changed_settings(from_dict(stored["config"], origin=str(workdir)), config, ANOTHER_BEST):
         yield f"evaluations change ({'; '.join(lines)}): their scores are not compared with earlier ones to find the best checkpoint"
 
@@ -110,15 +119,17 @@ def head_names(folder: Path) -> list[str]:
 
 
 def initialise_from(state: TrainState, path: str, rate: float, say: Say) -> TrainState:
-    """The state of a new run that starts from a checkpoint's parameters, those of its discriminator included.
+    """The state of a new run that starts from a checkpoint's parameters, those of its discriminator
+    included.
 
     Args:
         state: before the first step, whole in every process, as is the one returned.
         path: the checkpoint, or a run that has some.
-        say: is told what is taken over, and warned where the learning rate is higher than the one that the checkpoint ended with.
+        say: is told what is taken over, and warned where the learning rate is higher than the one
+            that the checkpoint ended with.
 
-    Distillation heads belong to a teacher: those that do not fit this run's keep their new values. So does the discriminator
-    where the checkpoint has none or one of another kind.
+    Distillation heads belong to a teacher: those that do not fit this run's keep their new values.
+    So does the discriminator where the checkpoint has none or one of another kind.
     """
     folder = find_checkpoint(path)
     wanted = named_arrays(state.model)
@@ -139,7 +150,8 @@ def initialise_from(state: TrainState, path: str, rate: float, say: Say) -> Trai
         say(f"these of its distillation heads do not fit this run and are left out: {', '.join(left)}")
     if anew := [name for name in wanted if name not in arrays]:
         say(f"these of this run's start anew: {', '.join(anew)}")
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, model)  # the step overwrites both, so they must not share memory
+    # the step overwrites both, so they must not share memory
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, model)
     state = dataclasses.replace(state, model=model, ema=ema)
 
     stored = load_discriminator(folder)
@@ -155,7 +167,9 @@ def initialise_from(state: TrainState, path: str, rate: float, say: Say) -> Trai
 
 
 def final_learning_rate(folder: Path) -> float | None:
-    """The learning rate of the last step before a checkpoint; None where the checkpoint does not tell, as a converted one."""
+    """The learning rate of the last step before a checkpoint; None where the checkpoint does not
+    tell, as a converted one.
+    """
     info = read_info(folder)
     photos = info.get("data", {}).get("photos", "").partition(" ")[0].replace(",", "")
     if "converted_from" in info or not photos.isdigit():

@@ -1,4 +1,6 @@
-"""What training carries from step to step, what stays the same in all steps, and the optimiser with its schedule."""
+"""What training carries from step to step, what stays the same in all steps, and the optimiser with
+its schedule.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -49,7 +51,9 @@ class StepGraph:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a training run saves. Randomness and the position in the data follow from `step` and the config's seeds."""
+    """All that a training run saves. Randomness and the position in the data follow from `step` and
+    the config's seeds.
+    """
 
     step: Array  # () int32, updates made
     model: nnx.State  # parameters of prior learner and generator, float32
@@ -63,8 +67,10 @@ class TrainState:
 class Frozen(NamedTuple):
     """Networks that a step uses and never trains, donates or checkpoints.
 
-    teacher: a module that maps the photo at 2P (b, 2P, 2P, 3) in [0, 1] to {level: features}; None where features are cached.
-    vgg: a module that maps images (b, h, w, 3) in [0, 1] to a tuple of maps; needed by the perceptual and the diversity loss.
+    teacher: a module that maps the photo at 2P (b, 2P, 2P, 3) in [0, 1] to {level: features}; None
+        where features are cached.
+    vgg: a module that maps images (b, h, w, 3) in [0, 1] to a tuple of maps; needed by the
+        perceptual and the diversity loss.
     """
 
     teacher: nnx.Module | None = None
@@ -80,7 +86,9 @@ class Updated(NamedTuple):
 
 
 def resolve_schedule(config: Config, steps_per_epoch: int) -> Schedule:
-    """Converts the schedule's times to steps and scales the learning rate to the batch where the config says so."""
+    """Converts the schedule's times to steps and scales the learning rate to the batch where the
+    config says so.
+    """
     schedule = config.schedule
     unit = steps_per_epoch if schedule.unit == "epochs" else 1
 
@@ -137,7 +145,8 @@ def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: 
 def scale_by_adam(settings: OptimizerConfig) -> optax.GradientTransformation:
     """Adam without the learning rate, which depends on the step and is applied in `update`.
 
-    With beta1 = 0 the first moment is the gradient itself, so it is not stored: the same update with a third less to keep.
+    With beta1 = 0 the first moment is the gradient itself, so it is not stored: the same update
+    with a third less to keep.
     """
     if settings.beta1 == 0:
         return optax.scale_by_rms(settings.beta2, settings.epsilon, eps_in_sqrt=False, bias_correction=True)
@@ -158,7 +167,9 @@ def update(graph: StepGraph, step: Array, name: str, parameters: nnx.State, opti
 
 
 def learning_rate(schedule: Schedule, step: Array) -> Array:
-    """Learning rate of the update made at `step`: multiplied by drop_factor at each of the drops."""
+    """Learning rate of the update made at `step`: multiplied by drop_factor at each of the
+    drops.
+    """
     dropped = sum((step >= drop).astype(jnp.int32) for drop in schedule.drops)
     return schedule.learning_rate * jnp.asarray(schedule.drop_factor) ** dropped
 

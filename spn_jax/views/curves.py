@@ -51,7 +51,9 @@ def page(runs: Mapping[str, Lines], folders: Mapping[str, Path], metrics: Sequen
 
 
 def run_folder(given: Path) -> Path:
-    """The work directory that a path means: the folder with metrics.jsonl. InputError: there is none."""
+    """The work directory that a path means: the folder with metrics.jsonl. InputError: there is
+    none.
+    """
     for folder in (given, *given.absolute().parents[:2]):
         if (folder / "metrics.jsonl").is_file():
             return folder
@@ -95,7 +97,9 @@ def _look(run: int) -> dict[str, Any]:
 
 
 def difference(folders: Mapping[str, Path]) -> str:
-    """In which settings the runs differ, by the config.txt of each; of a lone run where it is and what it trained."""
+    """In which settings the runs differ, by the config.txt of each; of a lone run where it is and
+    what it trained.
+    """
     configs = {name: read_config(folder) for name, folder in folders.items()}
     if len(configs) == 1:
         (config,) = configs.values()

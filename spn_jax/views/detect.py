@@ -1,4 +1,6 @@
-"""What a detector finds in the results of several methods (the paper's Fig. 4): draws the boxes that `teacher_export.detect` wrote."""
+"""What a detector finds in the results of several methods (the paper's Fig. 4): draws the boxes
+that `teacher_export.detect` wrote.
+"""
 
 import argparse
 import dataclasses
@@ -120,7 +122,9 @@ def _boxes(found: Sequence[Mapping[str, Any]]) -> list[Box]:
 
 
 def pictures_shown(detections: Detections, count: int) -> list[str]:
-    """Pictures that every method has, evenly chosen from those in which anything was found. InputError: they have none in common."""
+    """Pictures that every method has, evenly chosen from those in which anything was found.
+    InputError: they have none in common.
+    """
     from spn_jax.evaluation import gallery  # imports JAX
 
     first, *others = detections.found.values()
@@ -140,7 +144,9 @@ def colours_of(labels: Any) -> dict[str, np.ndarray]:
 
 
 def draw_boxes(picture: np.ndarray, boxes: Sequence[Box], colours: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A picture (h, w, 3), enlarged by a whole factor, with boxes, labels and scores; the surest on top."""
+    """A picture (h, w, 3), enlarged by a whole factor, with boxes, labels and scores; the surest on
+    top.
+    """
     factor = max(1, -(-SIDE // len(picture)))
     image = Image.fromarray(picture.repeat(factor, 0).repeat(factor, 1))
     canvas, font = ImageDraw.Draw(image), ImageFont.load_default(size=12)

@@ -1,4 +1,6 @@
-"""Weights files: what is written is read; a file that is damaged, of another kind or of another network is refused in words."""
+"""Weights files: what is written is read; a file that is damaged, of another kind or of another
+network is refused in words.
+"""
 
 import hashlib
 import io
@@ -221,7 +223,9 @@ def test_wrong_input_is_one_line_on_the_terminal(tmp_path: Path) -> None:
 
 
 def npz(path: Path, **changes: Any) -> None:
-    """A weights file of the small network with other statements about it, or other entries (an array each)."""
+    """A weights file of the small network with other statements about it, or other entries (an
+    array each).
+    """
     entries = {name: change for name, change in changes.items() if isinstance(change, np.ndarray)}
     statements = {name: change for name, change in changes.items() if name not in entries}
     info = {"format": 1, "network": "small", **ORIGIN, **statements}

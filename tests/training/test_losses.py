@@ -42,7 +42,9 @@ def test_reconstruction_loss_weighs_the_hole_more(delta: float) -> None:
 
 
 def test_two_completions_count_as_a_batch_twice_the_size() -> None:
-    """The released probabilistic program tiles photos and masks; a sample axis must mean the same."""
+    """The released probabilistic program tiles photos and masks; a sample axis must mean
+    the same.
+    """
     prediction, image, hole = random(2, 2, 8, 8, 3), random(2, 8, 8, 3, seed=1), mask(2, 8, 8, 1)
     tiled = np.concatenate([prediction[:, 0], prediction[:, 1]])
     twice = [np.concatenate([x, x]) for x in (image, hole)]
@@ -179,4 +181,5 @@ def test_diversity_loss_drives_samples_apart_inside_the_hole_only(form: Any) -> 
     gradients = jax.grad(lambda s: diversity_loss(sample_distances(s, hole), hole_shares(s, hole), form))(samples)
     finest = hole[:, None, ::2, ::2]
     assert (gradients[0] * (1 - finest) == 0).all()
-    assert ((gradients[0][:, 0] * (samples[0][:, 0] - samples[0][:, 1]) * finest[:, 0]) <= 0).all()  # downhill is apart
+    # downhill is apart
+    assert ((gradients[0][:, 0] * (samples[0][:, 0] - samples[0][:, 1]) * finest[:, 0]) <= 0).all()
