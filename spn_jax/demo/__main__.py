@@ -25,7 +25,6 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     check_network(options)
     limits = limits_of(options)
-
     # After the options are read: importing JAX takes seconds.
     from spn_jax.runtime.device import choose_device, set_up
 
