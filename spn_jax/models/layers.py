@@ -55,7 +55,7 @@ def enlarge(x: Array, factor: int = 2) -> Array:
 
 
 def pixel_shuffle(x: Array) -> Array:
-    """(b, h, w, 4 c) -> (b, 2 h, 2 w, c) with PyTorch's order of channels."""
+    """Rearranges (b, h, w, 4 c) to (b, 2 h, 2 w, c) with PyTorch's order of channels."""
     return rearrange(x, "b h w (c i j) -> b (h i) (w j) c", i=2, j=2)
 
 

@@ -182,7 +182,7 @@ def is_same_file(path: Path, handle: int) -> bool:
 
 
 class FolderIsLocked(InputError):
-    """Another process holds the lock of a folder."""
+    """Raised when another process holds the lock of a folder."""
 
 
 @functools.cache

@@ -217,7 +217,7 @@ def generator_loss(
 
 
 def diversity_of_batch(graph: StepGraph) -> DiversityLoss:
-    """The diversity loss of a batch in one part."""
+    """Returns the diversity loss of a batch that is computed in one part."""
 
     def diversity(features: tuple[Array, ...], mask: Array) -> Array:
         return diversity_loss(sample_distances(features, mask), hole_shares(features, mask), graph.loss.diversity_form)

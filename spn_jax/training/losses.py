@@ -36,14 +36,14 @@ def masked_l1(difference: Array, mask: Array, mask_weight: float) -> Array:
 
 
 def reconstruction_loss(prediction: Array, image: Array, mask: Array, mask_weight: float) -> Array:
-    """Eq. 10: returns l1 between prediction (b, s, h, w, 3) and image (b, h, w, 3), weighted by 1 +
+    """Returns Eq. 10: l1 between prediction (b, s, h, w, 3) and image (b, h, w, 3), weighted by 1 +
     delta inside the hole (delta = `mask_weight`).
     """
     return masked_l1(wide(prediction) - wide(image)[:, None], mask, mask_weight)
 
 
 def prior_loss(distilled: Array, target: Array, mask: Array, mask_weight: float) -> Array:
-    """Eq. 4 at one scale: returns l1 between the head's map and the teacher's, weighted by 1 +
+    """Returns Eq. 4 at one scale: l1 between the head's map and the teacher's, weighted by 1 +
     alpha inside the hole (alpha = `mask_weight`).
 
     Args:
