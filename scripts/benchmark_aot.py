@@ -67,9 +67,8 @@ def item_bytes(kind: str, bits: str) -> int:
     return max(1, int(bits or 8) // 8)
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py aot`."""
-    part = commands.add_parser("aot", help="the training step compiled for TPUs that are not there: memory and collectives")
     part.add_argument("topology", help="such as v5e:2x4")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "celeba.py")
     part.add_argument("--batch", type=int, nargs="+", default=[8], help="photos a chip; several are compiled one after the other")

@@ -13,7 +13,7 @@ import signal
 import statistics
 import subprocess
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 
@@ -68,9 +68,8 @@ class Other:
         self.process.communicate()  # closes its pipes as well
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py beside`."""
-    part = commands.add_parser("beside", help="ours and another program taking turns: the ratio of their times")
     part.add_argument(
         "--other", required=True, metavar="COMMAND", help="computes once for each line that it reads, and then prints the seconds that took"
     )

@@ -50,9 +50,8 @@ class Seconds:
         return result
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py evaluation`."""
-    part = commands.add_parser("evaluation", help="shares of decoding, model and metrics")
     part.add_argument("--checkpoint", help="a run's work directory or one checkpoint; a fresh model of --config if not given")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "demo.py")
     part.add_argument("--photos", help="folder or list; drawn JPEG files of 256 x 256 pixels if not given")

@@ -47,9 +47,8 @@ class Rate:
         return self.photos / self.cpu_seconds
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py input`."""
-    part = commands.add_parser("input", help="photos/s of reading photos, masks and features, alone and beside the training step")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "demo.py")
     part.add_argument("--batches", type=int, default=20, help="timed after two that are not")
     part.add_argument(

@@ -70,9 +70,8 @@ class Compiled(NamedTuple):
     compile_s: float
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py step`."""
-    part = commands.add_parser("step", help="seconds, memory and FLOP/s of forward pass and training step")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "celeba.py")
     part.add_argument("--size", type=int, help="pixels; data.image_size if not given")
     part.add_argument("--batch", type=int, nargs="+", default=[1], help="photos on all devices; several are measured one after the other")

@@ -14,7 +14,6 @@ import numpy as np
 
 from spn_jax.checkpoints.model_file import SUFFIX, write_model_file
 from spn_jax.checkpoints.parameters import named_arrays
-from spn_jax.checkpoints.store import load_model
 from spn_jax.errors import InputError, run_command
 
 LARGEST = 10 * 10**6  # bytes of a file that is part of the repository
@@ -36,7 +35,9 @@ def pack(checkpoint: str | Path, output: Path, dtype: str) -> str:
     """Writes the model file, returns what there is to say about it. InputError as `load_model` and
     `write_model_file`.
     """
-    from flax import nnx
+    from flax import nnx  # not before the options are read: JAX takes seconds to import
+
+    from spn_jax.checkpoints.store import load_model
 
     loaded = load_model(checkpoint)
     arrays = {name: np.asarray(array) for name, array in named_arrays(nnx.as_pure(nnx.state(loaded.model))).items()}

@@ -13,10 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
-from flax import nnx
 
 import spn_jax
 from spn_jax.checkpoints.parameters import named_arrays
@@ -31,15 +29,6 @@ from spn_jax.checkpoints.released import (
     discriminator_to_released,
     model_to_released,
     split_released,
-)
-from spn_jax.checkpoints.store import (
-    find_checkpoint,
-    load_discriminator,
-    load_model,
-    require_new_folder,
-    save_converted,
-    stored_metadata,
-    teacher_channels,
 )
 from spn_jax.config import Config, EvalConfig, apply_overrides, load_config
 from spn_jax.errors import InputError, run_command
@@ -125,6 +114,8 @@ def from_torch(path: Path, output: Path, *, kind: str | None, config_file: str |
         raise InputError(f"{path} is a folder; pass a released .pt file, or --to-torch to make one from a checkpoint")
     if not path.is_file():
         raise InputError(f"{path} is not a file; pass a released .pt file")
+    from spn_jax.checkpoints.store import require_new_folder, save_converted  # not before the cheap checks: JAX takes seconds
+
     require_new_folder(output)
     config = load_config(config_file, overrides) if config_file else None
     if config and kind and config.model.kind != kind:
@@ -276,6 +267,11 @@ def to_torch(checkpoint: Path, output: Path, *, module: bool) -> None:
     """
     if output.exists() or output.is_symlink():
         raise InputError(f"{output} exists; choose another name, nothing is overwritten")
+    import jax  # not before the cheap checks: it takes seconds
+    from flax import nnx
+
+    from spn_jax.checkpoints.store import find_checkpoint, load_discriminator, load_model, stored_metadata, teacher_channels
+
     folder = find_checkpoint(checkpoint)
     loaded = load_model(folder)
     model = loaded.config.model

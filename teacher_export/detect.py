@@ -17,7 +17,6 @@ import numpy as np
 
 from spn_jax.data.images import decode_photo, find_images
 from spn_jax.errors import InputError, run_command
-from spn_jax.evaluation.methods import named
 from spn_jax.runtime.files import check_writable, write_atomically
 from spn_jax.views.detect import FORMAT
 
@@ -30,6 +29,9 @@ DETECTOR = "fasterrcnn_resnet50_fpn_v2"
 def main(arguments: Sequence[str]) -> None:
     """Writes the boxes of all pictures in the folders. InputError for wrong input."""
     options = parse(arguments)
+
+    from spn_jax.evaluation.methods import named  # not before the options are read: it imports JAX, which takes seconds
+
     folders = dict(named(text, "--images") for text in options.images)
     if len(folders) < len(options.images):
         raise InputError("two folders of --images have one name; give each a name of its own (NAME=DIR)")

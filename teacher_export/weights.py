@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spn_jax.checkpoints.parameters import compare_names
-from spn_jax.checkpoints.weights import NETWORKS, dump_command, write_weights
 from spn_jax.errors import InputError, run_command
 from spn_jax.runtime.files import check_writable
 
 if TYPE_CHECKING:
     from teacher_export.frameworks import torch
 
+# of NETWORKS, which needs JAX
+NAMES = ("efficientnet_lite0", "inception", "lpips-alex", "lpips-vgg", "tresnet_l", "vgg19")
 # {network: its module in teacher_export.teachers}
 TEACHERS = {"tresnet_l": "tresnet", "efficientnet_lite0": "efficientnet"}
 # torch.hub's: vgg19-dcbb9e9d.pth begins its SHA-256 with dcbb9e9d
@@ -34,12 +35,15 @@ HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt)$")
 def main(arguments: Sequence[str]) -> None:
     """Writes the weights file. InputError for wrong input."""
     parser = argparse.ArgumentParser("python -m teacher_export.weights", description="Writes a network's weights as .npz.")
-    parser.add_argument("network", choices=sorted(NETWORKS))
+    parser.add_argument("network", choices=NAMES)
     parser.add_argument("--weights", help="published file, or timm:NAME (downloaded, for example timm:vgg19.tv_in1k)")
     parser.add_argument("--seed", type=int, default=0, help="of a teacher's `--weights random`; teacher.seed in the export")
     parser.add_argument("--lpips", help="the lpips package's weights/v0.1/alex.pth or vgg.pth; for lpips-alex and lpips-vgg alone")
     parser.add_argument("output", metavar="OUTPUT.npz")
     options = parser.parse_args(arguments)
+
+    from spn_jax.checkpoints.weights import NETWORKS, dump_command  # not before the options are read: JAX takes seconds
+
     output = Path(options.output)
     if output.suffix != ".npz":
         raise InputError(f"{output} does not end in .npz; name the file to be written last, after --weights and its value")
@@ -65,7 +69,8 @@ def dump(network: str, weights: str, output: Path, lpips: str | None = None) -> 
         InputError: weights that cannot be had, are damaged or do not fit (everything listed at
             once); no place to write.
     """
-    # after the cheap checks: importing torch takes seconds
+    # after the cheap checks: importing JAX and torch takes seconds
+    from spn_jax.checkpoints.weights import NETWORKS, write_weights
     from teacher_export.teachers import hash_tensors, read_tensors
 
     if weights.startswith("timm:"):
@@ -91,6 +96,7 @@ def dump_teacher(network: str, weights: str | None, seed: int, output: Path) -> 
     """Writes a teacher's trunk, with the names and the hash that the export of its features has.
     InputError as `dump`.
     """
+    from spn_jax.checkpoints.weights import write_weights
     from teacher_export.frameworks import torch
     from teacher_export.teachers import BY_NAME
 
@@ -110,6 +116,7 @@ def download(network: str, name: str) -> dict[str, "torch.Tensor"]:
     """The tensors of timm's pretrained model `name`. InputError if it is another network or cannot
     be loaded.
     """
+    from spn_jax.checkpoints.weights import NETWORKS
     from teacher_export.frameworks import timm
 
     architecture, address = NETWORKS[network].timm, NETWORKS[network].address
@@ -151,6 +158,8 @@ def select(network: str, tensors: Mapping[str, "torch.Tensor"], weights: str) ->
     """The tensors that the network uses, and the parts left out as text. InputError lists
     everything that does not fit, at once.
     """
+    from spn_jax.checkpoints.weights import NETWORKS
+
     shapes, parts = NETWORKS[network].shapes(), NETWORKS[network].left_out
     # Whole dotted names, so that "features.300" is not taken for a part of "features.30".
     left_out = {part: [name for name in tensors if f"{name}.".startswith(f"{part}.") or name.endswith(f".{part}")] for part in parts}

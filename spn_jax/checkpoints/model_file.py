@@ -10,13 +10,15 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    import jax
 
 SUFFIX = ".npz"
 INFO = "info"  # entry that is no parameter: names of parameters contain a dot
@@ -51,10 +53,12 @@ def read_model_info(path: Path) -> dict[str, Any]:
         return _info(path, archive)
 
 
-def read_model_shapes(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
+def read_model_shapes(path: Path) -> "dict[str, jax.ShapeDtypeStruct]":
     """Returns the shape of every parameter by name, from the entries' headers without unpacking
     them. Raises InputError as `read_model_info` does.
     """
+    import jax  # imported here, so that `is_model_file` does not need it
+
     with _opened(path) as archive, _decoding(path):
         _info(path, archive)
         return {name: jax.ShapeDtypeStruct(_shape(archive, name), np.float32) for name in archive.files if name != INFO}

@@ -7,7 +7,6 @@ conversion table uses them, so they must not change.
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 
 Tree = TypeVar("Tree")
@@ -20,6 +19,8 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 def named_arrays(tree: Any) -> dict[str, Any]:
     """Returns {name: leaf} for every array in the tree, in the tree's order."""
+    import jax  # imported here, so that `compare_names` does not need it
+
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
@@ -30,6 +31,8 @@ def with_named_arrays(tree: Tree, arrays: Mapping[str, Any], *, what: str) -> Tr
     Raises:
         ValueError: names are missing, left over or of another shape; it lists all of them.
     """
+    import jax
+
     wanted = named_arrays(tree)
     problems = compare_names({name: np.shape(leaf) for name, leaf in wanted.items()}, {n: np.shape(a) for n, a in arrays.items()})
     if problems:

@@ -10,16 +10,16 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from spn_jax.checkpoints.parameters import compare_names, named_arrays
 from spn_jax.config import ModelConfig
 from spn_jax.errors import InputError
-from spn_jax.models.discriminator import Discriminator
-from spn_jax.models.spn import SPN
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 Arrays = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]
@@ -165,17 +165,27 @@ def model_layout(config: ModelConfig, teacher_channels: Mapping[int, int] = TEAC
     """
     if config.conditioning != "spade":
         raise InputError(f"model.conditioning={config.conditioning} is an ablation that the released programs do not have; use spade")
+    from flax import nnx  # imported after the cheap checks, because it takes seconds
+
+    from spn_jax.models.spn import SPN
+
     model = nnx.eval_shape(lambda: SPN(config, teacher_channels, rng=np.random.default_rng(0)))
     return _layout(model, model_modules(config, teacher_channels))
 
 
 def discriminator_layout(config: ModelConfig) -> Layout:
     """Returns the released layout of the discriminator."""
-    discriminator = nnx.eval_shape(lambda: Discriminator(config, rng=np.random.default_rng(0), dtype=jnp.float32))
+    from flax import nnx
+
+    from spn_jax.models.discriminator import Discriminator
+
+    discriminator = nnx.eval_shape(lambda: Discriminator(config, rng=np.random.default_rng(0), dtype=np.float32))
     return _layout(discriminator, discriminator_modules(config))
 
 
-def _layout(module: nnx.Module, modules: Iterable[tuple[str, str]]) -> Layout:
+def _layout(module: "nnx.Module", modules: Iterable[tuple[str, str]]) -> Layout:
+    from flax import nnx
+
     leaves: dict[str, dict[str, Shape]] = {}
     for name, leaf in named_arrays(nnx.as_pure(nnx.state(module))).items():
         owner, _, kind = name.rpartition(".")

@@ -19,14 +19,13 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from orbax.checkpoint import v1 as ocp
 
 from spn_jax.checkpoints.model_file import SUFFIX, is_model_file, read_model_arrays, read_model_info, read_model_shapes
 from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
@@ -37,6 +36,9 @@ from spn_jax.models.spn import SPN
 from spn_jax.pretrained import catalogue as pretrained
 from spn_jax.runtime.sharding import array_sharding
 from spn_jax.settings import ANOTHER_BEST, values_of
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import v1 as ocp
 
 FOLDER = "checkpoints"
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's name
@@ -75,6 +77,9 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
+        # The import takes a quarter of a second, which model files do not need.
+        from orbax.checkpoint import v1 as ocp
+
         policies = ocp.training.preservation_policies
         keep_last, keep_best = self._keep
         kept: list[Any] = [policies.LatestN(n=keep_last)]
@@ -247,13 +252,16 @@ def restore(path: Path, state: Any, mesh: Mesh, split: bool = False) -> Any:
             differences.
     """
     wanted = split_state(state)
-    check_names(path, wanted, ignored=lambda name: name.startswith(FIRST_MOMENTS) and name not in wanted["training"])
+    stored = stored_metadata(path).metadata
+    check_names(path, stored, wanted, ignored=lambda name: name.startswith(FIRST_MOMENTS) and name not in wanted["training"])
     with reading_some_arrays():
         return join_state(state, load_arrays(path, abstract(wanted, mesh, split)))
 
 
-def reading_some_arrays() -> ocp.Context:
+def reading_some_arrays() -> "ocp.Context":
     """Returns the context in which Orbax may read only some arrays of a part."""
+    from orbax.checkpoint import v1 as ocp
+
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     return context
@@ -266,6 +274,8 @@ def load_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     if is_model_file(path):
         arrays = read_model_arrays(path)
         return jax.tree.map_with_path(lambda at, leaf: jax.device_put(arrays[at[-1].key], leaf.sharding), dict(wanted))
+    from orbax.checkpoint import v1 as ocp
+
     try:
         with quiet():
             loaded = ocp.load_checkpointables(path.absolute(), dict(wanted))
@@ -309,11 +319,10 @@ def abstract(parts: Mapping[str, Mapping[str, Any]], mesh: Mesh, split: bool) ->
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=array_sharding(x, mesh, split)), dict(parts))
 
 
-def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]], ignored: Callable[[str], bool] = lambda name: False) -> None:
-    """Raises InputError, listing differences, unless the checkpoint holds exactly the arrays of the
-    wanted parts.
+def check_names(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]], ignored: Callable[[str], bool]) -> None:
+    """Raises InputError, listing differences, unless `stored`, the contents of the checkpoint at
+    `path`, holds exactly the arrays of the wanted parts.
     """
-    stored = stored_metadata(path).metadata
     problems = []
     for part, arrays in wanted.items():
         if not stored.get(part):  # Orbax does not say why
@@ -334,6 +343,8 @@ def stored_metadata(path: Path) -> Any:
     """
     if is_model_file(path):
         return SimpleNamespace(metadata={"model": read_model_shapes(path)}, custom_metadata=read_model_info(path))
+    from orbax.checkpoint import v1 as ocp
+
     try:
         with quiet():
             return ocp.checkpointables_metadata(path.absolute())
@@ -446,6 +457,8 @@ def save_converted(
     Raises:
         InputError: the work directory holds something, or cannot be written.
     """
+    from orbax.checkpoint import v1 as ocp
+
     require_new_folder(workdir)
     parts = {"model": dict(model)}
     if discriminator is not None:
@@ -458,7 +471,7 @@ def save_converted(
             arrays = jax.tree.map(np.ascontiguousarray, parts)
             ocp.save_checkpointables(whole / FOLDER / "0", arrays, custom_metadata={**info, CHECKSUMS: checksums(arrays)})
             os.rename(whole, workdir)
-    except Exception as error:  # Orbax and TensorStore have many kinds
+    except Exception as error:  # Orbax and TensorStore raise many types
         raise InputError(f"{workdir} cannot be written ({first_line(error)}); choose another folder or free space") from error
     return workdir / FOLDER / "0"
 
@@ -571,7 +584,7 @@ def load_parameters(folder: Path, shapes: Mapping[str, Any], optional: str | Non
         return optional is not None and name.startswith(optional)
 
     chosen = {name: leaf for name, leaf in shapes.items() if not is_free(name) or there.get(name) == tuple(leaf.shape)}
-    check_names(folder, {part: chosen}, ignored=lambda name: is_free(name) and name not in chosen)
+    check_names(folder, stored, {part: chosen}, ignored=lambda name: is_free(name) and name not in chosen)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # Everything stored is read, because Orbax reads a part whole.
     wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for name, leaf in stored[part].items()}

@@ -102,7 +102,7 @@ def read_weights(path: str | Path, network: str) -> tuple[dict[str, np.ndarray],
             return {name: _read_array(archive, name) for name in headers}, info
     except InputError:
         raise
-    except Exception as error:  # bytes that anybody may have written: zipfile, zlib, NumPy and tokenize each have errors of their own
+    except Exception as error:  # the bytes may be anything: zipfile, zlib, NumPy and tokenize each raise errors of their own
         raise InputError(f"weights {path} is damaged or no .npz file; {advice}") from error
 
 

@@ -19,13 +19,15 @@ from spn_jax.config import Config
 from spn_jax.demo.limits import Limits
 from spn_jax.errors import InputError, run_command
 from spn_jax.filling.options import add_network, check_network, network_path
-from spn_jax.runtime.device import choose_device, set_up
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     check_network(options)
     limits = limits_of(options)
+    # After the options are read: importing JAX takes seconds.
+    from spn_jax.runtime.device import choose_device, set_up
+
     set_up()
     choose_device(options.device)
     # before the checkpoint is read, which takes longer

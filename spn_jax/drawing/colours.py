@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
-from scipy.cluster.vq import kmeans2, vq
-from scipy.optimize import linear_sum_assignment
 
 from spn_jax.drawing.figures import PALETTE
 
@@ -28,6 +26,8 @@ def joint_clusters(maps: Sequence[np.ndarray] | np.ndarray, clusters: int = 8, s
     Returns:
         Cluster of each position, (n, h, w), the largest cluster first.
     """
+    from scipy.cluster.vq import kmeans2, vq  # a fifth of a second to import
+
     points = np.stack(list(maps)).astype(np.float64)
     flat = points.reshape(-1, points.shape[-1])
     rng = np.random.default_rng(seed)
@@ -51,6 +51,8 @@ def matched_clusters(labels: Mapping[int, np.ndarray], clusters: int = 8) -> dic
     Args:
         labels: {level: (n, h, w)} of `joint_clusters`; a level is 2^i times as large as the next.
     """
+    from scipy.optimize import linear_sum_assignment
+
     coarsest, *finer = sorted(labels, reverse=True)
     matched = {coarsest: labels[coarsest]}
     above = coarsest

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy.cluster.vq import kmeans2
 
 from spn_jax.errors import InputError
 
@@ -29,6 +28,8 @@ def cluster_map(features: np.ndarray, clusters: int = 8, seed: int = 0) -> np.nd
     Args:
         clusters: K, at most 8; fewer are used where the map has fewer distinct features.
     """
+    from scipy.cluster.vq import kmeans2  # a fifth of a second to import, which filling photos does without
+
     height, width, channels = features.shape
     points = features.reshape(-1, channels).astype(np.float64)
     k = min(clusters, len(PALETTE), len(np.unique(points, axis=0)))

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 Strategy = Literal["auto", "original", "resize", "crop"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -146,11 +145,24 @@ def _parts(hole: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarray]:
     part the box [[top, left], [bottom, right]] (n, 2, 2), the bottom and the right being outside.
     """
     kernel = np.ones((near + 1, near + 1), np.uint8)
-    _, labels = cv2.connectedComponents(cv2.dilate(hole.astype(np.uint8), kernel), connectivity=8, ltype=cv2.CV_32S)
+    count, labels = cv2.connectedComponents(cv2.dilate(hole.astype(np.uint8), kernel), connectivity=8, ltype=cv2.CV_32S)
     labels[~hole] = 0
-    found = ndimage.find_objects(labels)
-    boxes = [[[rows.start, columns.start], [rows.stop, columns.stop]] for rows, columns in found]
-    return labels, np.array(boxes, np.int64).reshape(-1, 2, 2)
+    return labels, _boxes_of(labels, count - 1)
+
+
+def _boxes_of(labels: np.ndarray, count: int) -> np.ndarray:
+    """The boxes of `_parts`, of the parts 1 to `count`. Without SciPy, which takes a fifth of a
+    second to import.
+    """
+    pixels = np.nonzero(labels)
+    parts = labels[pixels] - 1
+    boxes = np.zeros((count, 2, 2), np.int64)
+    for axis, places in enumerate(pixels):
+        first, last = np.full(count, labels.shape[axis], np.int64), np.zeros(count, np.int64)
+        np.minimum.at(first, parts, places)
+        np.maximum.at(last, parts, places)
+        boxes[:, 0, axis], boxes[:, 1, axis] = first, last + 1
+    return boxes
 
 
 def _depths(hole: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> np.ndarray:
@@ -158,7 +170,9 @@ def _depths(hole: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> np.ndarr
     if not len(parts):
         return np.zeros(0)
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 3)
-    return np.asarray(ndimage.maximum(depth, labels, parts + 1))
+    deepest = np.zeros(int(labels.max()) + 1, np.float32)
+    np.maximum.at(deepest, labels[hole], depth[hole])
+    return deepest[parts + 1]
 
 
 def _groups(boxes: np.ndarray, parts: np.ndarray, trained: int) -> Iterator[np.ndarray]:

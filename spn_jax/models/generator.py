@@ -168,7 +168,7 @@ class Generator(nnx.Module):
         """
         for level, block in zip((2, 1), self.decoder, strict=True):
             features = call_block(block, features, priors.get(level), remat=self.remat)
-        # changes nothing in SPL, whose decoder ends in ReLU
+        # This LeakyReLU changes nothing in SPL, whose decoder ends in ReLU.
         rgb = self.output(leaky_relu(features))
         tanh = jnp.tanh(rgb.astype(statistics_dtype(rgb)))
         return (tanh + 1) / 2 if base is None else jnp.clip(base.image + base.mask * tanh, 0, 1)

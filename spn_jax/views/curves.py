@@ -10,7 +10,6 @@ import numpy as np
 from spn_jax.drawing import figures
 from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
-from spn_jax.evaluation.methods import named_checkpoints
 
 METRICS = ("generator/loss", "generator/reconstruction", "generator/prior", "discriminator/loss", "eval/psnr", "eval/ssim")
 COLOURS = figures.PALETTE[[4, 5, 2, 6, 0, 1, 7]]  # without yellow, which is hard to see on white
@@ -37,6 +36,8 @@ def draw(options: argparse.Namespace) -> np.ndarray:
     """A panel a metric, a line a run."""
     if not options.checkpoint:
         raise InputError("no run was given; pass --checkpoint DIR, its work directory")
+    from spn_jax.evaluation.methods import named_checkpoints  # imports JAX, and scripts/report.py draws curves without
+
     folders = {name: run_folder(Path(given)) for name, given in named_checkpoints(options.checkpoint).items()}
     return page({name: figures.read_metrics(folder / "metrics.jsonl") for name, folder in folders.items()}, folders, options.metric)
 

@@ -17,7 +17,6 @@ from spn_jax.data.images import decode_photo
 from spn_jax.drawing import figures
 from spn_jax.drawing.sheet import Cell, Key, Row, sheet, swatch
 from spn_jax.errors import InputError
-from spn_jax.evaluation import gallery
 
 FORMAT = 1
 OTHER = np.array([120, 120, 120], np.uint8)  # of labels beyond the palette's
@@ -126,6 +125,8 @@ def pictures_shown(detections: Detections, count: int) -> list[str]:
     """Pictures that every method has, evenly chosen from those in which anything was found.
     InputError: they have none in common.
     """
+    from spn_jax.evaluation import gallery  # imports JAX
+
     first, *others = detections.found.values()
     common = [name for name in first if all(name in of_method for of_method in others)]
     if not common:
