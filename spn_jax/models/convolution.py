@@ -1,5 +1,4 @@
-"""Convolutions in PyTorch's conventions. A program for the CPU gets that backend's fast forms, any
-other the plain ones.
+"""Convolves in PyTorch's conventions. A program for the CPU gets fast forms, any other plain ones.
 
 Activations are `b h w c`, kernels `h w in out`.
 """
@@ -16,15 +15,13 @@ from spn_jax.models.cpu_convolution import plain_convolution
 EVERY_PLATFORM = "every platform"
 
 # The platform ("cpu", "gpu", "tpu", ...) that the program being traced will run on:
-# `with compiled_for("gpu"): ...`. None is JAX's default device; EVERY_PLATFORM is for exported
-# programs, which hold both forms. JAX keeps programs of different values apart.
+# `with compiled_for("gpu"): ...`. None means JAX's default device; EVERY_PLATFORM is for exported
+# programs, which contain both forms. JAX compiles a separate program for each value.
 compiled_for = jax.make_user_context(None)
 
 
 def choose_form(x: Array, kernel: Array, *, cpu: Callable[[Array, Array], Array], elsewhere: Callable[[Array, Array], Array]) -> Array:
-    """The convolution of x with the kernel, in the form for the platform that the program is traced
-    for.
-    """
+    """Convolves x with the kernel in the form for the platform that the program is traced for."""
     platform = compiled_for.value or jax.default_backend()
     if platform == EVERY_PLATFORM:
         return lax.platform_dependent(x, kernel, cpu=cpu, default=elsewhere)
@@ -32,14 +29,14 @@ def choose_form(x: Array, kernel: Array, *, cpu: Callable[[Array, Array], Array]
 
 
 def convolve(x: Array, kernel: Array, *, stride: int = 1, padding: int = 0, dilation: int = 1) -> Array:
-    """Cross-correlation with explicit zero padding: (b, h, w, in) and (k, k, in, out) -> (b, h',
-    w', out).
+    """Computes the cross-correlation with explicit zero padding: (b, h, w, in) and (k, k, in, out)
+    -> (b, h', w', out).
 
-    On the CPU its gradients inside `jax.shard_map` need check_vma=False, and there the caller adds
-    up those for the kernel.
+    On the CPU, gradients inside `jax.shard_map` need check_vma=False, and the caller must sum those
+    with respect to the kernel over the shards.
     """
     if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0:
-        # a matrix product: the CPU backend's 1x1 convolution is slow
+        # A matrix product is used, because the CPU backend's 1x1 convolution is slow.
         return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
     zeros = ((padding, padding), (padding, padding))
     return choose_form(
@@ -51,8 +48,8 @@ def convolve(x: Array, kernel: Array, *, stride: int = 1, padding: int = 0, dila
 
 
 def convolve_reflected(x: Array, kernel: Array, *, padding: int, dilation: int = 1) -> Array:
-    """Cross-correlation of stride 1 with reflection padding, size-preserving: (b, h, w, in) -> (b,
-    h, w, out).
+    """Computes the cross-correlation of stride 1 with reflection padding. The size is preserved:
+    (b, h, w, in) -> (b, h, w, out).
     """
 
     def padded_before(x: Array, kernel: Array) -> Array:
