@@ -1,7 +1,7 @@
-"""How fast it is: `python scripts/benchmark.py aot | beside | evaluation | input | step ...`; each
-command explains itself with --help.
+"""Measures speed and memory. Each command explains itself with --help.
 
-`step`, `beside` and `aot` need no data and none of the packages that read data.
+`python scripts/benchmark.py aot | beside | evaluation | input | step ...` runs one of them. `step`,
+`beside` and `aot` need no data and none of the packages that read data.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# so that it runs from a copy that is not installed
+# makes the script run from a copy that is not installed
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from spn_jax.config import SCORING, TRAINING, Config  # noqa: E402
@@ -30,14 +30,14 @@ COMMANDS = {  # what they measure, and their settings
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line. InputError for wrong input."""
+    """Runs the command line. Raises InputError for wrong input."""
     options = parse(arguments)
     print(options.run(options))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of a command, whose module alone is imported: it needs JAX, and what others need
-    may not be installed.
+    """Parses the options of a command. Imports its module alone, since it needs JAX, and the
+    packages of other commands may not be installed.
     """
     parser = argparse.ArgumentParser(prog="python scripts/benchmark.py", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
@@ -47,8 +47,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if name == chosen:
             part.epilog = help_text(Config, *settings)
             importlib.import_module(f"scripts.benchmark_{name}").add_arguments(part)
-    # Settings may stand anywhere: behind an option of several values, argparse would take them for
-    # more of those.
+    # Settings may come anywhere: argparse would take them for values of an option that has several.
     options = parser.parse_args([argument for argument in arguments if not SETTING.match(argument)])
     options.overrides += [argument for argument in arguments if SETTING.match(argument)]
     return options
@@ -59,6 +58,6 @@ if __name__ == "__main__":
     from spn_jax.runtime.device import keep_memory, only_cpu
 
     if only_cpu():
-        # as the trainer does; but compiled programs are not kept, because compile time is measured
+        # memory is kept as in training; compiled programs are not, because compile time is measured
         keep_memory()
     run_command(main)
