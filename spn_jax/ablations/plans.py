@@ -1,4 +1,4 @@
-"""Lists the paper's ablations as runs: what each changes in a config, and its place in the table.
+"""Lists the paper's ablations as runs: their changes to a config and their rows in the table.
 
 Every run starts from one config, the SPN with all three priors, and changes only the settings named
 here. A run that changes nothing is the run `spn`. Tables share it, as they share all runs of one

@@ -1,4 +1,4 @@
-"""Formats the table of a sweep: a row a run and a column a score, as in the paper's Tables 3 to 5.
+"""Formats a sweep's table, with a row a run and a column a score, as the paper's Tables 3 to 5.
 
 Scores are over all hole ratios. Below follow the differences from one of the runs, picture by
 picture: all runs completed the same holes, so these are far more certain than the difference of two

@@ -1,6 +1,4 @@
-"""Packs the irregular mask set of Liu et al. (ECCV 2018), as published, into one zip for the
-trainer.
-"""
+"""Packs the published irregular mask set of Liu et al. (ECCV 2018) into one zip for the trainer."""
 
 import io
 import zipfile

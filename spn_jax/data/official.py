@@ -1,4 +1,4 @@
-"""Recognises the published layouts of the paper's data sets and splits them into training and test.
+"""Recognises the paper's data sets as published, and splits them into training and test.
 
 The expected counts are the publishers'. A set that is short of photos is refused unless the caller
 says that incomplete is fine.

@@ -1,4 +1,4 @@
-"""Prepares photos that anybody may train on and share weights from, split by scene, with licences.
+"""Prepares freely licensed photos, split by scene, from which trained weights may be shared.
 
 The photos come from free packages: Debian's `endless-sky-high-dpi` (backgrounds of a game, whose
 copyright file tells the licence of each) and scikit-image. Public domain and CC0 are accepted,

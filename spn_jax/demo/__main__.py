@@ -1,10 +1,10 @@
-"""Fills holes in photos on a web page: `python -m spn_jax.demo [--checkpoint DIR]`, and open the
-address that it prints.
+"""Fills holes in photos on a web page.
 
-The server listens at this machine's loopback address unless --host says otherwise. Photos stay in
-its memory and are not stored elsewhere. Ctrl-C stops it. `--model FILE.onnx` instead of
---checkpoint fills with the network of that file. The page /docs on the same server describes the
-requests by which programs use it.
+`python -m spn_jax.demo [--checkpoint DIR]` prints the address to open. The server listens at this
+machine's loopback address unless --host says otherwise. Photos stay in its memory and are not
+stored elsewhere. Ctrl-C stops it. `--model FILE.onnx` instead of --checkpoint fills with the
+network of that file. The page /docs on the same server describes the requests by which programs use
+it.
 """
 
 import argparse

@@ -1,6 +1,4 @@
-"""Draws pages of pictures with headings, a label a row, a note a picture, a legend and a
-caption.
-"""
+"""Draws pages of pictures with labels, headings, notes, a legend and a caption."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
-"""Completes photos without training; a model that does not beat these methods has learnt nothing.
+"""Completes photos without training.
 
-Every method maps a photo uint8 (h, w, 3) and a mask (h, w, 1), 1 = hole, to the completed photo
-uint8 (h, w, 3), whose known pixels are the photo's own.
+A model that does not beat these methods has learnt nothing. Every method maps a photo uint8 (h, w,
+3) and a mask (h, w, 1), 1 = hole, to the completed photo uint8 (h, w, 3), whose known pixels are
+the photo's own.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Stores an evaluation's partial scores on disk, so that it can be resumed and needs little memory.
+"""Stores an evaluation's scores on disk, so that it can be resumed and needs little memory.
 
 A folder holds `progress.json` (what is evaluated, how many photos are done, the columns) and binary
 arrays without a header, a row a photo, for each method and column. Every batch is appended to them.

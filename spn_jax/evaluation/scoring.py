@@ -1,4 +1,4 @@
-"""Completes batches of photos and scores them: the part of an evaluation that runs on the devices.
+"""Completes batches of photos and scores them, on the devices.
 
 However a method completes photos, the same program, `score_batch`, scores the completions.
 """

@@ -1,6 +1,4 @@
-"""Scores whole sets of pictures, bin by bin: FID, KID, P-IDS and U-IDS from Inception's
-features.
-"""
+"""Computes FID, KID, P-IDS and U-IDS of sets of pictures, bin by bin, from Inception's features."""
 
 import warnings
 from collections.abc import Mapping

@@ -1,6 +1,4 @@
-"""Makes 8-bit completions, and the noise of their samples, alike for evaluations and single
-photos.
-"""
+"""Makes 8-bit completions and their noise, alike for evaluations and single photos."""
 
 import functools
 from collections.abc import Callable

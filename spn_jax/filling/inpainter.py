@@ -1,6 +1,4 @@
-"""Fills holes in photos of any size with the model of a checkpoint; known pixels come back bit for
-bit.
-"""
+"""Fills holes in photos of any size with a checkpoint's model; known pixels stay bit for bit."""
 
 import itertools
 from collections import OrderedDict

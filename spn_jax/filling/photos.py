@@ -1,5 +1,4 @@
-"""Reads photos with all that belongs to them, fills them without changing known pixels, writes
-them.
+"""Reads photos with their metadata, fills them without changing known pixels, and writes them.
 
 It uses no JAX. 8 and 16 bits a channel, colour and grey, transparency, colour profile and EXIF data
 are kept. Photos whose pixels could not be kept are refused with an explanation. Data that may show

@@ -1,5 +1,4 @@
-"""Computes PSNR, SSIM, MAE and the diversity of 8-bit pictures, by the released and other programs'
-rules.
+"""Computes PSNR, SSIM and MAE of 8-bit pictures, in several definitions, and their diversity.
 
 All functions work over any leading axes. Pictures are arrays (..., h, w, 3) of whole numbers 0..255
 in any dtype. Sums are

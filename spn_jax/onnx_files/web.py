@@ -1,5 +1,4 @@
-"""Writes the web page without a server: a static folder whose network runs in the visitor's
-browser.
+"""Writes the web page without a server: a static folder that runs the network in the browser.
 
 Any web server can serve the folder as it is. The page is `spn_jax.demo`'s. `static/local.js`
 replaces the module that calls its server, and `static/windows.js` implements

@@ -1,6 +1,4 @@
-"""Draws what a detector found in several methods' results (the paper's Fig. 4), by its boxes'
-file.
-"""
+"""Shows what a detector found in the results of several methods (the paper's Fig. 4)."""
 
 import argparse
 import dataclasses

@@ -1,6 +1,4 @@
-"""Shows where completions of a probabilistic model differ: the samples' standard deviation a
-pixel.
-"""
+"""Shows where a probabilistic model's completions differ: the standard deviation of each pixel."""
 
 import argparse
 

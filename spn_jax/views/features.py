@@ -1,6 +1,4 @@
-"""Shows the generator's features before and after the prior (Fig. 12), and the teacher's
-features.
-"""
+"""Shows the generator's features (the paper's Fig. 12), and the teacher's beside the heads'."""
 
 import argparse
 import dataclasses

@@ -1,6 +1,4 @@
-"""Opens photos, masks and methods for the views, as `spn_jax.evaluate run` does, and completes
-them.
-"""
+"""Opens photos, masks and methods for the views as `spn_jax.evaluate run` does."""
 
 import argparse
 import dataclasses
