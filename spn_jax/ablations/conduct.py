@@ -228,8 +228,8 @@ def export(one: Work) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
-    """Context that yields whether this process holds the folder's lock; False if another process
-    works in it.
+    """Opens a context that yields whether this process holds the folder's lock; False if another
+    process works in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -243,7 +243,7 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def waiting_for(folder: Path, reason: str) -> Iterator[None]:
-    """Context that holds the folder's lock. Waits, with a message, while another process works in
+    """Holds the folder's lock in a context. Waits, with a message, while another process works in
     it.
     """
     said = False

@@ -132,8 +132,8 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
 
     @contextlib.contextmanager
     def shard(self, index: int) -> Iterator[Write]:
-        """Context that yields `write(features, checksum)`, to be called for every record of shard
-        `index` in order.
+        """Opens a context that yields `write(features, checksum)`, to be called for every record of
+        shard `index` in order.
 
         The file becomes a shard only if the context is left without an exception.
 
@@ -173,7 +173,9 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
 
     @contextlib.contextmanager
     def verification(self) -> Iterator[bool]:
-        """Context that yields whether this process may verify the cache; one at a time may."""
+        """Opens a context that yields whether this process may verify the cache; one at a time
+        may.
+        """
         lock = self.folder / MERGE_LOCK
         with locked_file(lock, create=True) as mine:
             # Without locks (None) two may verify, which does no harm.

@@ -47,7 +47,7 @@ class MaskSource(ABC):
 
     @abstractmethod
     def load(self, i: int) -> np.ndarray:
-        """Mask `i` as uint8 (size, size, 1), 1 = hole.
+        """Loads mask `i` as uint8 (size, size, 1), 1 = hole.
 
         A file always has a hole at its own size. A hole thinner than the sampling step of a smaller
         `size` can vanish, and the result is all zeros. Training then learns from known pixels

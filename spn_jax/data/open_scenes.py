@@ -55,7 +55,7 @@ class ScikitPhoto:
     licence: str
     holder: str
     statement: str
-    sha256: str  # of the file that skimage.data describes
+    sha256: str  # the hash of the file that skimage.data describes
 
 
 SCIKIT_PHOTOS = (
@@ -116,7 +116,7 @@ class OpenPhoto:
     """A photo and the licence that it may be used under."""
 
     photo: Photo
-    kind: str  # of scene, such as canyon
+    kind: str  # kind of scene, such as canyon
     licence: str  # the licence as its source writes it
     holder: str
     statement: str

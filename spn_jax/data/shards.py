@@ -29,8 +29,8 @@ class BeingWritten(Exception):
 
 @contextlib.contextmanager
 def new_shard(folder: Path, name: str, options: str) -> Iterator[Callable[[bytes], None]]:
-    """Context that yields `put(record)`. The file gets its name if the context is left without an
-    exception.
+    """Opens a context that yields `put(record)`. The file gets its name if the context is left
+    without an exception.
 
     A replaced file keeps its mode. If the name is a link, the file that it leads to is written.
 
@@ -72,8 +72,8 @@ def new_shard(folder: Path, name: str, options: str) -> Iterator[Callable[[bytes
 
 @contextlib.contextmanager
 def _reserve(path: Path) -> Iterator[tuple[Path, Path]]:
-    """Context that yields the locked temporary file for `path`, created if needed, and the final
-    path (the target if `path` is a link).
+    """Opens a context that yields the locked temporary file for `path`, created if needed, and the
+    final path (the target if `path` is a link).
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -92,8 +92,8 @@ def _reserve(path: Path) -> Iterator[tuple[Path, Path]]:
 
 @contextlib.contextmanager
 def locked_file(path: Path, create: bool) -> Iterator[bool | None]:
-    """Context that yields whether this process holds the file's lock, or None if the file system
-    has no locks.
+    """Opens a context that yields whether this process holds the file's lock, or None if the file
+    system has no locks.
 
     It also yields False for a file that vanished while being locked, or that is absent and not to
     be created.

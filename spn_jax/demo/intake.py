@@ -35,8 +35,8 @@ class Intake:
 
     @contextlib.asynccontextmanager
     async def form(self, request: Request, files: Collection[str], fields: Collection[str] = ()) -> AsyncIterator[FormData]:
-        """Context that yields the form of a request, which counts against the limits until it is
-        left.
+        """Opens a context that yields the form of a request, which counts against the limits until
+        it is left.
 
         Args:
             files, fields: the allowed names.

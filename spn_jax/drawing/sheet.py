@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 MARGIN, GAP = 8, 6  # pixels around the page, and between its parts
-SIZES = {"heading": 14, "note": 12, "caption": 13}  # of the letters, in pixels
+SIZES = {"heading": 14, "note": 12, "caption": 13}  # font sizes in pixels
 # smallest height of a picture in pixels; smaller ones are enlarged by a whole factor
 SMALLEST_CELL = 128
 NARROWEST = 560  # smallest width of a page, so that its caption can be read

@@ -1,4 +1,4 @@
-"""Which mask each test photo gets: the pair list, which is the protocol of an evaluation.
+"""Pairs test photos with masks in pair lists, which are the protocol of an evaluation.
 
 Scores of two programs can be compared only where both completed the same holes of the same photos.
 A pair list says so by name, one `photo<TAB>mask` line each, and results name the list by its

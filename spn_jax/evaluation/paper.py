@@ -1,4 +1,4 @@
-"""The figures of the paper's tables, as printed, and when ours may be compared with them.
+"""Holds the printed figures of the paper's tables, and tells when ours may be compared with them.
 
 The paper is Zhang et al., Pattern Recognition 2023. A figure is a string, so that 0.890 stays
 0.890. MAE is printed times ten there ("x 10^-1": 0.154 means 0.0154, as on the axis of the paper's

@@ -23,7 +23,7 @@ from spn_jax.errors import InputError
 from spn_jax.evaluation.pairs import names_sha256
 from spn_jax.runtime.files import LOCK, FolderLock, write_atomically
 
-FOLDER = ".spn_jax-partial"  # in the output folder
+FOLDER = ".spn_jax-partial"  # its place in the output folder
 FORMAT = 2  # covers the columns too; rows of an earlier version are not resumed
 PROGRESS = "progress.json"
 COMMIT_SECONDS = 1.0  # at most so much work is lost in a power failure

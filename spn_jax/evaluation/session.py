@@ -114,7 +114,7 @@ class Evaluation:
     hosts: list[HostMethod]
     networks: Networks
     origins: Mapping[str, str]  # origins of the networks' weights
-    notes: Sequence[str]  # for the readers of the results
+    notes: Sequence[str]  # notes for the readers of the results
 
     @property
     def methods(self) -> list[ModelMethod | HostMethod]:

@@ -337,7 +337,7 @@ def examine_mask(
 
 @contextlib.contextmanager
 def _decoded(source: str | Path | bytes | BinaryIO | Image.Image, name: str) -> Iterator[Image.Image]:
-    """Context that yields the decoded picture of any source."""
+    """Opens a context that yields the decoded picture of any source."""
     if isinstance(source, Image.Image):
         with _decoding(name):
             source.load()
@@ -453,8 +453,8 @@ def _opened(source: Path | BinaryIO, name: str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _image(file: BinaryIO, name: str) -> Iterator[Image.Image]:
-    """Context that yields a completely decoded image. Any objection of its decoder becomes an
-    InputError.
+    """Opens a context that yields a completely decoded image. Any objection of its decoder becomes
+    an InputError.
     """
     with _decoding(name, file):
         image = Image.open(file, formats=READ)

@@ -148,8 +148,8 @@ def _parts(hole: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _boxes_of(labels: np.ndarray, count: int) -> np.ndarray:
-    """The boxes of `_parts`, of the parts 1 to `count`. Without SciPy, which takes a fifth of a
-    second to import.
+    """Returns the bounding boxes of the parts 1 to `count` for `_parts`, without SciPy, whose
+    import takes a fifth of a second.
     """
     pixels = np.nonzero(labels)
     parts = labels[pixels] - 1

@@ -44,7 +44,7 @@ class Extractor:
 
     # (b, 3, 2P, 2P) in [0, 1] -> maps (b, c, h, w)
     forward: Callable[[torch.Tensor], Sequence[torch.Tensor]]
-    weights_origin: str  # for people
+    weights_origin: str  # the weights' origin, for people
     weights_sha256: str  # equal for equal features
     names: tuple[str, ...] = ()  # names of the maps; by default map_0, map_1, ...
     model: Any = None  # the network behind `forward`, if there is one
@@ -59,7 +59,7 @@ class Choice:
 
     index: int  # index in the result of `forward`
     name: str
-    size: tuple[int, int]  # of the map
+    size: tuple[int, int]  # the map's height and width
     # None: the map is stored as it is, and the trainer enlarges it by a whole factor
     resize_to: tuple[int, int] | None
 
