@@ -156,7 +156,7 @@ def _lines(value: str) -> tuple[str, ...]:
 
 
 def about(paragraphs: Sequence[Paragraph], path: str) -> list[Paragraph]:
-    """Returns the paragraphs that apply to the file at `path` in the package's source.
+    """Returns the paragraphs that apply to the file at `path` in the package's source, if any.
 
     By the format's rule the last matching paragraph holds; it comes first here. Other matching
     paragraphs follow if their pattern is for certain files, not for a whole folder, and they name

@@ -174,7 +174,7 @@ def _depths(hole: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> np.ndarr
 
 def _groups(boxes: np.ndarray, parts: np.ndarray, trained: int) -> Iterator[np.ndarray]:
     """Yields groups of parts that share a window: of the trained size, or of LARGEST times its side
-    if that replaces SEVERAL of these.
+    if that replaces SEVERAL or more of these.
     """
     cell, _ = _cell_and_near(trained)
     for group in _boxes_within(boxes, parts, cell):
