@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from spn_jax.models.convolution import convolve, convolve_reflected
+from spn_jax.models.convolution import add_bias, convolve, convolve_reflected
 
 EPSILON = 1e-5  # of every instance and region normalisation (PyTorch's default)
 
@@ -76,12 +76,12 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """(b, h, w, in) -> (b, h', w', out) in the compute type."""
-        x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(self.kernel[...], self.dtype)
+        x, kernel = jnp.asarray(x, self.dtype), self.kernel[...]
         if self.reflect:
             out = convolve_reflected(x, kernel, padding=self.padding, dilation=self.dilation)
         else:
             out = convolve(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation)
-        return out if self.bias is None else out + jnp.asarray(self.bias[...], self.dtype)
+        return out if self.bias is None else add_bias(out, self.bias[...])
 
 
 def dense_maps(x: Array, convs: Sequence[Conv]) -> Array:
@@ -91,10 +91,10 @@ def dense_maps(x: Array, convs: Sequence[Conv]) -> Array:
     convolution of many outputs is faster than many of few, and x is not copied into a larger map for each.
     """
     x = jnp.asarray(x, convs[0].dtype)
-    kernels = [jnp.asarray(conv.kernel[...], conv.dtype) for conv in convs]
-    biases = [jnp.asarray(conv.bias[...], conv.dtype) for conv in convs if conv.bias is not None]
+    kernels = [conv.kernel[...] for conv in convs]
+    biases = [conv.bias[...] for conv in convs if conv.bias is not None]
     width = x.shape[-1]
-    on_x = convolve(x, jnp.concatenate([kernel[:, :, :width] for kernel in kernels], -1), padding=1) + jnp.concatenate(biases)
+    on_x = add_bias(convolve(x, jnp.concatenate([kernel[:, :, :width] for kernel in kernels], -1), padding=1), jnp.concatenate(biases))
     first, *rest = jnp.split(on_x, len(convs), -1)
     maps = jax.nn.relu(first)
     for part, kernel in zip(rest, kernels[1:], strict=True):
@@ -328,8 +328,7 @@ class SpectralConv(nnx.Module):
         """(b, h, w, in) -> (b, h', w', out) with the stored u and v."""
         u, v = lax.stop_gradient((self.u[...], self.v[...]))
         sigma = jnp.dot(u, jnp.matmul(self.matrix(), v, precision="highest"), precision="highest")
-        kernel = jnp.asarray(self.kernel[...] / sigma, self.dtype)
-        return convolve(jnp.asarray(x, self.dtype), kernel, stride=self.stride, padding=self.padding)
+        return convolve(jnp.asarray(x, self.dtype), self.kernel[...] / sigma, stride=self.stride, padding=self.padding)
 
 
 def random_direction(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from spn_jax.config import Config
-from spn_jax.models.convolution import compiled_for
+from spn_jax.models.convolution import batch_split_over, compiled_for
 from spn_jax.training.accumulation import accumulated_train_step
 from spn_jax.training.gradients import (
     DiscriminatorState,
@@ -77,7 +77,8 @@ def compile_train_step(
     """The step of a graph, jitted for a mesh with the axis "data": (state, frozen, batch) -> (state, metrics).
 
     State and frozen networks are replicated on every device; a batch is split along its first axis, one part a device.
-    The compiler derives the rest: every mean over the batch becomes an all-reduce. The state's memory is reused (donated).
+    The compiler derives the rest: every mean over the batch becomes an all-reduce, in float32 whatever train.compute_dtype is. The
+    state's memory is reused (donated).
 
     Args:
         state_sharding: where the state is split between steps, see `runtime.sharding`; a step begins by gathering the
@@ -92,7 +93,7 @@ def compile_train_step(
         if state_sharding is not None:
             model, discriminator = jax.lax.with_sharding_constraint((state.model, state.discriminator), replicated)
             state = dataclasses.replace(state, model=model, discriminator=discriminator)
-        with compiled_for(platform):
+        with compiled_for(platform), batch_split_over(mesh):
             return one_step(graph, state, frozen, batch)
 
     return jax.jit(step, donate_argnums=0, in_shardings=(between_steps, replicated, by_photo), out_shardings=(between_steps, replicated))

@@ -32,3 +32,9 @@ def test_two_processes_need_one_all_reduce_a_network() -> None:
     address = free_address()
     for output, _ in finish_both([trainer.start([address, "2", str(i)], program=PROGRAM) for i in range(2)]):
         assert_one_sum_a_network(json.loads(output.splitlines()[-1]))  # behind a line of the transport's
+
+
+def test_gradients_of_networks_in_bfloat16_are_added_up_over_the_devices_in_float32() -> None:
+    (step,) = map(json.loads, trainer.run(["bfloat16:2"], devices=2, program=PROGRAM)[0].splitlines())
+    assert_one_sum_a_network(step)  # of four bytes for each parameter, as in float32
+    assert step["narrow_sums"] == 0
