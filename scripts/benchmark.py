@@ -1,6 +1,6 @@
-"""How fast it is: `python scripts/benchmark.py aot | beside | evaluation | input | step ...`; each command explains itself with --help.
+"""How fast it is: `python scripts/benchmark.py aot | beside | evaluation | input | step | table ...`; --help explains each.
 
-`step`, `beside` and `aot` need no data and none of the packages that read data.
+`step`, `beside`, `aot` and `table` need no data and none of the packages that read data.
 """
 
 import argparse
@@ -19,7 +19,14 @@ from spn_jax.settings import help_text  # noqa: E402
 
 SETTING = re.compile(r"[a-z_0-9]+\.[a-z_0-9.]+=")  # such as train.batch_size=4
 STEP = ("model.*", "data.image_size", "loss.*", "optimizer.*", "schedule.*", "train.*")
-COMMANDS = {"aot": STEP, "beside": STEP, "evaluation": ("model.*", *SCORING), "input": TRAINING, "step": STEP}  # and their settings
+COMMANDS = {  # and the settings that they take
+    "aot": STEP,
+    "beside": STEP,
+    "evaluation": ("model.*", *SCORING),
+    "input": TRAINING,
+    "step": STEP,
+    "table": (),
+}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -30,7 +37,8 @@ def main(arguments: Sequence[str]) -> None:
     for name in [chosen] if chosen else COMMANDS:  # what the others import may not be installed
         importlib.import_module(f"scripts.benchmark_{name}").add_arguments(commands)
     for name, part in commands.choices.items():
-        part.epilog, part.formatter_class = help_text(Config, *COMMANDS[name]), argparse.RawDescriptionHelpFormatter
+        if COMMANDS[name]:
+            part.epilog, part.formatter_class = help_text(Config, *COMMANDS[name]), argparse.RawDescriptionHelpFormatter
     # Settings may stand anywhere: behind an option of several values, argparse would take them for more of those.
     options = parser.parse_args([argument for argument in arguments if not SETTING.match(argument)])
     options.overrides += [argument for argument in arguments if SETTING.match(argument)]
