@@ -65,7 +65,10 @@ def convolve_reflected(x: Array, kernel: Array, *, padding: int, dilation: int =
 
     def form(x: Array, kernel: Array) -> Array:
         return choose_form(
-            x, kernel, cpu=lambda x, kernel: cpu_convolution.convolve_reflected(x, kernel, padding, dilation), elsewhere=padded_before
+            x,
+            kernel,
+            cpu=lambda x, kernel: cpu_convolution.convolve_reflected(x, kernel, padding, dilation),
+            elsewhere=jax.checkpoint(padded_before),  # keeps x, which others keep too, and pads it again
         )
 
     return in_the_type_of_x(form, x, kernel)

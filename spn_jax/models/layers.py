@@ -4,6 +4,7 @@ Activations are `b h w c`, kernels `h w in out`. Parameters are float32; `dtype`
 Statistics of every normalisation are float32 or wider, whatever the compute type.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -23,9 +24,32 @@ REGION_THRESHOLD = 0.8  # importance from which a pixel belongs to the region of
 Activation = Callable[[Array], Array]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def leaky_relu(x: Array, slope: float = 0.2) -> Array:
-    """LeakyReLU; slope 0.2 is the one of decoder, discriminator and posterior encoder, slope 0 is ReLU."""
+    """LeakyReLU; slope 0.2 is the one of decoder, discriminator and posterior encoder, slope 0 is ReLU.
+
+    Its derivative is read from the output, which the next convolution keeps anyway. From the input, an accelerator's compiler would
+    compute it anew, and keep all that the input is made of: in SPADE a map more for each norm.
+    """
     return jax.nn.leaky_relu(x, slope) if slope else jax.nn.relu(x)
+
+
+def _activate(x: Array, slope: float) -> tuple[Array, Array]:
+    out = leaky_relu(x, slope)
+    return out, out
+
+
+def _pull_back(slope: float, out: Array, gradient: Array) -> tuple[Array]:
+    out = lax.optimization_barrier(out)  # else the compiler sees again what it is made of
+    return (jnp.where(out >= 0, gradient, slope * gradient) if slope else jnp.where(out > 0, gradient, 0),)
+
+
+leaky_relu.defvjp(_activate, _pull_back)
+
+
+def relu(x: Array) -> Array:
+    """`leaky_relu` of slope 0, for maps that the next convolution keeps."""
+    return leaky_relu(x, 0.0)
 
 
 def torch_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Array:
@@ -116,7 +140,7 @@ class ResidualBlock(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """(b, h, w, in) -> (b, h, w, out)."""
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return shortcut + self.conv_out(jax.nn.relu(self.conv_in(x)))
+        return shortcut + self.conv_out(relu(self.conv_in(x)))
 
 
 def statistics_dtype(x: Array) -> jnp.dtype:
@@ -126,53 +150,10 @@ def statistics_dtype(x: Array) -> jnp.dtype:
 
 def instance_norm(x: Array) -> Array:
     """Instance normalisation without parameters: zero mean, unit (biased, two-pass) variance per image and channel."""
-    return modulated_instance_norm(x, None, None)
-
-
-@jax.custom_vjp
-def modulated_instance_norm(x: Array, gamma: Array | None, beta: Array | None) -> Array:
-    """instance_norm(x) * (1 + gamma) + beta for maps (b, h, w, c) of one type; the norm alone where gamma and beta are None.
-
-    For the backward pass it keeps x, gamma and two numbers for each image and channel, and normalises again. Derivatives of the
-    single operations would keep five maps.
-    """
-    return _modulate(_normalise(x, *_mean_and_scale(x)).astype(x.dtype), gamma, beta)
-
-
-def _mean_and_scale(x: Array) -> tuple[Array, Array]:
-    """Mean and 1 / standard deviation, (b, 1, 1, c) each."""
     wide = x.astype(statistics_dtype(x))
-    mean = wide.mean((1, 2), keepdims=True)
-    return mean, lax.rsqrt(jnp.square(wide - mean).mean((1, 2), keepdims=True) + EPSILON)
-
-
-def _normalise(x: Array, mean: Array, scale: Array) -> Array:
-    return (x.astype(mean.dtype) - mean) * scale
-
-
-def _modulate(normed: Array, gamma: Array | None, beta: Array | None) -> Array:
-    return normed if gamma is None or beta is None else normed * (1 + gamma) + beta
-
-
-Kept = tuple[Array, Array | None, Array, Array]
-
-
-def _norm_forward(x: Array, gamma: Array | None, beta: Array | None) -> tuple[Array, Kept]:
-    mean, scale = _mean_and_scale(x)
-    return _modulate(_normalise(x, mean, scale).astype(x.dtype), gamma, beta), (x, gamma, mean, scale)
-
-
-def _norm_backward(kept: Kept, gradient: Array) -> tuple[Array, Array | None, Array | None]:
-    x, gamma, mean, scale = kept
-    normed = _normalise(x, mean, scale)
-    wide = (gradient if gamma is None else gradient * (1 + gamma)).astype(mean.dtype)
-    # Mean and variance depend on x too: they take away the gradient's part along 1 and along the normalised map.
-    across = wide - wide.mean((1, 2), keepdims=True) - normed * (wide * normed).mean((1, 2), keepdims=True)
-    of_x = (scale * across).astype(x.dtype)
-    return (of_x, None, None) if gamma is None else (of_x, gradient * normed.astype(x.dtype), gradient)
-
-
-modulated_instance_norm.defvjp(_norm_forward, _norm_backward)
+    centred = wide - wide.mean((1, 2), keepdims=True)
+    variance = jnp.square(centred).mean((1, 2), keepdims=True)
+    return (centred * lax.rsqrt(variance + EPSILON)).astype(x.dtype)
 
 
 def region_normalise(x: Array, region: Array) -> tuple[Array, Array, Array]:
@@ -203,19 +184,12 @@ class RegionNorm(nnx.Module):
 
     def __call__(self, x: Array, mask: Array) -> Array:
         """x (b, h, w, c), mask (b, H, W, 1) at a multiple of x's size -> (b, h, w, c)."""
-        hole = resize_mask(mask, x.shape[1])
-        affine = tuple(p[...] for p in (self.hole_gamma, self.hole_beta, self.known_gamma, self.known_beta))
-        # Nothing of it but x is kept for the backward pass, where it would be seven maps as large.
-        return jax.checkpoint(region_norm)(x, hole, *affine)
-
-
-def region_norm(x: Array, hole: Array, hole_gamma: Array, hole_beta: Array, known_gamma: Array, known_beta: Array) -> Array:
-    """Region normalisation of x (b, h, w, c) by the regions of a mask (b, h, w, 1), and their affine maps (c,) -> (b, h, w, c)."""
-    wide = x.astype(statistics_dtype(x))
-    hole = hole.astype(wide.dtype)
-    centred, scale_hole, scale_known = region_normalise(wide, hole)
-    scale_hole, scale_known = scale_hole * (1 + hole_gamma), scale_known * (1 + known_gamma)
-    return (centred * (hole * scale_hole + (1 - hole) * scale_known) + hole_beta + known_beta).astype(x.dtype)
+        wide = x.astype(statistics_dtype(x))
+        hole = resize_mask(mask, x.shape[1]).astype(wide.dtype)
+        centred, scale_hole, scale_known = region_normalise(wide, hole)
+        scale_hole, scale_known = scale_hole * (1 + self.hole_gamma[...]), scale_known * (1 + self.known_gamma[...])
+        out = centred * (hole * scale_hole + (1 - hole) * scale_known) + self.hole_beta[...] + self.known_beta[...]
+        return out.astype(x.dtype)
 
 
 class LearntRegionNorm(nnx.Module):
@@ -265,8 +239,8 @@ class SPADE(nnx.Module):
     def __call__(self, x: Array, prior: Array | None) -> Array:
         """x (b, h, w, c), prior (b, h, w, p) -> (b, h, w, c)."""
         assert prior is not None, "a level with SPADE has a prior"
-        shared = jax.nn.relu(self.shared(prior))
-        return modulated_instance_norm(x, self.gamma(shared), self.beta(shared))
+        shared = relu(self.shared(prior))
+        return instance_norm(x) * (1 + self.gamma(shared)) + self.beta(shared)
 
 
 class ConcatNorm(nnx.Module):
