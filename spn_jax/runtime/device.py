@@ -1,5 +1,6 @@
 """What a program sets up before it computes: a place for compiled programs, and for training memory that stays with the process."""
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.util
@@ -8,6 +9,7 @@ import platform
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import filelock
 import jax
@@ -29,6 +31,14 @@ def set_up(training: bool = False) -> None:
     keep_compiled_programs()
     if training and only_cpu():
         keep_memory()
+
+
+def on_host() -> contextlib.AbstractContextManager[Any]:
+    """The context in which new arrays lie in the host's memory, where JAX was not told to do without the CPU."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS=cuda
+        return contextlib.nullcontext()
 
 
 def keep_compiled_programs() -> None:
