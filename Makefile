@@ -1,4 +1,4 @@
-# make setup | demo | demo-probabilistic | check | test | test-long | lint. PYTHON=... picks the interpreter (3.11 or newer) the environment is made from.
+# make setup | demo | demo-probabilistic | check | test | test-long | mutants | lint. PYTHON=... picks the interpreter (3.11 or newer) the environment is made from.
 PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SCENES := spn_jax/pretrained/open_scenes/scenes
 CODE := spn_jax teacher_export configs scripts tests
 
-.PHONY: setup demo demo-probabilistic check test test-long lint
+.PHONY: setup demo demo-probabilistic check test test-long mutants lint
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -65,3 +65,9 @@ test: lint
 test-long: setup
 	@echo "tests: pytest -m long"
 	@$(RUN) -m pytest -m long
+
+SAMPLE ?= 9
+SEED ?= 0
+mutants: setup
+	@echo "mutants: $(SAMPLE) changes of each module, drawn with SEED=$(SEED); about a quarter of an hour"
+	@$(RUN) scripts/mutants.py --sample $(SAMPLE) --seed $(SEED)

@@ -1,18 +1,22 @@
-"""The demo: the model that comes with the package, trained on for some minutes on other photos, on a CPU (`make demo`).
+"""The demo: the shipped model, trained on for minutes on other photos (`make demo`).
 
     python scripts/make_demo_photos.py --output runs/demo/photos --size 128
     python -m teacher_export --config configs/demo.py
-    python -m spn_jax.train --config configs/demo.py --workdir runs/demo/run --init pretrained:open_scenes
-    python -m spn_jax.evaluate run --checkpoint shipped=pretrained:open_scenes --checkpoint trained=runs/demo/run \\
-        --method mean --method opencv-telea --method opencv-ns --output runs/demo/evaluation
+    python -m spn_jax.train --config configs/demo.py --workdir runs/demo/run \\
+        --init pretrained:open_scenes
+    python -m spn_jax.evaluate run --checkpoint shipped=pretrained:open_scenes \\
+        --checkpoint trained=runs/demo/run --config configs/demo.py --method mean \\
+        --method opencv-telea --method opencv-ns --output runs/demo/evaluation
 
-Data: tiles at 64 x 64 of the photos that ship with scikit-image, split by scene (whole photos held out), and drawn masks of all six hole
-ratios.
+Data: tiles at 64 x 64 of the photos that ship with scikit-image, split by scene (whole photos held
+out), and drawn masks of all six hole ratios.
 Teacher: EfficientNet-Lite0 trained on ImageNet, whose weights come in a package (extra `teacher`).
-Model: that of configs/open_scenes.py, whose parameters it starts from, at the learning rate that those ended with.
+Model: that of configs/open_scenes.py, whose parameters it starts from, at the learning rate that
+those ended with.
 Hardware: two CPU cores. Cost: a cache of some 50 MB, 2 to 3 minutes of training.
-Expected: about what the model scores that it starts from. A few minutes on a few photos make no better inpainter; they show the way from
-photos to scores. The numbers measured are in docs/results.md.
+Expected: about what the model scores that it starts from. A few minutes on a few photos make no
+better inpainter; they show the way from photos to scores. The numbers measured are in
+docs/results.md.
 """
 
 from spn_jax.config import (

@@ -1,14 +1,16 @@
-"""The demo of the probabilistic SPN: several completions of one hole, on a CPU, in minutes (`make demo-probabilistic`).
+"""The demo of the probabilistic SPN, in minutes on a CPU (`make demo-probabilistic`).
 
     python scripts/make_demo_photos.py --output runs/demo/photos --size 128
     python -m teacher_export --config configs/demo_probabilistic.py
     python -m spn_jax.train --config configs/demo_probabilistic.py --workdir runs/demo/probabilistic
-    python -m spn_jax.evaluate run --checkpoint runs/demo/probabilistic --output runs/demo/probabilistic_evaluation --grid 6
+    python -m spn_jax.evaluate run --checkpoint runs/demo/probabilistic \\
+        --output runs/demo/probabilistic_evaluation --grid 6
 
-Data, teacher and cache: those of configs/demo.py. VGG19 of the perceptual losses has seeded random weights as well: the
-trained ones have to be downloaded.
+Data, teacher and cache: those of configs/demo.py. VGG19 of the perceptual losses has seeded random
+weights as well: the trained ones have to be downloaded.
 Hardware: two CPU cores. Cost: 5 to 10 minutes of training.
-Expected: different colours and shades in the same hole, the photo untouched around it. The numbers measured are in docs/results.md.
+Expected: different colours and shades in the same hole, the photo untouched around it. The numbers
+measured are in docs/results.md.
 """
 
 from spn_jax.config import (

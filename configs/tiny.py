@@ -1,6 +1,7 @@
-"""The smallest SPN: what the tests train. Every part is there, nothing is wide, and the photos are 32 x 32.
+"""The smallest SPN: what the tests train, on photos of 32 x 32 pixels with nothing wide.
 
-    python -m teacher_export --config configs/tiny.py --weights random data.train_photos=DIR data.test_photos=DIR
+    python -m teacher_export --config configs/tiny.py --weights random data.train_photos=DIR \\
+        data.test_photos=DIR
     python -m spn_jax.train --config configs/tiny.py data.train_photos=DIR data.test_photos=DIR
 
 Hardware: any. Cost: seconds, most of them compilation. The result is of no use but to the tests.

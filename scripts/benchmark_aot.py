@@ -1,6 +1,8 @@
-"""The training step compiled for TPUs that are not there: memory a chip, and what the chips tell each other.
+"""The training step compiled for TPUs that are not there: memory a chip, and what the chips tell
+each other.
 
-libtpu, the compiler, is a package of its own and needs no TPU: `pip install -e '.[tpu]'` brings the one that fits jax.
+libtpu, the compiler, is a package of its own and needs no TPU: `pip install -e '.[tpu]'` brings the
+one that fits jax.
 """
 
 import argparse
@@ -42,7 +44,9 @@ class Collective:
 
 
 def collectives(program: str) -> list[Collective]:
-    """Every collective in the text of a compiled program, as often as it is written there: those in a loop's body count once."""
+    """Every collective in the text of a compiled program, as often as it is written there: those in
+    a loop's body count once.
+    """
     found = []
     for line in program.splitlines():
         if match := COLLECTIVE.search(line):
@@ -63,9 +67,8 @@ def item_bytes(kind: str, bits: str) -> int:
     return max(1, int(bits or 8) // 8)
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py aot`."""
-    part = commands.add_parser("aot", help="the training step compiled for TPUs that are not there: memory and collectives")
     part.add_argument("topology", help="such as v5e:2x4")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "celeba.py")
     part.add_argument("--batch", type=int, nargs="+", default=[8], help="photos a chip; several are compiled one after the other")
@@ -89,7 +92,9 @@ def run(options: argparse.Namespace) -> str:
 
 
 def tpu_mesh(topology: str) -> Mesh:
-    """A mesh over the chips of a topology; InputError where there is no libtpu, or no such topology."""
+    """A mesh over the chips of a topology; InputError where there is no libtpu, or no such
+    topology.
+    """
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("compiling for a TPU needs libtpu, which is not installed; pip install -e '.[tpu]' brings it, a TPU is not needed")
     for name, value in QUIET.items():
@@ -102,20 +107,23 @@ def tpu_mesh(topology: str) -> Mesh:
 
 
 def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
-    """What the compiled step needs; `memory_gb` is None where the compiler found that it does not fit."""
+    """What the compiled step needs; `memory_gb` is None where the compiler found that it does not
+    fit.
+    """
     networks = build_networks(config, {level: CHANNELS[level] for level in config.model.prior_levels})
     graph, state = create_state(config, resolve_schedule(config, 1000), *networks)
     step, _ = jitted_step(config, graph, state, mesh)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, draw_frozen(config), draw_batch(config)))
-    start = time.perf_counter()
     known = {
         "batch_per_chip": config.train.batch_size // mesh.size,
         "numbers": "bf16 passes" if (name := numbers(config)) == "float32" and config.train.precision != "highest" else name,
         "rematerialise": config.train.rematerialise,
     }
+    with matmul_precision(config):
+        lowered = step.lower(*shapes)
+    start = time.perf_counter()  # of the compiler alone
     try:
-        with matmul_precision(config):
-            program = step.lower(*shapes).compile()
+        program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

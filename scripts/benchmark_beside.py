@@ -1,7 +1,8 @@
 """Our forward pass or training step beside another program's, taking turns in one run.
 
-Two runs at different hours compare the hours: a processor's clock and its other guests change by more than the programs differ. So
-both are at hand at once, and each computes while the other one is stopped.
+Two runs at different hours compare the hours: a processor's clock and its other guests change by
+more than the programs differ. So both are at hand at once, and each computes while the other one is
+stopped.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import signal
 import statistics
 import subprocess
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 
@@ -24,7 +25,9 @@ from spn_jax.runtime.files import check_writable
 
 
 class Other:
-    """A program that computes once for every line it reads and then prints the seconds that took, and nothing else."""
+    """A program that computes once for every line it reads and then prints the seconds that took,
+    and nothing else.
+    """
 
     def __init__(self, command: str):
         self.command = command
@@ -65,9 +68,8 @@ class Other:
         self.process.communicate()  # closes its pipes as well
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py beside`."""
-    part = commands.add_parser("beside", help="ours and another program taking turns: the ratio of their times")
     part.add_argument(
         "--other", required=True, metavar="COMMAND", help="computes once for each line that it reads, and then prints the seconds that took"
     )

@@ -1,7 +1,8 @@
 """Where the time of an evaluation goes: decoding, model and metrics.
 
-Each part is timed alone, so that the shares say which bounds the whole: in an evaluation, reader threads decode while the devices
-compute. Without a checkpoint the model is a fresh one of `configs/demo.py`, and photos and masks are drawn.
+Each part is timed alone, so that the shares say which bounds the whole: in an evaluation, reader
+threads decode while the devices compute. Without a checkpoint the model is a fresh one of
+`configs/demo.py`, and photos and masks are drawn.
 """
 
 import argparse
@@ -39,7 +40,9 @@ class Seconds:
     cpu: float = 0.0
 
     def of(self, work: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-        """Adds the time that `work(*arguments, **settings)` takes; waits for arrays that are still computed."""
+        """Adds the time that `work(*arguments, **settings)` takes; waits for arrays that are still
+        computed.
+        """
         wall, cpu = time.perf_counter(), time.process_time()
         result = jax.block_until_ready(work(*arguments, **settings))
         self.wall += time.perf_counter() - wall
@@ -47,9 +50,8 @@ class Seconds:
         return result
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py evaluation`."""
-    part = commands.add_parser("evaluation", help="shares of decoding, model and metrics")
     part.add_argument("--checkpoint", help="a run's work directory or one checkpoint; a fresh model of --config if not given")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "demo.py")
     part.add_argument("--photos", help="folder or list; drawn JPEG files of 256 x 256 pixels if not given")

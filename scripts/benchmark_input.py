@@ -1,4 +1,5 @@
-"""How fast photos, masks and a teacher's features come: each part on one core, whole batches from the trainer's threads, and beside a step.
+"""How fast photos, masks and a teacher's features come: each part on one core, whole batches from
+the trainer's threads, and beside a step.
 
 The data are those of the config: `make demo` makes some for configs/demo.py.
 """
@@ -46,9 +47,8 @@ class Rate:
         return self.photos / self.cpu_seconds
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py input`."""
-    part = commands.add_parser("input", help="photos/s of reading photos, masks and features, alone and beside the training step")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "demo.py")
     part.add_argument("--batches", type=int, default=20, help="timed after two that are not")
     part.add_argument(
@@ -77,7 +77,9 @@ def run(options: argparse.Namespace) -> str:
 
 
 def parts(config: Config, data: Data, photos: int) -> Iterator[Rate]:
-    """Each part alone, in this thread, over as many photos; those there are come again if they are fewer."""
+    """Each part alone, in this thread, over as many photos; those there are come again if they are
+    fewer.
+    """
     order = list(itertools.islice(itertools.cycle(range(len(data.photos))), photos))
     size, crop, resize_filter = config.data.image_size, config.data.crop, config.data.resize_filter
     yield timed("photos: read", data.photos.read, order)
@@ -102,7 +104,8 @@ def timed(part: str, work: Callable[[int], Any], over: Any) -> Rate:
 
 def whole_batches(config: Config, data: Data, batches: int) -> Rate:
     """Batches as the trainer's threads make them, with nobody else at work."""
-    ahead = WARM_UP + config.data.prefetch  # what is read ahead before the clock starts would count as free
+    # what is read ahead before the clock starts would count as free
+    ahead = WARM_UP + config.data.prefetch
     steps = ahead + batches + config.data.prefetch  # nor may the threads be out of work at its end
     with contextlib.closing(read_batches(config, data, 0, steps)) as iterator:
         for _ in range(ahead):
@@ -114,7 +117,9 @@ def whole_batches(config: Config, data: Data, batches: int) -> Rate:
 
 
 def steps(config: Config, data: Data, batches: int) -> list[Rate]:
-    """The training step as the trainer makes it, each waited for once the next one has started: on one batch, and on the data."""
+    """The training step as the trainer makes it, each waited for once the next one has started: on
+    one batch, and on the data.
+    """
     mesh = make_mesh()
     check_divisible(config.train.batch_size, mesh.size, "train.batch_size", config.train.micro_batches)
     frozen, origins = open_frozen(config)

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,21 +46,32 @@ class Measurement:
     size: int
     batch: int
     numbers: str  # float32, TF32, bf16 passes or bfloat16: what the matrix units compute in
-    compile_s: float
+    trace_s: float  # tracing the networks, which Python does, and lowering them; no cache saves it
+    compile_s: float  # the compiler alone; with a cache of compiled programs, reading that
     median_s: float
     least_s: float
     largest_s: float
     images_per_s: float
-    tflop: float  # floating-point operations, a multiply-add as two
+    tflop: float  # floating-point operations that the result needs, a multiply-add as two
     tflop_per_s: float
     share_of_matrix_product: float  # of the rate of a large matrix product in the same numbers
-    memory_gb: float  # arguments, results and temporary memory of the compiled program, on one device
-    peak_gb: float | None  # the most that one device held since the program began; None where the device does not tell
+    # arguments, results and temporary memory of the compiled program, on one device
+    memory_gb: float
+    # the most that one device held since the program began; None where the device does not tell
+    peak_gb: float | None
 
 
-def add_arguments(commands: Any) -> None:
+class Compiled(NamedTuple):
+    """A compiled program, and what it took to make it."""
+
+    program: Any
+    operations: float  # floating-point, of all devices together
+    trace_s: float
+    compile_s: float
+
+
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py step`."""
-    part = commands.add_parser("step", help="seconds, memory and FLOP/s of forward pass and training step")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "celeba.py")
     part.add_argument("--size", type=int, help="pixels; data.image_size if not given")
     part.add_argument("--batch", type=int, nargs="+", default=[1], help="photos on all devices; several are measured one after the other")
@@ -105,7 +116,9 @@ def run(options: argparse.Namespace) -> str:
 
 
 def mesh_of(devices: int | None) -> Mesh:
-    """The first so many devices, or all; a CPU is made to play them if JAX has not begun yet. InputError if there are fewer."""
+    """The first so many devices, or all; a CPU is made to play them if JAX has not begun yet.
+    InputError if there are fewer.
+    """
     if devices is not None and devices < 1:
         raise InputError(f"--devices {devices}: there must be one at least")
     if devices is not None and only_cpu():
@@ -117,17 +130,17 @@ def mesh_of(devices: int | None) -> Mesh:
 
 
 def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float, trace: Path | None = None) -> Measurement:
-    """Compiles a pass and times it; `rate` is the devices' own in operations a second. A profile goes to the folder `trace`."""
-    start = time.perf_counter()
-    program, call = compile_pass(what, config, mesh)
-    compiling = time.perf_counter() - start
+    """Compiles a pass and times it; `rate` is the devices' own in operations a second. A profile
+    goes to the folder `trace`.
+    """
+    needed = needed_operations(what, config, mesh)
+    compiled, call = compile_pass(what, config, mesh)
     call()
     seconds = [timed(call) for _ in range(repeats)]
     if trace is not None:
         with jax.profiler.trace(trace):
             call()
-    cost, memory = program.cost_analysis(), program.memory_analysis()
-    operations = (cost[0] if isinstance(cost, list) else cost)["flops"] * mesh.size
+    memory, operations = compiled.program.memory_analysis(), compiled.operations if needed is None else needed
     median, batch = statistics.median(seconds), config.train.batch_size
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     return Measurement(
@@ -135,7 +148,8 @@ def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float, tr
         size=config.data.image_size,
         batch=batch,
         numbers=numbers(config),
-        compile_s=round(compiling, 2),
+        trace_s=round(compiled.trace_s, 2),
+        compile_s=round(compiled.compile_s, 2),
         median_s=median,
         least_s=min(seconds),
         largest_s=max(seconds),
@@ -149,7 +163,9 @@ def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float, tr
 
 
 def peak_gb(mesh: Mesh) -> float | None:
-    """The most that any of the devices held since the program began, which only accelerators tell."""
+    """The most that any of the devices held since the program began, which only
+    accelerators tell.
+    """
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in mesh.local_devices]
     return max(peaks) / 1e9 if any(peaks) else None
 
@@ -181,14 +197,70 @@ def draw_batch(config: Config) -> dict[str, Any]:
     return batch | {"targets": {level: features.astype(jnp.bfloat16) for level, features in targets.items()}}
 
 
-def compile_pass(what: str, config: Config, mesh: Mesh) -> tuple[Any, Callable[[], Any]]:
+def compile_pass(what: str, config: Config, mesh: Mesh) -> tuple[Compiled, Callable[[], Any]]:
     """One of PASSES, compiled, and a call that runs it once and waits."""
     return {"forward": forward, "step": training_step}[what](config, mesh)
 
 
-def forward(config: Config, mesh: Mesh) -> tuple[Any, Callable[[], Any]]:
+def forward(config: Config, mesh: Mesh) -> tuple[Compiled, Callable[[], Any]]:
     """The completed images of a batch, compiled, and a call that waits for them."""
-    model, _ = build_networks(config, {level: CHANNELS[level] for level in config.model.prior_levels})
+    program, arguments = forward_program(config, mesh)
+    compiled = compiled_for(program, arguments, config)
+    return compiled, lambda: jax.block_until_ready(compiled.program(*arguments))
+
+
+def training_step(config: Config, mesh: Mesh) -> tuple[Compiled, Callable[[], Any]]:
+    """The training step, compiled, and a call that makes one and waits for it."""
+    batch = draw_batch(config)
+    compiled, step = stepper(config, mesh, channels_of(config), batch, draw_frozen(config))
+    on_devices = shard_batch(batch, mesh)
+    return compiled, lambda: jax.block_until_ready(step(on_devices))
+
+
+def compiled_for(program: Any, arguments: Sequence[Any], config: Config) -> Compiled:
+    """A jitted function compiled for these arguments."""
+    start = time.perf_counter()
+    with matmul_precision(config):
+        lowered = program.lower(*arguments)
+    traced = time.perf_counter()
+    return Compiled(lowered.compile(), operations_of(lowered), traced - start, time.perf_counter() - traced)
+
+
+def operations_of(lowered: Any) -> float:
+    """Floating-point operations of a program that is not yet compiled nor divided among devices.
+
+    In a compiled one convolutions are calls of a library on a GPU, and XLA counts none of their
+    operations.
+    """
+    return float(lowered.cost_analysis()["flops"])
+
+
+def needed_operations(what: str, config: Config, mesh: Mesh) -> float | None:
+    """Operations that the result of a pass needs, where its program is counted otherwise; None
+    where it is not.
+
+    Micro-batches and rematerialisation compute parts of the forward pass again, which is no
+    progress, and XLA counts the body of a loop once.
+    """
+    plain = apply_overrides(config, ["train.micro_batches=1", "train.rematerialise=false"])
+    if plain == config:
+        return None
+    if what == "forward":
+        program, arguments = forward_program(plain, mesh)
+    else:
+        program, arguments = step_program(plain, mesh, channels_of(plain), draw_batch(plain), draw_frozen(plain))
+    with matmul_precision(plain):
+        return operations_of(program.lower(*arguments))
+
+
+def channels_of(config: Config) -> dict[int, int]:
+    """Of the teacher's maps that this config's prior imitates, by level."""
+    return {level: CHANNELS[level] for level in config.model.prior_levels}
+
+
+def forward_program(config: Config, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    """The completed images of a batch as a jitted function, and its arguments."""
+    model, _ = build_networks(config, channels_of(config))
     graph, state = nnx.split(model)
     batch = draw_batch(config)
     image, mask = (shard_batch(batch[name].astype(np.float32) / scale, mesh) for name, scale in (("image", 255), ("mask", 1)))
@@ -196,17 +268,16 @@ def forward(config: Config, mesh: Mesh) -> tuple[Any, Callable[[], Any]]:
     if model.variational:
         noise = shard_batch(np.asarray(model.draw_noise(jax.random.key(0), len(batch["image"]), 1, *batch["image"].shape[1:3])), mesh)
     arguments = (replicate(nnx.as_pure(state), mesh), image, mask, noise)
-    with matmul_precision(config):
-        compiled = jax.jit(lambda state, image, mask, noise: nnx.merge(graph, state)(image, mask, noise).image).lower(*arguments).compile()
-    return compiled, lambda: jax.block_until_ready(compiled(*arguments))
+    return jax.jit(lambda state, image, mask, noise: nnx.merge(graph, state)(image, mask, noise).image), arguments
 
 
-def training_step(config: Config, mesh: Mesh) -> tuple[Any, Callable[[], Any]]:
-    """The training step, compiled, and a call that makes one and waits for it."""
-    batch = draw_batch(config)
-    compiled, step = stepper(config, mesh, {level: CHANNELS[level] for level in config.model.prior_levels}, batch, draw_frozen(config))
-    on_devices = shard_batch(batch, mesh)
-    return compiled, lambda: jax.block_until_ready(step(on_devices))
+def step_program(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen) -> tuple[Any, tuple[Any, Any, Any]]:
+    """The trainer's step as a jitted function, and its arguments: state, frozen networks, batch.
+    Channels are as in `stepper`.
+    """
+    graph, state = create_state(config, resolve_schedule(config, 1000), *build_networks(config, channels))
+    program, sharding = jitted_step(config, graph, state, mesh)
+    return program, (jax.device_put(state, sharding), replicate(frozen, mesh), shard_batch(batch, mesh))
 
 
 def draw_frozen(config: Config) -> Frozen:
@@ -215,20 +286,18 @@ def draw_frozen(config: Config) -> Frozen:
     return Frozen(vgg=VGG19(rng=np.random.default_rng(0), dtype=jnp.float32)) if needed else Frozen()
 
 
-def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen) -> tuple[Any, Callable[[Any], Any]]:
-    """The training step compiled for batches like this one, and a function that starts it on one (on the devices) and gives its metrics.
+def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen) -> tuple[Compiled, Callable[[Any], Any]]:
+    """The training step compiled for batches like this one, and a function that starts it on one
+    (on the devices) and gives its metrics.
 
     Channels are those of the teacher's maps by level.
     """
-    graph, state = create_state(config, resolve_schedule(config, 1000), *build_networks(config, channels))
-    program, sharding = jitted_step(config, graph, state, mesh)
-    state, frozen = jax.device_put(state, sharding), replicate(frozen, mesh)
-    with matmul_precision(config):
-        compiled = program.lower(state, frozen, shard_batch(batch, mesh)).compile()
+    program, (state, frozen, example) = step_program(config, mesh, channels, batch, frozen)
+    compiled = compiled_for(program, (state, frozen, example), config)
 
     def step(batch: Any) -> Any:
         nonlocal state
-        state, metrics = compiled(state, frozen, batch)
+        state, metrics = compiled.program(state, frozen, batch)
         return metrics
 
     return compiled, step
@@ -242,7 +311,8 @@ def jitted_step(config: Config, graph: StepGraph, state: Any, mesh: Mesh) -> tup
 
 
 def matrix_rate(config: Config, mesh: Mesh) -> float:
-    """Operations a second of a large matrix product, in the numbers that the networks compute in, of all devices together.
+    """Operations a second of a large matrix product, in the numbers that the networks compute in,
+    of all devices together.
 
     Those that a CPU plays share its cores, all of which one of them takes.
     """
@@ -261,10 +331,13 @@ def table(title: str, measured: Sequence[Measurement]) -> str:
 
 
 def rows(measured: Sequence[Measurement]) -> Iterator[str]:
-    yield "| pass | pixels | batch | numbers | compile s | median s | from - to s | images/s | TFLOP/s | of matmul | memory GB | peak GB |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
+    yield (
+        "| pass | pixels | batch | numbers | trace s | compile s | median s | from - to s | images/s | TFLOP/s | of matmul | memory GB "
+        "| peak GB |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
     for m in measured:
-        seconds = f"{m.compile_s:.1f} | {m.median_s:.4f} | {m.least_s:.4f} - {m.largest_s:.4f}"
+        seconds = f"{m.trace_s:.1f} | {m.compile_s:.1f} | {m.median_s:.4f} | {m.least_s:.4f} - {m.largest_s:.4f}"
         rates = f"{m.images_per_s:.2f} | {m.tflop_per_s:.3f} | {m.share_of_matrix_product:.0%}"
         peak = "-" if m.peak_gb is None else f"{m.peak_gb:.2f}"
         yield f"| {m.what} | {m.size} | {m.batch} | {m.numbers} | {seconds} | {rates} | {m.memory_gb:.2f} | {peak} |"

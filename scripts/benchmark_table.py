@@ -1,4 +1,4 @@
-"""One Markdown table of a folder of measurements, as `benchmark_gpu.sh` leaves it, and the block of a page that it belongs into."""
+"""Puts the measurements of `benchmark_gpu.sh` into one Markdown table, and that into a page."""
 
 import argparse
 import dataclasses
@@ -27,9 +27,8 @@ class Row:
     failed: str | None = None  # why there are no more numbers, such as "out of memory"
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py table`."""
-    part = commands.add_parser("table", help="the measurements of benchmark_gpu.sh as one table")
     part.add_argument("folder", type=Path, help="with NAME-BATCH.jsonl of each measurement")
     part.add_argument(
         "--twin",

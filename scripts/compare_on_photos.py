@@ -1,10 +1,13 @@
-"""Fills holes of three kinds in whole photos by a model and by OpenCV, and compares the PSNR inside the hole, photo by photo.
+"""Fills holes of three kinds in whole photos by a model and by OpenCV, and compares the PSNR inside
+the hole, photo by photo.
 
     python scripts/compare_on_photos.py --photos data/open_scenes/test --output runs/photos
 
-Kinds: scratches (lines 2 to 5 pixels wide across the photo), objects (three blobs of 60 to 200 pixels) and border (two such blobs whose
-middle lies on the photo's edge). The holes follow from the seed and the photo's number. The model fills as `python -m spn_jax.predict`
-does, at any size. Written to the output: results.md, with the share of photos on which the model is ahead, and a picture of each photo
+Kinds: scratches (lines 2 to 5 pixels wide across the photo), objects (three blobs of 60 to 200
+pixels) and border (two such blobs whose middle lies on the photo's edge). The holes follow from the
+seed and the photo's number. The model fills as `python -m spn_jax.predict` does, at any size.
+Written to the output: results.md, with the share of photos on which the model is ahead, and a
+picture of each photo
 and kind: photo with hole, the model, Telea, Navier-Stokes, truth, cut out around a hole.
 """
 
@@ -12,6 +15,7 @@ import argparse
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -20,10 +24,11 @@ from PIL import Image
 from spn_jax.data.images import open_photos
 from spn_jax.errors import InputError, run_command
 from spn_jax.evaluation.baselines import find_baseline
-from spn_jax.filling.inpainter import Inpainter
 from spn_jax.pretrained.catalogue import CHECKPOINT_HELP, DEFAULT
-from spn_jax.runtime.device import keep_compiled_programs
 from spn_jax.runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    from spn_jax import Inpainter
 
 OPENCV = ("opencv-telea", "opencv-ns")
 CUT = 256  # pixels, side of what the pictures show
@@ -90,8 +95,10 @@ def cut_out(pictures: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
     return np.concatenate(strips[:-1], axis=1)
 
 
-def compare(inpainter: Inpainter, photos: Path, kinds: Sequence[str], output: Path, seed: int, limit: int | None) -> str:
-    """Fills, writes the pictures, returns the report. InputError: no such photos, a photo smaller than 300 pixels."""
+def compare(inpainter: "Inpainter", photos: Path, kinds: Sequence[str], output: Path, seed: int, limit: int | None) -> str:
+    """Fills, writes the pictures, returns the report. InputError: no such photos, a photo smaller
+    than 300 pixels.
+    """
     source = open_photos(str(photos), "--photos")
     names = source.names[:limit]
     scores: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
@@ -142,6 +149,10 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit {options.limit} must be at least 1")
+
+    from spn_jax.filling.inpainter import Inpainter  # not before the options are read: JAX takes seconds
+    from spn_jax.runtime.device import keep_compiled_programs
+
     keep_compiled_programs()
     inpainter = Inpainter.load(options.checkpoint)
     text = compare(inpainter, options.photos, options.kind or tuple(KINDS), options.output, options.seed, options.limit)

@@ -2,9 +2,10 @@
 
     python scripts/make_demo_photos.py --output runs/demo/photos --size 128
 
-The split is by scene: the photos of the test scenes are held out whole, and the two views of the stereo pair are one scene.
-Training tiles overlap and come at two scales, test tiles do neither. `scenes.json` tells where every tile was cut. Where the folder
-holds these tiles already nothing is done; files that this program did not make are never deleted.
+The split is by scene: the photos of the test scenes are held out whole, and the two views of the
+stereo pair are one scene. Training tiles overlap and come at two scales, test tiles do neither.
+`scenes.json` tells where every tile was cut. Where the folder holds these tiles already nothing is
+done; files that this program did not make are never deleted.
 """
 
 import argparse
@@ -25,7 +26,9 @@ TEST_EDGE = 100  # pixels of the source photo
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Photos that show the same thing, and the edges, in pixels of the photo, of the squares cut from them."""
+    """Photos that show the same thing, and the edges, in pixels of the photo, of the squares cut
+    from them.
+    """
 
     name: str
     photos: tuple[str, ...]
@@ -57,16 +60,19 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def make_demo_photos(output: Path, size: int) -> dict[str, int]:
-    """Writes the tiles to `output`, which appears only when it is complete, and returns the number of tiles by split.
+    """Writes the tiles to `output`, which appears only when it is complete, and returns the number
+    of tiles by split.
 
-    Tiles of an earlier call are replaced if they are others than the wanted ones, and stay as they are otherwise.
+    Tiles of an earlier call are replaced if they are others than the wanted ones, and stay as they
+    are otherwise.
 
     Args:
         output: the folder; it may be absent, empty or made by an earlier call.
         size: edge of a tile in pixels, at least 1.
 
     Raises:
-        InputError: scikit-image is missing, `size` is not positive, or `output` holds something that this program did not make.
+        InputError: scikit-image is missing, `size` is not positive, or `output` holds something
+            that this program did not make.
     """
     if size <= 0:
         raise InputError(f"--size {size} must be greater than 0")
@@ -93,7 +99,9 @@ def listed(output: Path) -> dict[str, dict]:
 
 
 def check_that_nothing_is_lost(output: Path) -> None:
-    """Raises InputError if `output` is there and holds anything but listed tiles: replacing it would delete a user's files."""
+    """Raises InputError if `output` is there and holds anything but listed tiles: replacing it
+    would delete a user's files.
+    """
     if not output.exists():
         return
     if not output.is_dir() or output.is_symlink():
@@ -148,7 +156,9 @@ def _write_tiles(photos: Path, output: Path, tiles: dict[str, dict], size: int) 
 
 
 def _boxes(photo: tuple[int, int], scene: Scene) -> Iterator[tuple[int, int, int, int]]:
-    """(left, top, right, bottom) of the squares, side by side in the middle of the photo; half overlapping for training."""
+    """(left, top, right, bottom) of the squares, side by side in the middle of the photo; half
+    overlapping for training.
+    """
     for edge in scene.edges:
         step = edge // 2 if scene.split == "train" else edge
         columns, rows = ((length - edge) // step + 1 for length in photo)

@@ -1,8 +1,11 @@
-"""A data set as its publishers hand it out -> what `data.train_photos`, `data.test_photos` and `data.train_masks` take.
+"""A data set as its publishers hand it out -> what `data.train_photos`, `data.test_photos` and
+`data.train_masks` take.
 
-python scripts/prepare_dataset.py celeba --source img_align_celeba.zip --source list_eval_partition.txt --output data/celeba
+python scripts/prepare_dataset.py celeba --source img_align_celeba.zip \\
+    --source list_eval_partition.txt --output data/celeba
 python scripts/prepare_dataset.py folder --source my_photos --output data/mine
-python scripts/prepare_dataset.py open-scenes --source endless-sky-high-dpi_0.9.8-1_all.deb --output data/open_scenes
+python scripts/prepare_dataset.py open-scenes --source endless-sky-high-dpi_0.9.8-1_all.deb \\
+    --output data/open_scenes
 python scripts/prepare_dataset.py irregular-masks --source test_mask.zip --output data
 """
 

@@ -1,7 +1,8 @@
 """A page about one or more runs: `python scripts/report.py RUN [RUN ...] --output report.html`.
 
-A RUN is a trainer's work directory, an evaluation's output folder, or a folder that holds both (such as a run of spn_jax.ablate).
-Settings, curves, tables and pictures that are there go into one HTML file, which needs no other file and loads nothing.
+A RUN is a trainer's work directory, an evaluation's output folder, or a folder that holds both
+(such as a run of spn_jax.ablate). Settings, curves, tables and pictures that are there go into one
+HTML file, which needs no other file and loads nothing.
 """
 
 import argparse
@@ -11,7 +12,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a copy that is not installed
+# so that it runs from a copy that is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from spn_jax.drawing import figures  # noqa: E402
 from spn_jax.errors import InputError, run_command  # noqa: E402
@@ -42,7 +44,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def named_runs(folders: Sequence[Path]) -> dict[str, Path]:
-    """{name: folder}, by as many of the last folders of each path as tell them apart. InputError: no folder, or one given twice."""
+    """{name: folder}, by as many of the last folders of each path as tell them apart. InputError:
+    no folder, or one given twice.
+    """
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"run {folder} is not a folder; pass a run's work directory or an evaluation's output")
@@ -92,7 +96,9 @@ def section(name: str, folder: Path) -> Iterator[str]:
 
 
 def found(folder: Path, pattern: str) -> list[Path]:
-    """The files of this name in a run, those of checkpoints, hidden and single result pictures left out."""
+    """The files of this name in a run, those of checkpoints, hidden and single result pictures left
+    out.
+    """
     files = [file for depth in range(DEPTH) for file in sorted(folder.glob("*/" * depth + pattern))]
     passed_over = (CHECKPOINTS, "composites", "tensorboard")
     return [file for file in files if not any(part in passed_over or part.startswith(".") for part in file.relative_to(folder).parts)]

@@ -11,7 +11,9 @@ __all__ = ["Inpainter", "__version__", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """Both are imported when they are asked for: they need JAX, which programs set up before they import it, and data loaders never."""
+    """Both are imported when they are asked for: they need JAX, which programs set up before they
+    import it, and data loaders never.
+    """
     if name == "Inpainter":
         from spn_jax.filling.inpainter import Inpainter
 

@@ -1,4 +1,5 @@
-"""The paper's ablations: trains the runs of a table, evaluates them on the same pairs and prints it.
+"""The paper's ablations: trains the runs of a table, evaluates them on the same pairs and prints
+it.
 
 python -m spn_jax.ablate --config configs/paris_streetview.py --table 3|4|5|fig7|fig8|weights
     [--workdir DIR] [section.key=value ...]

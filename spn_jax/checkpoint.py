@@ -1,4 +1,6 @@
-"""`from spn_jax.checkpoint import load_model` is what programs outside were promised; the room is `spn_jax.checkpoints`."""
+"""`from spn_jax.checkpoint import load_model` is what programs outside were promised; the room is
+`spn_jax.checkpoints`.
+"""
 
 from spn_jax.checkpoints.store import load_model
 

@@ -1,4 +1,6 @@
-"""`python -m teacher_export --config configs/celeba.py --weights FILE|timm:NAME|random [section.key=value ...]`."""
+"""`python -m teacher_export --config configs/celeba.py --weights FILE|timm:NAME|random
+[section.key=value ...]`.
+"""
 
 import argparse
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """Released checkpoints (.pt) to checkpoints of spn_jax, and back.
 
-python -m teacher_export.convert INPUT.pt OUTPUT_DIR [--model KIND] [--config configs/X.py] [section.key=value ...]
+python -m teacher_export.convert INPUT.pt OUTPUT_DIR [--model KIND] \\
+    [--config configs/X.py] [section.key=value ...]
 python -m teacher_export.convert CHECKPOINT_DIR OUTPUT.pt --to-torch [--no-module]
 """
 
@@ -12,10 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
-from flax import nnx
 
 import spn_jax
 from spn_jax.checkpoints.parameters import named_arrays
@@ -30,15 +29,6 @@ from spn_jax.checkpoints.released import (
     discriminator_to_released,
     model_to_released,
     split_released,
-)
-from spn_jax.checkpoints.store import (
-    find_checkpoint,
-    load_discriminator,
-    load_model,
-    require_new_folder,
-    save_converted,
-    stored_metadata,
-    teacher_channels,
 )
 from spn_jax.config import Config, EvalConfig, apply_overrides, load_config
 from spn_jax.errors import InputError, run_command
@@ -107,21 +97,25 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def from_torch(path: Path, output: Path, *, kind: str | None, config_file: str | None, overrides: Sequence[str]) -> Path:
-    """Writes the released file `path` as a checkpoint in the new folder `output`; returns the checkpoint's folder.
+    """Writes the released file `path` as a checkpoint in the new folder `output`; returns the
+    checkpoint's folder.
 
     Args:
         kind: of the model; None: by the names in the file.
-        config_file: with the settings to store, the model's among them; None: the published model's.
+        config_file: with the settings to store, the model's among them; None: the published
+            model's.
         overrides: `section.key=value` settings.
 
     Raises:
-        InputError: a file that cannot be read or does not fit, listing every entry; settings of another kind; an output that
-            holds something or cannot be written.
+        InputError: a file that cannot be read or does not fit, listing every entry; settings of
+            another kind; an output that holds something or cannot be written.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; pass a released .pt file, or --to-torch to make one from a checkpoint")
     if not path.is_file():
         raise InputError(f"{path} is not a file; pass a released .pt file")
+    from spn_jax.checkpoints.store import require_new_folder, save_converted  # not before the cheap checks: JAX takes seconds
+
     require_new_folder(output)
     config = load_config(config_file, overrides) if config_file else None
     if config and kind and config.model.kind != kind:
@@ -149,13 +143,17 @@ def from_torch(path: Path, output: Path, *, kind: str | None, config_file: str |
 
 
 def default_config(kind: str) -> Config:
-    """Settings of a published model: five completions a photo in the evaluation of the probabilistic one, as in the paper."""
+    """Settings of a published model: five completions a photo in the evaluation of the
+    probabilistic one, as in the paper.
+    """
     model = FULL_SIZE[kind]
     return Config(model=model, eval=EvalConfig(samples=5 if model.variational else 1))
 
 
 def checkpoint_info(config: Config, converted: Converted, source: Mapping[str, str]) -> dict[str, Any]:
-    """What the checkpoint says about itself, as those of training runs do, but of no training data."""
+    """What the checkpoint says about itself, as those of training runs do, but of no
+    training data.
+    """
     return {
         "model": config.model.kind,
         "version": spn_jax.__version__,
@@ -183,14 +181,16 @@ def count(arrays: Mapping[str, np.ndarray]) -> int:
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """The tensors of a torch file by name, those in dictionaries with dots between, and the file's SHA-256.
+    """The tensors of a torch file by name, those in dictionaries with dots between, and the file's
+    SHA-256.
 
     A dictionary around everything is taken off and printed.
 
     Raises:
         InputError: not a torch file, code in it, anything but tensors (listed), or one name twice.
     """
-    from teacher_export.teachers import read_torch_file  # after the cheap checks: importing torch takes seconds
+    # after the cheap checks: importing torch takes seconds
+    from teacher_export.teachers import read_torch_file
 
     content = read_torch_file(path, str(path), LAYOUT)
     if not isinstance(content, Mapping):
@@ -215,7 +215,9 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
 
 
 def unwrap(content: Mapping[Any, Any]) -> tuple[list[str], Mapping[Any, Any]]:
-    """The names of the dictionaries that lie around everything, such as {"state_dict": {...}}, and what lies in them."""
+    """The names of the dictionaries that lie around everything, such as {"state_dict": {...}}, and
+    what lies in them.
+    """
     around: list[str] = []
     while len(content) == 1 and len(around) < DEEPEST:
         ((key, value),) = content.items()
@@ -251,17 +253,25 @@ def to_numpy(value: Any) -> np.ndarray | None:
 
 
 def to_torch(checkpoint: Path, output: Path, *, module: bool) -> None:
-    """Writes the checkpoint as the new file `output` under the released names, with the discriminator where there is one.
+    """Writes the checkpoint as the new file `output` under the released names, with the
+    discriminator where there is one.
 
     Args:
         checkpoint: step folder, checkpoints folder or work directory (newest step).
-        module: names as the authors' multi-GPU programs write and read them, `generator.module.NAME`.
+        module: names as the authors' multi-GPU programs write and read them,
+            `generator.module.NAME`.
 
     Raises:
-        InputError: no checkpoint, or one that does not fit its own settings; the file exists or cannot be written.
+        InputError: no checkpoint, or one that does not fit its own settings; the file exists or
+            cannot be written.
     """
     if output.exists() or output.is_symlink():
         raise InputError(f"{output} exists; choose another name, nothing is overwritten")
+    import jax  # not before the cheap checks: it takes seconds
+    from flax import nnx
+
+    from spn_jax.checkpoints.store import find_checkpoint, load_discriminator, load_model, stored_metadata, teacher_channels
+
     folder = find_checkpoint(checkpoint)
     loaded = load_model(folder)
     model = loaded.config.model

@@ -1,8 +1,10 @@
-"""`python -m teacher_export.detect --images NAME=DIR [--images NAME=DIR ...] --output boxes.json`: what a detector finds in pictures.
+"""`python -m teacher_export.detect --images NAME=DIR [--images NAME=DIR ...] --output boxes.json`:
+what a detector finds in pictures.
 
-The pictures are results of methods, as `spn_jax.evaluate run --save-composites` leaves them in OUTPUT/composites/NAME, or photos.
-`python -m spn_jax.visualize detect --boxes boxes.json` draws the boxes. Detectors are torchvision's; weights are `pretrained`
-(downloaded), a file of the whole detector, or `random` (for trials: such a detector finds nothing that is there).
+The pictures are results of methods, as `spn_jax.evaluate run --save-composites` leaves them in
+OUTPUT/composites/NAME, or photos. `python -m spn_jax.visualize detect --boxes boxes.json` draws the
+boxes. Detectors are torchvision's; weights are `pretrained` (downloaded), a file of the whole
+detector, or `random` (for trials: such a detector finds nothing that is there).
 """
 
 import argparse
@@ -15,7 +17,6 @@ import numpy as np
 
 from spn_jax.data.images import decode_photo, find_images
 from spn_jax.errors import InputError, run_command
-from spn_jax.evaluation.methods import named
 from spn_jax.runtime.files import check_writable, write_atomically
 from spn_jax.views.detect import FORMAT
 
@@ -28,6 +29,9 @@ DETECTOR = "fasterrcnn_resnet50_fpn_v2"
 def main(arguments: Sequence[str]) -> None:
     """Writes the boxes of all pictures in the folders. InputError for wrong input."""
     options = parse(arguments)
+
+    from spn_jax.evaluation.methods import named  # not before the options are read: it imports JAX, which takes seconds
+
     folders = dict(named(text, "--images") for text in options.images)
     if len(folders) < len(options.images):
         raise InputError("two folders of --images have one name; give each a name of its own (NAME=DIR)")
@@ -93,14 +97,17 @@ def load_detector(name: str, weights: str, seed: int, threshold: float, device: 
             raise InputError(f"the weights of {name} could not be downloaded ({error}); pass --weights FILE") from error
     if weights not in ("pretrained", "random"):
         fill(model, read_tensors(weights), (), f"--weights {weights} does not fit {name}")
-    # Of one-stage detectors it is an attribute of their own. Boxes below the threshold cannot suppress any above it.
+    # Of one-stage detectors it is an attribute of their own. Boxes below the threshold cannot
+    # suppress any above it.
     getattr(model, "roi_heads", model).score_thresh = threshold
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(place).eval(), list(published.meta["categories"]), place
 
 
 def detect(model: Any, labels: Sequence[str], file: Path, device: str) -> list[dict[str, Any]]:
-    """What the detector finds in a picture, {"box": left, top, right, bottom in pixels, "label", "score"}, the surest first."""
+    """What the detector finds in a picture, {"box": left, top, right, bottom in pixels, "label",
+    "score"}, the surest first.
+    """
     from teacher_export.frameworks import torch
 
     picture = np.ascontiguousarray(decode_photo(file, f"picture {file}").transpose(2, 0, 1))
@@ -113,7 +120,9 @@ def detect(model: Any, labels: Sequence[str], file: Path, device: str) -> list[d
 
 
 def replace_missing_operators() -> None:
-    """Non-maximum suppression in plain torch, where torchvision's compiled one did not load (see `frameworks`)."""
+    """Non-maximum suppression in plain torch, where torchvision's compiled one did not load (see
+    `frameworks`).
+    """
     from teacher_export.frameworks import torchvision
 
     if not torchvision.extension._has_ops():
@@ -121,7 +130,9 @@ def replace_missing_operators() -> None:
 
 
 def suppress(boxes: "torch.Tensor", scores: "torch.Tensor", iou_threshold: float) -> "torch.Tensor":
-    """Numbers of the boxes (n, 4) that stay, by falling score (n,): of those that overlap more than this, the surest."""
+    """Numbers of the boxes (n, 4) that stay, by falling score (n,): of those that overlap more than
+    this, the surest.
+    """
     from teacher_export.frameworks import torch, torchvision
 
     order = scores.argsort(descending=True, stable=True)

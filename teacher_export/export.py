@@ -33,8 +33,8 @@ SAMPLE_PHOTOS = 4  # whose compressed size stands for all
 def export(config: Config, teacher: Teacher, share: Share = Share(), *, verify: bool = False) -> Manifest:  # noqa: B008, it is frozen
     """Brings the cache in `config.teacher.cache` to completion and returns its manifest.
 
-    Of several processes each writes the shards it owns; the one that finds all of them there verifies every record and writes
-    the manifest. The others return a manifest without shards.
+    Of several processes each writes the shards it owns; the one that finds all of them there
+    verifies every record and writes the manifest. The others return a manifest without shards.
 
     Args:
         config: all settings.
@@ -43,12 +43,14 @@ def export(config: Config, teacher: Teacher, share: Share = Share(), *, verify: 
         verify: read every record of a complete cache again, and restore what is damaged.
 
     Raises:
-        InputError: the photos, the cache folder or the disk do not allow it; see CacheWriter for what a restart may change.
+        InputError: the photos, the cache folder or the disk do not allow it; see CacheWriter for
+            what a restart may change.
     """
     if not config.teacher.cache:
         raise InputError(f"teacher.cache is not set; run {export_command('FOLDER')}")
-    # On the CPU each batch has a core to itself. Threads inside an operation would wait for each other at every one of
-    # them (ten times slower where other programs want the cores too), and the features' last bits would depend on their number.
+    # On the CPU each batch has a core to itself. Threads inside an operation would wait for each
+    # other at every one of them (ten times slower where other programs want the cores too), and the
+    # features' last bits would depend on their number.
     torch.set_num_threads(1)
     photos = open_photos(config.data.train_photos, "data.train_photos")
     with CacheWriter(config.teacher.cache, make_plan(config, teacher, photos), share.process, share.processes) as writer:
@@ -68,7 +70,8 @@ def export(config: Config, teacher: Teacher, share: Share = Share(), *, verify: 
 
 
 def complete(config: Config, teacher: Teacher, photos: PhotoSource, writer: CacheWriter) -> Manifest:
-    """Verifies every record of a cache whose shards are all there, writes damaged ones anew, and then the manifest.
+    """Verifies every record of a cache whose shards are all there, writes damaged ones anew, and
+    then the manifest.
 
     Returns a manifest without shards if another process is at that already.
 
@@ -125,7 +128,8 @@ def make_plan(config: Config, teacher: Teacher, photos: PhotoSource) -> Manifest
 
 
 def run_teacher(teacher: Teacher, photos: np.ndarray, dtype: str, compute_dtype: str) -> dict[int, np.ndarray]:
-    """uint8 photos (b, 2P, 2P, 3) -> {level: (b, h, w, c)} in `dtype`, float32 for uint8. InputError if a value is not finite.
+    """uint8 photos (b, 2P, 2P, 3) -> {level: (b, h, w, c)} in `dtype`, float32 for uint8.
+    InputError if a value is not finite.
 
     With the compute type bfloat16 convolutions and matrix products run in it (autocast).
     """
@@ -151,7 +155,9 @@ _streams = threading.local()
 
 
 def own_stream(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """On a GPU the calling thread's own stream, so that one batch is copied while another is computed."""
+    """On a GPU the calling thread's own stream, so that one batch is copied while another is
+    computed.
+    """
     if device.type != "cuda":
         return contextlib.nullcontext()
     if not hasattr(_streams, "stream"):
@@ -161,7 +167,8 @@ def own_stream(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 def to_numpy(features: dict[int, torch.Tensor], dtype: str) -> dict[int, np.ndarray]:
     """Features on the host in `dtype`; those that become 8-bit codes later stay float32."""
-    # Rounded on the device, half the bytes to move; numpy has no bfloat16 of its own, so the bits travel as integers.
+    # Rounded on the device, half the bytes to move; numpy has no bfloat16 of its own, so the bits
+    # travel as integers.
     narrow = {
         level: f.to(torch.bfloat16).contiguous().view(torch.int16) if dtype == "bfloat16" else f.float().contiguous()
         for level, f in features.items()
@@ -175,7 +182,8 @@ def to_numpy(features: dict[int, torch.Tensor], dtype: str) -> dict[int, np.ndar
 
 
 def records(teacher: Teacher, photos: np.ndarray, plan: Manifest) -> Iterator[dict[int, np.ndarray]]:
-    """The records of a batch of photos in their order: photo by photo, as it is and (with two orientations) mirrored.
+    """The records of a batch of photos in their order: photo by photo, as it is and (with two
+    orientations) mirrored.
 
     The mirrored photo goes through the teacher by itself; features are never mirrored.
     """
@@ -187,7 +195,9 @@ def records(teacher: Teacher, photos: np.ndarray, plan: Manifest) -> Iterator[di
 
 
 def require_space(config: Config, teacher: Teacher, photos: PhotoSource, writer: CacheWriter) -> None:
-    """Prints the bytes that the remaining shards need and the disk has. InputError if it has fewer."""
+    """Prints the bytes that the remaining shards need and the disk has. InputError if it
+    has fewer.
+    """
     plan = writer.plan
     remaining = sum(len(plan.shard_photos(index)) for index in writer.missing()) * plan.orientations
     chosen = np.unique(np.linspace(0, len(photos) - 1, SAMPLE_PHOTOS).astype(int))
@@ -207,12 +217,14 @@ def require_space(config: Config, teacher: Teacher, photos: PhotoSource, writer:
 
 
 def write_shards(config: Config, teacher: Teacher, photos: PhotoSource, writer: CacheWriter, shards: Sequence[int]) -> None:
-    """Writes `shards`; a pool of threads prepares photos and runs the teacher, some batches ahead of the writing.
+    """Writes `shards`; a pool of threads prepares photos and runs the teacher, some batches ahead
+    of the writing.
 
     A shard that another process turns out to be writing is left to it.
     """
     plan, seconds = writer.plan, Seconds()
-    # Batches never cross a shard: what a batch holds must not depend on where an earlier run stopped.
+    # Batches never cross a shard: what a batch holds must not depend on where an earlier run
+    # stopped.
     batches = {index: _split(plan.shard_photos(index), config.teacher.batch_size) for index in shards}
     total = sum(len(plan.shard_photos(index)) for index in shards)
     progress = Progress(0, total)
@@ -288,7 +300,9 @@ def _workers(config: Config, teacher: Teacher) -> int:
 def run_ahead(
     pool: ThreadPoolExecutor, run: Callable[[Sequence[int]], Result], batches: Iterable[Sequence[int]], ahead: int
 ) -> Iterator[Result]:
-    """`run(batch)` for every batch, in their order, with at most `ahead` of them in work or waiting besides the one handed out."""
+    """`run(batch)` for every batch, in their order, with at most `ahead` of them in work or waiting
+    besides the one handed out.
+    """
     waiting: deque[Future[Result]] = deque()
     for batch in batches:
         waiting.append(pool.submit(run, batch))

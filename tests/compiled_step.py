@@ -1,8 +1,10 @@
-"""A program: compiles the smallest model's training step and prints what its devices tell each other, a JSON object a line.
+"""A program: compiles the smallest model's training step and prints what its devices tell each
+other, a JSON object a line.
 
-python -m tests.compiled_step DEVICES [DEVICES ...]            for so many devices of this process; with parameters split: split:DEVICES,
-                                                               with networks in bfloat16: bfloat16:DEVICES
-python -m tests.compiled_step ADDRESS PROCESSES PROCESS        for all devices of several processes
+python -m tests.compiled_step DEVICES [DEVICES ...]      for so many devices of this process
+python -m tests.compiled_step split:DEVICES              the same with parameters split
+python -m tests.compiled_step bfloat16:DEVICES           the same with networks in bfloat16
+python -m tests.compiled_step ADDRESS PROCESSES PROCESS  for all devices of several processes
 """
 
 import dataclasses
@@ -24,15 +26,17 @@ OPTIONS = {"": (), "split": ("train.shard_parameters=true",), "bfloat16": ("trai
 
 
 def describe(mesh: Mesh, options: Sequence[str] = ()) -> dict[str, object]:
-    """The collectives of a step on the mesh, one photo a device, the bytes of each network's kernels, and sums that are too narrow.
+    """The collectives of a step on the mesh, one photo a device, the bytes of each network's
+    kernels, and how many sums are too narrow.
 
-    The CPU backend adds up bfloat16 in float32, and calls the function that adds "promoted" there: an accelerator would not.
+    The CPU backend adds up bfloat16 in float32, and calls the function that adds "promoted" there:
+    an accelerator would not.
     """
     config = apply_overrides(load_config("configs/tiny.py", []), [f"train.batch_size={mesh.size}", *options])
     local = apply_overrides(config, [f"train.batch_size={mesh.size // jax.process_count()}"])
-    program, _ = stepper(config, mesh, CHANNELS, draw_batch(local), Frozen())
+    compiled, _ = stepper(config, mesh, CHANNELS, draw_batch(local), Frozen())
     kernels = [sum(x.nbytes for x in jax.tree.leaves(nnx.state(network)) if x.ndim == 4) for network in build_networks(config, CHANNELS)]
-    text = program.as_text()
+    text = compiled.program.as_text()
     sums = [line for line in text.splitlines() if " all-reduce(" in line]
     return {
         "collectives": [dataclasses.asdict(found) for found in collectives(text)],

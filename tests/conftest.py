@@ -1,4 +1,6 @@
-"""What holds for every test: the device it runs on, the cache of compiled programs, and skips that count under CI=true."""
+"""What holds for every test: the device it runs on, the cache of compiled programs, and skips that
+count under CI=true.
+"""
 
 import os
 from collections.abc import Generator
@@ -14,10 +16,12 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Environment variables, set before jax is imported, because tests start subprocesses that have to see the same.
+    # Environment variables, set before jax is imported, because tests start subprocesses that have
+    # to see the same.
     if not _asks_for_gpu(config):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        # Most of a test is compilation of a program that runs for milliseconds: no optimisation makes that a third shorter.
+        # Most of a test is compilation of a program that runs for milliseconds: no optimisation
+        # makes that a third shorter.
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     cache = Path(__file__).resolve().parent.parent / ".cache" / "jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
@@ -66,14 +70,17 @@ def _fail_if_skipped(report: Report) -> Report:
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> "Inputs":
     """Photos and a teacher's cache for runs of the trainer."""
-    from tests import trainer  # here, because it imports jax, which has to see the variables set above
+    # here, because it imports jax, which has to see the variables set above
+    from tests import trainer
 
     return trainer.make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="session")
 def reference(inputs: "Inputs", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Work directory of an uninterrupted run of the command line that kept the checkpoint of every step. Not to be changed."""
+    """Work directory of an uninterrupted run of the command line that kept the checkpoint of every
+    step. Not to be changed.
+    """
     from tests import trainer
 
     workdir = tmp_path_factory.mktemp("reference") / "run"

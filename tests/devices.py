@@ -11,7 +11,7 @@ from spn_jax.models.convolution import compiled_for
 
 
 def on_the_cpu(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of arrays gives when it is compiled for the CPU and run there, as NumPy arrays."""
+    """What a function of arrays gives when it is compiled for the CPU and run there, in NumPy."""
     cpu = jax.devices("cpu")[0]
     with compiled_for("cpu"), jax.default_device(cpu):
         return jax.tree.map(np.asarray, jax.jit(function)(*jax.device_put(arguments, cpu)))

@@ -1,4 +1,6 @@
-"""What tests of evaluations share: models that fill holes with a colour, networks of three numbers, and pictures."""
+"""What tests of evaluations share: models that fill holes with a colour, networks of three numbers,
+and pictures.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -22,7 +24,9 @@ class Output(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class FakeModel:
-    """Fills holes with each of its colours (s, 3), one sample a colour; sees nothing under the mask."""
+    """Fills holes with each of its colours (s, 3), one sample a colour; sees nothing under the
+    mask.
+    """
 
     colours: jax.Array
 
@@ -78,7 +82,9 @@ def batched(images: np.ndarray, masks: np.ndarray, size: int) -> Iterator[dict[s
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class FakeFeatures:
-    """In place of Inception: the mean colours of the four quarters of a picture, three times that with clean-fid's resizing."""
+    """In place of Inception: the mean colours of the four quarters of a picture, three times that
+    with clean-fid's resizing.
+    """
 
     scale: jax.Array
 

@@ -1,4 +1,6 @@
-"""The full-size models with the golden files' weights, the released files they come in, and their inputs in our layout."""
+"""The full-size models with the golden files' weights, the released files they come in, and their
+inputs in our layout.
+"""
 
 import dataclasses
 import json
@@ -46,7 +48,9 @@ SCHEDULE = Schedule(length=3, learning_rate=1e-4, drops=(), drop_factor=0.1, pri
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
-    """One of the three models: what its golden files are called, and the settings they were made with."""
+    """One of the three models: what its golden files are called, and the settings they were made
+    with.
+    """
 
     name: str
     kind: str
@@ -89,7 +93,9 @@ def released_generator(golden: Golden) -> dict[str, np.ndarray]:
 
 
 def released_discriminator(golden: Golden) -> dict[str, np.ndarray]:
-    """Values from names, singular vectors at the power iteration's fixed point; `conv1` is `features` by another name."""
+    """Values from names, singular vectors at the power iteration's fixed point; `conv1` is
+    `features` by another name.
+    """
     arrays = {}
     entries = layout(golden.name, "discriminator")
     first = "features." if "features.0.weight_orig" in entries else "conv1."
@@ -139,7 +145,9 @@ def nchw(array: Any) -> np.ndarray:
 
 
 def golden_noise(golden: Golden, cases: list[str], batch: int, dtype: DTypeLike = np.float32) -> np.ndarray | None:
-    """The noise (b, s, 2, 2, 128) that the golden files call by these names, one a sample; None for a deterministic model."""
+    """The noise (b, s, 2, 2, 128) that the golden files call by these names, one a sample; None for
+    a deterministic model.
+    """
     if not golden.model.variational:
         return None
     return np.stack([nhwc(parity_fill.noise(case, (batch, 128, 2, 2)), dtype) for case in cases], axis=1)
@@ -164,7 +172,9 @@ def golden_batch(golden: Golden, targets: dict[int, np.ndarray], dtype: DTypeLik
 
 
 def golden_targets(golden: Golden, folder: Path, double: bool) -> dict[int, np.ndarray]:
-    """The teacher's features {level: (2, h, w, c)} of the training case, from a file in the layout of the ASL release."""
+    """The teacher's features {level: (2, h, w, c)} of the training case, from a file in the layout
+    of the ASL release.
+    """
     import torch  # here: forward parity needs none
 
     from teacher_export.teachers import load_teacher
@@ -180,7 +190,9 @@ def golden_targets(golden: Golden, folder: Path, double: bool) -> dict[int, np.n
 
 
 def compare_training(golden: Golden, networks: tuple[SPN, Discriminator], batch: dict[str, Any], steps: int) -> dict[str, float]:
-    """Largest relative errors of some steps on the golden batch: of losses, of the first step's gradient norms, of final parameters."""
+    """Largest relative errors of some steps on the golden batch: of losses, of the first step's
+    gradient norms, of final parameters.
+    """
     graph, state = create_state(golden.config, SCHEDULE, *networks)
     dtype = batch["image"].dtype
     mesh, frozen, names = make_mesh(1), golden_frozen(golden, dtype), released_names(golden)
@@ -190,7 +202,9 @@ def compare_training(golden: Golden, networks: tuple[SPN, Discriminator], batch:
     for i in range(steps):
         noise = golden_noise(golden, [f"train_{golden.name}_a/{i}/{k}" for k in (1, 2)], 2, dtype)
         inputs = batch if noise is None else batch | {"noise": noise}
-        if i == 2:  # the golden image is what the last of three steps sees: first samples of all photos, then second samples
+        # the golden image is what the last of three steps sees: first samples of all photos, then
+        # second samples
+        if i == 2:
             images = jax.jit(lambda parameters, inputs: generate(graph, parameters, inputs).image)(state.model, inputs)
             errors["image"] = relative_error(nchw(merge_samples(images.swapaxes(0, 1))), values["image_after"])
         state, metrics = step(state, frozen, inputs)
@@ -212,9 +226,11 @@ def compare_training(golden: Golden, networks: tuple[SPN, Discriminator], batch:
 
 
 def compare_training_in_float64(golden: Golden, steps: int, folder: Path) -> dict[str, float]:
-    """`compare_training` in a process with JAX_ENABLE_X64, in which every convolution becomes a matrix product.
+    """`compare_training` in a process with JAX_ENABLE_X64, in which every convolution becomes a
+    matrix product.
 
-    The CPU backend writes loops for convolutions in float64 and calls a library for matrix products: a third of the time.
+    The CPU backend writes loops for convolutions in float64 and calls a library for matrix
+    products: a third of the time.
     """
     lax.conv_general_dilated = convolve_by_matrix_product  # type: ignore[assignment]
     batch = golden_batch(golden, golden_targets(golden, folder, double=True), np.float64)
@@ -232,8 +248,9 @@ def convolve_by_matrix_product(
 ) -> Array:
     """`lax.conv_general_dilated` for the layouts that the models use, as a product of matrices.
 
-    The rows of the first are what each pixel of the output sees. It is put together from one view of x for every pixel of the kernel,
-    or for every pixel of the output where those are fewer, as in a gradient for a kernel.
+    The rows of the first are what each pixel of the output sees. It is put together from one view
+    of x for every pixel of the kernel, or for every pixel of the output where those are fewer, as
+    in a gradient for a kernel.
     """
     assert dimension_numbers == ("NHWC", "HWIO", "NHWC")
     (stride, _), (dilation, _), (rows, columns) = strides, rhs_dilation, kernel.shape[:2]

@@ -179,7 +179,9 @@ def test_settings_that_do_not_work(overrides: list[str], message: str) -> None:
 
 
 def test_the_smallest_photo_passes_the_discriminator() -> None:
-    """The lower bound of data.image_size is the size below which the last of its five convolutions has nothing to work on."""
+    """The lower bound of data.image_size is the size below which the last of its five convolutions
+    has nothing to work on.
+    """
 
     def patches(size: int) -> int:
         for stride in (2, 2, 2, 1, 1):
@@ -364,8 +366,10 @@ SAFE = [  # these change neither the parameters nor the data of a run that is co
     ),
     *("train.eval_every=1", "train.checkpoint_every=1", "train.keep_last=1", "train.keep_best=0", "eval.batch_size=1"),
     *("eval.photos=1", "eval.quantise=round", "eval.seed=1", "eval.samples=2", "loss.vgg=a", "train.shard_parameters=true"),
-    *("train.micro_batches=2", "train.rematerialise=true"),  # they change rounding alone, and help a run that is out of memory
-    *("teacher.dtype=float32", "teacher.records_per_shard=1", "teacher.seed=1"),  # of the export; the cache itself may not change
+    # they change rounding alone, and help a run that is out of memory
+    *("train.micro_batches=2", "train.rematerialise=true"),
+    # of the export; the cache itself may not change
+    *("teacher.dtype=float32", "teacher.records_per_shard=1", "teacher.seed=1"),
     *("teacher.levels=3", "teacher.compression=none", "teacher.compute_dtype=bfloat16", "teacher.weights=a"),
 ]
 

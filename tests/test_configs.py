@@ -1,4 +1,6 @@
-"""Every experiment of configs/ loads, says on its first page what it is, and has the paper's settings."""
+"""Every experiment of configs/ loads, says on its first page what it is, and has the paper's
+settings.
+"""
 
 import dataclasses
 import itertools
@@ -164,7 +166,9 @@ def test_full_size_experiments_have_the_papers_settings(name: str) -> None:
 
 
 def test_sizes_of_the_full_size_models_are_the_defaults() -> None:
-    """What the configs of variants set are choices; every number of channels and blocks is the paper's."""
+    """What the configs of variants set are choices; every number of channels and blocks is the
+    paper's.
+    """
     sizes = [field.name for field in dataclasses.fields(ModelConfig) if field.type is int]
     for name in FULL_SIZE:
         assert all(getattr(load(name).model, size) == getattr(ModelConfig(), size) for size in sizes)

@@ -1,4 +1,6 @@
-"""The console commands that an installation brings: each is the `cli` of the module that `python -m` runs."""
+"""The console commands that an installation brings: each is the `cli` of the module that
+`python -m` runs.
+"""
 
 import importlib
 import tomllib

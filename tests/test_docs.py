@@ -1,4 +1,5 @@
-"""README.md and docs/*.md say what is there: their commands, options, settings, links and files exist, and their form is kept.
+"""README.md and docs/*.md say what is there: their commands, options, settings, links and files
+exist, and their form is kept.
 
 No command is run: programs are only asked for their --help, each once and in this process.
 """
@@ -28,7 +29,8 @@ PAGES = [*GUIDE, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 README_LINES, PROSE_COLUMNS = 200, 100
 OURS = ("spn_jax", "teacher_export")
 FOLDERS = ("configs", "constraints", "docs", "scripts", "spn_jax", "teacher_export", "tests")
-# Words of commands that need a cluster, a TPU, a GPU or a program of the reader's own, so that nobody here runs them.
+# Words of commands that need a cluster, a TPU, a GPU or a program of the reader's own, so that
+# nobody here runs them.
 FOREIGN = re.compile(r"\b(srun|sbatch|torchrun|gcloud|kubectl|nsys|TWIN\.py --device|benchmark_gpu\.sh|JOB_COMPLETION_INDEX)\b")
 SETTINGS = to_dict(Config())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -59,7 +61,9 @@ def code_spans(page: Path) -> list[str]:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """Every shell command of the page as words, those in the text too; one for each part of `a && b`."""
+    """Every shell command of the page as words, those in the text too; one for each part of
+    `a && b`.
+    """
     lines = [text for language, text, _ in blocks(page) if language == "sh"]
     lines += [span for span in code_spans(page) if re.match(r"(python |make |bash |pip |spn-)", span)]
     for text in lines:
@@ -72,7 +76,9 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def python_programs(words: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """(module or script of ours, its arguments) in a command, also where another program starts it."""
+    """(module or script of ours, its arguments) in a command, also where another program
+    starts it.
+    """
     if re.match(r"spn-[a-z]", words[0]):
         target = PROJECT.get("scripts", {}).get(words[0])
         assert target, f"pyproject.toml has no command {words[0]}"
@@ -89,7 +95,9 @@ PROGRAMS = [(page, program, arguments) for page in PAGES for words in commands(p
 
 @functools.cache
 def entry(program: str) -> Callable[[list[str]], object] | None:
-    """`main` of a module or script; None of one that reads no options. Fails if it does not exist."""
+    """`main` of a module or script; None of one that reads no options. Fails if it does not
+    exist.
+    """
     if program.startswith("scripts/"):
         assert (ROOT / program).is_file(), f"{program} does not exist"
         return runpy.run_path(str(ROOT / program)).get("main") if "argparse" in (ROOT / program).read_text() else None
@@ -100,7 +108,9 @@ def entry(program: str) -> Callable[[list[str]], object] | None:
 
 @functools.cache
 def options(program: str, first: str | None) -> frozenset[str]:
-    """The --options of a program, of its part `first` where it has parts. Fails if there is no such part."""
+    """The --options of a program, of its part `first` where it has parts. Fails if there is no such
+    part.
+    """
     main = entry(program)
     if main is None:
         return frozenset()
@@ -135,7 +145,8 @@ def test_settings_of_commands_exist_and_are_valid(page: Path) -> None:
             section, _, key = override.partition("=")[0].partition(".")
             assert key in SETTINGS.get(section, {}), f"{program}: {override}"
         if "--config" in arguments[:-1]:
-            load_config(ROOT / arguments[arguments.index("--config") + 1], overrides)  # InputError if they do not fit each other
+            # InputError if they do not fit each other
+            load_config(ROOT / arguments[arguments.index("--config") + 1], overrides)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

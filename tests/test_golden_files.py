@@ -1,4 +1,6 @@
-"""Files that earlier versions wrote are read for ever: checkpoints, caches of features, pair lists (golden/README.md)."""
+"""Files that earlier versions wrote are read for ever: checkpoints, caches of features, pair lists
+(golden/README.md).
+"""
 
 import json
 import shutil
@@ -19,7 +21,8 @@ from tests.golden_model import GOLDEN
 @pytest.fixture(scope="module", params=["version_0_1_0"])
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of one version. Not to be changed."""
-    folder = tmp_path_factory.mktemp("root") / "tests" / "golden"  # the paths that the run was started with count as settings
+    # the paths that the run was started with count as settings
+    folder = tmp_path_factory.mktemp("root") / "tests" / "golden"
     with tarfile.open(GOLDEN / f"{request.param}.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     return folder / request.param
@@ -48,7 +51,8 @@ def test_the_model_of_the_checkpoint_predicts_what_it_did(stored: Path) -> None:
     np.testing.assert_allclose(output.prior[3][0, 0], expected["coarsest_prior"], atol=1e-4)
 
     filled = Inpainter.load(stored / "run")(image, mask[..., 0])[0].astype(int)
-    assert np.abs(filled - expected["filled"]).max() <= 1  # a value that lies at a step may fall to either side
+    # a value that lies at a step may fall to either side
+    assert np.abs(filled - expected["filled"]).max() <= 1
     np.testing.assert_array_equal(filled[mask[..., 0] == 0], image[mask[..., 0] == 0])
 
 

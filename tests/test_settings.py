@@ -1,4 +1,6 @@
-"""What --help says about settings, and that it says so at once; tests/test_config.py has what becomes of their values."""
+"""What --help says about settings, and that it says so at once; tests/test_config.py has what
+becomes of their values.
+"""
 
 import dataclasses
 import fnmatch
@@ -46,7 +48,9 @@ def test_every_setting_belongs_to_a_task_and_every_pattern_means_some() -> None:
 
 
 def test_which_settings_decide_scores() -> None:
-    """An unfinished evaluation is continued with these as they were; threads, sizes of batches and the like change no score."""
+    """An unfinished evaluation is continued with these as they were; threads, sizes of batches and
+    the like change no score.
+    """
     decide = [of.name for of in chosen_settings(Config, SCORING) if of.declared.on_resume is not OnResume.SAME_NUMBERS]
     of_data = ["test_photos", "test_masks", "invert_masks", "mask_fit", "image_size", "crop", "resize_filter", "seed"]
     assert decide == [*of_data, "samples", "quantise", "seed"]
@@ -73,7 +77,9 @@ PAPER = (ROOT / "docs" / "paper_and_program.md").read_text()
 
 
 def test_the_defaults_in_the_table_of_paper_and_program() -> None:
-    """A row tells the default, or what the probabilistic configs have instead; where each config has its own, it says so."""
+    """A row tells the default, or what the probabilistic configs have instead; where each config
+    has its own, it says so.
+    """
     rows = [line.strip("|").split("|") for line in PAPER.splitlines() if line.startswith("|") and line.count("|") == 6]
     cells = {key: cell for *_, keys, cell in rows for key in re.findall(r"`([a-z]+\.[a-z_]+)`", keys)}
     known = {of.key: of for of in settings_of(Config)}

@@ -1,4 +1,6 @@
-"""What tests of the model, the step and the programs on top share: the tiny config, its networks, its checkpoints, random photos."""
+"""What tests of the model, the step and the programs on top share: the tiny config, its networks,
+its checkpoints, random photos.
+"""
 
 import dataclasses
 import functools
@@ -66,7 +68,9 @@ SIGMA = "prior_learner.variational.sigma.bias"
 
 
 def save_checkpoints(folder: Path) -> dict[str, Path]:
-    """A run's folder by kind of model, with initial parameters, but for a latent that varies enough to be seen in 8 bits."""
+    """A run's folder by kind of model, with initial parameters, but for a latent that varies enough
+    to be seen in 8 bits.
+    """
     for kind, overrides in KINDS.items():
         config = tiny(*overrides)
         info = {"config": to_dict(config), "teacher": {"channels": {str(level): c for level, c in CHANNELS.items()}}}

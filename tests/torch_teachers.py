@@ -1,4 +1,6 @@
-"""What tests of teachers share: TResNet-L in several guises, photos, and the settings of a small export."""
+"""What tests of teachers share: TResNet-L in several guises, photos, and the settings of a small
+export.
+"""
 
 import json
 from collections.abc import Callable
@@ -26,13 +28,17 @@ def tresnet(weights: str, seed: int = 0) -> Teacher:
 
 
 def asl_trunk() -> dict[str, torch.Tensor]:
-    """The trunk in the names and shapes of the ASL file, with the values that the golden features were computed from."""
+    """The trunk in the names and shapes of the ASL file, with the values that the golden features
+    were computed from.
+    """
     layout = json.loads((GOLDEN / "teacher_state_dict.json").read_text())
     return {name: torch.from_numpy(parity_fill.weight(name, shape)) for name, shape in layout}
 
 
 def asl_file(path: Path, change: Callable[[dict[str, torch.Tensor]], object] = lambda tensors: None) -> str:
-    """A file laid out like the ASL release: the tensors under "model", with the later layers and the head."""
+    """A file laid out like the ASL release: the tensors under "model", with the later layers and
+    the head.
+    """
     tensors = asl_trunk()
     for name in ("body.layer3.0.conv1.0.weight", "body.layer4.0.conv1.0.weight", "head.fc.weight"):
         tensors[name] = torch.zeros(2, 2)

@@ -1,4 +1,6 @@
-"""What tests of the trainer share: random photos, a cache of random features, and the real command line in a process of its own."""
+"""What tests of the trainer share: random photos, a cache of random features, and the real command
+line in a process of its own.
+"""
 
 import dataclasses
 import json
@@ -45,7 +47,9 @@ def make_photos(folder: Path, count: int, seed: int) -> Path:
 
 
 def make_cache(folder: Path, photos: Path, seed: int = 0, broken_photo: int | None = None, **changes: Any) -> Path:
-    """A teacher's cache of random numbers for `photos`; of `broken_photo` every number is NaN. `changes` go into the manifest."""
+    """A teacher's cache of random numbers for `photos`; of `broken_photo` every number is NaN.
+    `changes` go into the manifest.
+    """
     source = open_photos(str(photos), "data.train_photos")
     config = load_config(ROOT / CONFIG_FILE, [])
     plan = Manifest(
@@ -108,7 +112,8 @@ def start(
     cwd: Path = ROOT,
 ) -> subprocess.Popen[str]:
     """Starts a command in a process of its own, on some devices that the CPU plays."""
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"  # half the time of compilation
+    # half the time of compilation
+    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *program, *arguments]
     return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -143,14 +148,18 @@ def free_address() -> str:
 
 
 def start_two(arguments: list[str], *more: list[str]) -> list[subprocess.Popen[str]]:
-    """Two processes of one run, that talk over this machine's network, each with `more` arguments of its own."""
+    """Two processes of one run, that talk over this machine's network, each with `more` arguments
+    of its own.
+    """
     address = free_address()
     own = more or ([], [])
     return [start([*arguments, *own[i], "--coordinator", address, "--processes", "2", "--process", str(i)]) for i in range(2)]
 
 
 def finish_both(processes: list[subprocess.Popen[str]], status: int = 0) -> list[tuple[str, str]]:
-    """Their (stdout, stderr), read side by side, since a process whose output nobody reads may wait for ever."""
+    """Their (stdout, stderr), read side by side, since a process whose output nobody reads may wait
+    for ever.
+    """
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda process: finish(process, status), processes))
 

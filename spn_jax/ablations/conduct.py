@@ -1,4 +1,6 @@
-"""The runs of a sweep: what each needs, trained and evaluated by all processes that share the folder."""
+"""The runs of a sweep: what each needs, trained and evaluated by all processes that share the
+folder.
+"""
 
 import contextlib
 import dataclasses
@@ -61,7 +63,9 @@ def listed(sweep: Sweep, chosen: Sequence[Run], base: Config, workdir: Path) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line says about all runs of a sweep; `python -m spn_jax.ablate` explains it."""
+    """What the command line says about all runs of a sweep; `python -m spn_jax.ablate`
+    explains it.
+    """
 
     config: str  # file that every run starts from
     overrides: Sequence[str] = ()
@@ -95,7 +99,9 @@ class Work:
         return ["-m", "teacher_export", "--config", str(self.options.config), *given, *self.options.overrides, *teacher]
 
     def is_trained(self) -> bool:
-        """Whether the run has all its steps; InputError if its folder holds one with other settings."""
+        """Whether the run has all its steps; InputError if its folder holds one with other
+        settings.
+        """
         newest = newest_checkpoint(self.trained / FOLDER)
         if newest is None:
             return False
@@ -112,7 +118,9 @@ class Work:
         return step > length or (step == length and has_evaluation(self.trained, step))
 
     def is_evaluated(self) -> bool:
-        """Whether its last checkpoint was evaluated on the sweep's pairs, with the weights that were asked for."""
+        """Whether its last checkpoint was evaluated on the sweep's pairs, with the weights that
+        were asked for.
+        """
         content, newest = self.results(), newest_checkpoint(self.trained / FOLDER)
         if content is None or newest is None:
             return False
@@ -146,7 +154,9 @@ def read_results(path: Path) -> dict[str, Any] | None:
 
 
 def sweep_pairs(workdir: Path, base: Config, given: str | None) -> PairList:
-    """The pair list of all runs, written on the first start. InputError: it does not fit, or is another than the sweep began with."""
+    """The pair list of all runs, written on the first start. InputError: it does not fit, or is
+    another than the sweep began with.
+    """
     photos, masks = open_photos(base.data.test_photos, "data.test_photos"), open_test_masks(base)
     path = workdir / PAIRS
     if given is not None:
@@ -167,7 +177,9 @@ def sweep_pairs(workdir: Path, base: Config, given: str | None) -> PairList:
 
 
 def check_order(work: Sequence[Work], workdir: Path) -> None:
-    """Raises InputError where a run learns from one that is neither there nor among those to be trained."""
+    """Raises InputError where a run learns from one that is neither there nor among those to be
+    trained.
+    """
     names = {one.run.name for one in work}
     for one in work:
         if (
@@ -189,7 +201,8 @@ def provide_caches(work: Sequence[Work], workdir: Path) -> None:
     """Sees to the features that the runs learn from, before any of them begins.
 
     Raises:
-        InputError: features that are missing, with the commands that make them, unless --export says to; ones that do not fit.
+        InputError: features that are missing, with the commands that make them, unless --export
+            says to; ones that do not fit.
     """
     needing = [one for one in work if one.config.loss.prior > 0 and one.config.teacher.mode == "cached" and not one.is_trained()]
     missing = {one.config.teacher.cache: one for one in needing if not has_cache(one.config)}
@@ -208,10 +221,13 @@ def provide_caches(work: Sequence[Work], workdir: Path) -> None:
 
 
 def export(one: Work) -> None:
-    """Fills the cache of a run's teacher in a process of its own, since the library does not know torch. InputError: that failed."""
+    """Fills the cache of a run's teacher in a process of its own, since the library does not know
+    torch. InputError: that failed.
+    """
     command = one.export_command()
     print(f"\n== {one.run.name}: python {shlex.join(command)}", flush=True)
-    # Where JAX holds most of a GPU's memory already, the export has to do with the rest and must not ask for more at once.
+    # Where JAX holds most of a GPU's memory already, the export has to do with the rest and must
+    # not ask for more at once.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if subprocess.run([sys.executable, *command], env=environment).returncode:
         raise InputError(f"the features of {one.run.name} could not be exported; what stands above says why")
@@ -219,7 +235,9 @@ def export(one: Work) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
-    """Whether the folder is this process's until the end of the block: False where another one is at it."""
+    """Whether the folder is this process's until the end of the block: False where another one is
+    at it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FolderLock(folder, f"another process is at {folder}", "wait for it")
@@ -232,7 +250,9 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def waiting_for(folder: Path, reason: str) -> Iterator[None]:
-    """The folder is this process's until the end of the block; waits for the one that is at it, and says so."""
+    """The folder is this process's until the end of the block; waits for the one that is at it, and
+    says so.
+    """
     said = False
     while True:
         with claimed(folder) as mine:

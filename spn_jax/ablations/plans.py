@@ -1,7 +1,9 @@
-"""The paper's ablations as lists of runs: what each changes in a config, and where it stands in the table that compares them.
+"""The paper's ablations as lists of runs: what each changes in a config, and where it stands in the
+table that compares them.
 
-Every run starts from one config, the SPN with all three priors, and differs from it in the settings named here alone. A run whose
-settings are the config's own already is the run `spn`, so that tables share it, as they share all runs of one name.
+Every run starts from one config, the SPN with all three priors, and differs from it in the settings
+named here alone. A run whose settings are the config's own already is the run `spn`, so that tables
+share it, as they share all runs of one name.
 """
 
 import re
@@ -81,7 +83,9 @@ class TeacherChoice:
 
 
 def teacher_choice(text: str) -> TeacherChoice:
-    """[LABEL=]TEACHER[@WEIGHTS], as `canny`, `timm:resnet50@pretrained` or `yolov5=yolov5.pt`. InputError: it is not that."""
+    """[LABEL=]TEACHER[@WEIGHTS], as `canny`, `timm:resnet50@pretrained` or `yolov5=yolov5.pt`.
+    InputError: it is not that.
+    """
     label, separator, rest = text.partition("=")
     name, _, weights = (rest if separator else text).partition("@")
     label = label if separator else re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-")
@@ -96,14 +100,16 @@ class Choices:
 
     workdir: Path  # holds the runs, and the features of teachers that only the sweep has
     teachers: tuple[TeacherChoice, ...] = tuple(TeacherChoice(name, name) for name in EDGES)
-    prior_from: str | None = None  # checkpoint whose prior SPL learns (Table 5); None: the sweep's own SPN
+    # checkpoint whose prior SPL learns (Table 5); None: the sweep's own SPN
+    prior_from: str | None = None
 
 
 def plan(table: str, base: Config, choices: Choices) -> Sweep:
     """The runs of one of SWEEPS.
 
     Raises:
-        InputError: `base` is not what the ablations start from, or a run's settings do not go together.
+        InputError: `base` is not what the ablations start from, or a run's settings do not go
+            together.
     """
     kinds = ("spn", "spn-probabilistic") if table == "weights" else ("spn",)
     model = base.model
@@ -192,7 +198,8 @@ def teachers(base: Config, choices: Choices) -> Sweep:
 
 
 def loss_weights(base: Config, choices: Choices) -> Sweep:
-    """The paper's search for lambda 1 to 5: the grid of the first two, and of a probabilistic model the others one at a time.
+    """The paper's search for lambda 1 to 5: the grid of the first two, and of a probabilistic model
+    the others one at a time.
 
     The paper gives the values that were tried, not in which combinations.
     """
@@ -217,7 +224,8 @@ def _chosen_run(rows: Sequence[Row]) -> str:
     return next(run.name for cells, run in rows if cells == chosen[: len(cells)])
 
 
-TRAINED, EVALUATED, TEACHERS = "train", "evaluation", "teachers"  # folders of a run, and beside the runs
+# folders of a run, and beside the runs
+TRAINED, EVALUATED, TEACHERS = "train", "evaluation", "teachers"
 
 SWEEPS: dict[str, Callable[[Config, Choices], Sweep]] = {
     "3": prior_scales,

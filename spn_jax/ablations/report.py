@@ -50,7 +50,9 @@ def parameter_count(checkpoint: Path) -> int:
 
 
 def notes_of(sweep: Sweep, base: Config, workdir: Path, contents: dict[str, dict[str, Any]]) -> list[str]:
-    """What a reader has to know about the runs: their steps, their teachers, what their evaluations say."""
+    """What a reader has to know about the runs: their steps, their teachers, what their evaluations
+    say.
+    """
     steps: dict[str, list[str]] = {}
     teachers: dict[str, list[str]] = {}
     said: dict[str, None] = {}
@@ -86,7 +88,9 @@ def paper_differences(base: Config, pairs: PairList, contents: Iterable[dict[str
 
 
 def as_text(sweep: Sweep, entries: Sequence[sweep_tables.Entry], layout: str, notes: Sequence[str], differing: Sequence[str]) -> str:
-    """The whole report as Markdown: table, differences, notes, the paper's figures, and last the scores by hole ratio."""
+    """The whole report as Markdown: table, differences, notes, the paper's figures, and last the
+    scores by hole ratio.
+    """
     parts = [f"## {heading(sweep)}\n\n", sweep_tables.text_table(sweep.heads, entries, layout)]
     if differences := sweep_tables.differences_table(sweep.heads, entries, sweep.reference):
         parts.append(f"\n### difference from {sweep.reference}, picture by picture\n\n{differences}")

@@ -1,7 +1,9 @@
-"""The table of a sweep: a row a run and a column a score, over all hole ratios, as in the paper's Tables 3 to 5.
+"""The table of a sweep: a row a run and a column a score, over all hole ratios, as in the paper's
+Tables 3 to 5.
 
-Below it stand the differences from one of the runs, picture by picture: all runs completed the same holes, so that these are far
-surer than the difference of two means. Then, in a block of their own, the paper's figures as printed.
+Below it stand the differences from one of the runs, picture by picture: all runs completed the same
+holes, so that these are far surer than the difference of two means. Then, in a block of their own,
+the paper's figures as printed.
 """
 
 import json
@@ -79,7 +81,8 @@ def over_all(results: Results, layout: str) -> Row:
 
 
 def differences_table(heads: Sequence[str], entries: Sequence[Entry], reference: str) -> str:
-    """What each run scores more than the reference, mean over the same pictures; empty where there is nothing to compare.
+    """What each run scores more than the reference, mean over the same pictures; empty where there
+    is nothing to compare.
 
     Raises:
         InputError: runs that were evaluated on other pictures.
@@ -109,7 +112,9 @@ def _difference(results: Results, reference: Results, score: str) -> str:
 
 
 def paper_block(table: str, differing: Sequence[str]) -> str:
-    """What the paper shows for a table of sweeps, under a heading of its own, and why it cannot be compared; empty where it has nothing."""
+    """What the paper shows for a table of sweeps, under a heading of its own, and why it cannot be
+    compared; empty where it has nothing.
+    """
     if table in ("3", "4", "5"):
         block, source = _quoted_table(int(table)), f"Table {table}"
     elif table.startswith("fig"):
@@ -151,7 +156,9 @@ def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def results_from_json(content: Mapping[str, Any], method: str) -> Results:
-    """A method's scores from the text of a results.json; KeyError where it has none. Infinite PSNRs, null there, are infinite again."""
+    """A method's scores from the text of a results.json; KeyError where it has none. Infinite
+    PSNRs, null there, are infinite again.
+    """
     records = {}
     for name, values in content["images"][method].items():
         empty = math.inf if "psnr" in name else math.nan

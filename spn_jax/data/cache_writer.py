@@ -1,4 +1,6 @@
-"""The feature cache, written: shard by shard, by one process or by many that share the shards among them."""
+"""The feature cache, written: shard by shard, by one process or by many that share the shards among
+them.
+"""
 
 import contextlib
 import dataclasses
@@ -17,37 +19,43 @@ from spn_jax.data.teacher import damaged_shards
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import FolderLock
 
-# One record a chunk, so that reading a photo decompresses nothing else. zstd at its fastest level: measured on a trunk's
-# bfloat16 features of 256-pixel photos it stores 58 % of the bytes, writes as fast as no compression (298 against 316 MB/s)
-# and reads 580 MB/s a thread against 2,170. Higher levels gain 1 % at half the writing speed. The bytes depend on the records
-# alone, not on threads or time.
+# One record a chunk, so that reading a photo decompresses nothing else. zstd at its fastest level:
+# measured on a trunk's bfloat16 features of 256-pixel photos it stores 58 % of the bytes, writes as
+# fast as no compression (298 against 316 MB/s) and reads 580 MB/s a thread against 2,170. Higher
+# levels gain 1 % at half the writing speed. The bytes depend on the records alone, not on threads
+# or time.
 WRITER_OPTIONS = {"zstd": "group_size:1,zstd:1", "none": "group_size:1,uncompressed"}
 RECORDS_AT_ONCE = 16  # read together when a shard is verified
 MERGE_LOCK = TEMPORARY + "verification"
 
-Write = Callable[[Mapping[int, np.ndarray], int], None]  # features of the next record, checksum of its photo
+# features of the next record, checksum of its photo
+Write = Callable[[Mapping[int, np.ndarray], int], None]
 
 
 class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
-    """Fills one cache folder, shard by shard; started again after any interruption it asks only for the missing shards.
+    """Fills one cache folder, shard by shard; started again after any interruption it asks only for
+    the missing shards.
 
-    Of several processes, number i owns the shards k with k % processes == i. Leaving the context releases the folder.
-    `unfinished` lists the shards that this process still has to write; `complete` says that the cache was finished before.
+    Of several processes, number i owns the shards k with k % processes == i. Leaving the context
+    releases the folder. `unfinished` lists the shards that this process still has to write;
+    `complete` says that the cache was finished before.
     """
 
     def __init__(self, folder: str, plan: Manifest, process: int = 0, processes: int = 1) -> None:
         """Creates `folder` or takes up the export in it.
 
         Raises:
-            InputError: another export is running there that this one is no part of, the folder holds features of other settings
-                (all differences are listed) or shards of unknown origin, or it cannot be written.
+            InputError: another export is running there that this one is no part of, the folder
+                holds features of other settings (all differences are listed) or shards of unknown
+                origin, or it cannot be written.
         """
         self.folder, self.plan, self.processes = Path(folder), plan, processes
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"teacher.cache={folder} cannot be created: {error.strerror}") from error
-        # One exporter has the folder to itself; the processes of a shared export tolerate each other alone.
+        # One exporter has the folder to itself; the processes of a shared export tolerate each
+        # other alone.
         busy = f"another export is writing to teacher.cache={self.folder}"
         self._lock = FolderLock(self.folder, busy, "wait for it or stop it", shared=processes > 1)
         try:
@@ -69,7 +77,8 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
         if any(self.folder.glob("features-*.array_record")) or manifest_path.is_file():
             self._require_same(stored)
             assert stored is not None
-            # The origin's name is a label: renamed weights with the same hash continue under the first name.
+            # The origin's name is a label: renamed weights with the same hash continue under the
+            # first name.
             self.plan = dataclasses.replace(stored, shards=())
             if manifest_path.is_file():
                 self._reopen(stored)
@@ -80,7 +89,9 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
         self.complete = manifest_path.is_file()
 
     def _remove_leftovers(self) -> None:
-        """Deletes what killed processes left behind. In a shared export that is only what no process has locked: it may be at work."""
+        """Deletes what killed processes left behind. In a shared export that is only what no
+        process has locked: it may be at work.
+        """
         for leftover in self.folder.glob(TEMPORARY + "*"):
             if self.processes == 1:
                 leftover.unlink(missing_ok=True)
@@ -125,7 +136,8 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
 
     @contextlib.contextmanager
     def shard(self, index: int) -> Iterator[Write]:
-        """Context that yields `write(features, checksum)`, to be called for every record of shard `index` in order.
+        """Context that yields `write(features, checksum)`, to be called for every record of shard
+        `index` in order.
 
         Only leaving it without an exception makes the file a shard.
 
@@ -151,7 +163,8 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
 
     def compressed_bytes(self, features: Sequence[Mapping[int, np.ndarray]]) -> float:
         """Mean bytes on the disk of records like these; writes and removes a temporary file."""
-        name = f"sample-{socket.gethostname()}-{os.getpid()}"  # pods on one disk often have equal numbers
+        # pods on one disk often have equal numbers
+        name = f"sample-{socket.gethostname()}-{os.getpid()}"
         with new_shard(self.folder, name, WRITER_OPTIONS[self.plan.compression]) as put:
             for sample in features:
                 put(self.plan.encode(0, 0, sample))
@@ -171,7 +184,8 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
                 lock.unlink(missing_ok=True)
 
     def damage(self, threads: int, done: Callable[[int], None]) -> dict[int, str]:
-        """{shard: what is wrong} of the shards of which not every record can be read, after reading them all.
+        """{shard: what is wrong} of the shards of which not every record can be read, after reading
+        them all.
 
         Args:
             threads: that read side by side.
@@ -205,7 +219,9 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
         self.complete = False
 
     def finish(self) -> Manifest:
-        """Writes the manifest: from here on the cache can be opened. ValueError if a shard is still missing."""
+        """Writes the manifest: from here on the cache can be opened. ValueError if a shard is still
+        missing.
+        """
         if missing := [self.plan.shard_file(index) for index in self.missing()]:
             raise ValueError(f"{missing} are not written yet")
         shards = tuple(

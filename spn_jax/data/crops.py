@@ -1,6 +1,7 @@
 """Squares cut from held-out photos, once and for all: a test list for training on random crops.
 
-A few large photos are few test images; squares of many scales and places are more, and every run and every method sees the same.
+A few large photos are few test images; squares of many scales and places are more, and every run
+and every method sees the same.
 """
 
 import hashlib
@@ -19,10 +20,11 @@ CROP_SIZE = 256  # pixels of a saved square; none is cut smaller, so none is enl
 
 
 def write_crops(photos: PhotoSource, folder: Path) -> int:
-    """Saves CROPS_PER_PHOTO squares of every photo as PNG files of CROP_SIZE pixels, returns their number.
+    """Saves CROPS_PER_PHOTO squares of every photo as PNG files of CROP_SIZE pixels, returns their
+    number.
 
-    Which squares follows from the photo's name alone: they stay the same when other photos join the set. A file is whole or not
-    there, also where the program is killed.
+    Which squares follows from the photo's name alone: they stay the same when other photos join the
+    set. A file is whole or not there, also where the program is killed.
 
     Raises:
         InputError: the disk is full or fails.

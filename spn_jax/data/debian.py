@@ -1,6 +1,8 @@
-"""Debian packages: the files of a .deb, and what its machine-readable copyright file (DEP-5) says about each of them.
+"""Debian packages: the files of a .deb, and what its machine-readable copyright file (DEP-5) says
+about each of them.
 
-A .deb is an ar archive with a compressed tar archive in it. Nothing is installed and nothing is unpacked to a path.
+A .deb is an ar archive with a compressed tar archive in it. Nothing is installed and nothing is
+unpacked to a path.
 """
 
 import dataclasses
@@ -19,21 +21,26 @@ from spn_jax.errors import InputError
 
 UNKNOWN = "unknown"  # the licence of files that a copyright file says nothing about
 AR = b"!<arch>\n"
-AR_HEADER = 60  # bytes before each member: name (16), date, owner, group, mode (32), size (10), two end marks
+# bytes before each member: name (16), date, owner, group, mode (32), size (10), two end marks
+AR_HEADER = 60
 
 
 class Deb(Source):
-    """The wanted files of a .deb, held in memory: its compression lets nobody read them one by one."""
+    """The wanted files of a .deb, held in memory: its compression lets nobody read them one
+    by one.
+    """
 
     def __init__(self, path: Path, wanted: Callable[[str], bool]):
         """Reads the package once.
 
         Args:
             path: of the .deb.
-            wanted: says of a path in the package, without a slash in front, whether the file is kept.
+            wanted: says of a path in the package, without a slash in front, whether the file is
+                kept.
 
         Raises:
-            InputError: it is no Debian package, or a damaged one, or compressed in a way that is not known here.
+            InputError: it is no Debian package, or a damaged one, or compressed in a way that is
+                not known here.
         """
         self.label = str(path)
         try:
@@ -63,7 +70,9 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _open_data(path: Path) -> tarfile.TarFile:
-    """The tar archive with the package's files. ValueError if there is none, InputError if its compression is not known."""
+    """The tar archive with the package's files. ValueError if there is none, InputError if its
+    compression is not known.
+    """
     name, data = _data_member(path.read_bytes())
     if not name.endswith((".zst", ".lzma")):
         return tarfile.open(fileobj=io.BytesIO(data), mode="r:*")
@@ -78,7 +87,9 @@ def _open_data(path: Path) -> tarfile.TarFile:
 
 
 def _data_member(package: bytes) -> tuple[str, bytes]:
-    """Name and content of the member data.tar.* of an ar archive. ValueError if it is not there or not whole."""
+    """Name and content of the member data.tar.* of an ar archive. ValueError if it is not there or
+    not whole.
+    """
     if not package.startswith(AR):
         raise ValueError("it is no ar archive")
     at = len(AR)
@@ -100,18 +111,22 @@ class Paragraph:
 
     patterns: tuple[str, ...]
     copyright: str
-    licence: str  # its short name, such as public-domain or CC-BY-SA-4.0; UNKNOWN where the paragraph names none
+    # its short name, such as public-domain or CC-BY-SA-4.0; UNKNOWN where the paragraph names none
+    licence: str
     statement: str  # what the paragraph says about the licence beyond its name, in one line
 
 
 def read_copyright(text: str, label: str) -> list[Paragraph]:
-    """The `Files:` paragraphs of a DEP-5 file, in order. InputError, naming `label`, if it has none."""
+    """The `Files:` paragraphs of a DEP-5 file, in order. InputError, naming `label`, if it has
+    none.
+    """
     paragraphs = []
     for block in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
         fields = _fields(block)
         if "files" not in fields:
             continue
-        # Patterns stand between blanks. Some authors also write names with blanks in them, a line each, so whole lines count as well.
+        # Patterns stand between blanks. Some authors also write names with blanks in them, a line
+        # each, so whole lines count as well.
         patterns = tuple(dict.fromkeys([*_lines(fields["files"]), *fields["files"].split()]))
         licence = _lines(fields.get("license", "")) or (UNKNOWN,)
         statement = " ".join([*licence[1:], *_lines(fields.get("comment", ""))])
@@ -144,9 +159,11 @@ def _lines(value: str) -> tuple[str, ...]:
 def about(paragraphs: Sequence[Paragraph], path: str) -> list[Paragraph]:
     """What holds for the file at `path` in the package's source; empty if nothing does.
 
-    By the format's rule the last matching paragraph holds; it comes first here. Paragraphs that match by a pattern for certain
-    files, not for a whole folder, follow where they name another licence. `mountain1*` of an early list is meant for mountain1 and
-    matches `mountain10-by-somebody` as well, whose own paragraph stands before: who wants to be sure asks for both licences.
+    By the format's rule the last matching paragraph holds; it comes first here. Paragraphs that
+    match by a pattern for certain files, not for a whole folder, follow where they name another
+    licence. `mountain1*` of an early list is meant for mountain1 and matches
+    `mountain10-by-somebody` as well, whose own paragraph stands before: who wants to be sure asks
+    for both licences.
     """
     matching = [(paragraph, pattern) for paragraph in paragraphs for pattern in paragraph.patterns if _expression(pattern).fullmatch(path)]
     if not matching:

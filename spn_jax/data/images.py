@@ -1,4 +1,6 @@
-"""Photos from a folder, a .flist or ArrayRecord files, and how one is brought to the size a network sees."""
+"""Photos from a folder, a .flist or ArrayRecord files, and how one is brought to the size a network
+sees.
+"""
 
 import bisect
 import functools
@@ -134,11 +136,15 @@ class PhotoRecords(PhotoSource):
         return digest(f"{f.name}\0{size}\0{n}" for f, size, n in zip(self._files, self._sizes, self._counts, strict=True))
 
 
-NAMES = "names.txt"  # beside ArrayRecord files: what their photos are called, one name a line, in the order of the records
+# beside ArrayRecord files: what their photos are called, one name a line, in the order of the
+# records
+NAMES = "names.txt"
 
 
 def read_names(folder: Path, count: int, setting: str) -> list[str]:
-    """The names of a folder's `count` records; none if it has no list. InputError if the list is for another number."""
+    """The names of a folder's `count` records; none if it has no list. InputError if the list is
+    for another number.
+    """
     if not (folder / NAMES).is_file():
         return []
     names = (folder / NAMES).read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
@@ -150,7 +156,9 @@ def read_names(folder: Path, count: int, setting: str) -> list[str]:
 
 
 class KeptPhotos(PhotoSource):
-    """Photos of another source that stay in memory once they were decoded, as many as fit into `limit` bytes."""
+    """Photos of another source that stay in memory once they were decoded, as many as fit into
+    `limit` bytes.
+    """
 
     def __init__(self, photos: PhotoSource, limit: int):
         self._photos, self.names = photos, photos.names
@@ -196,19 +204,22 @@ class SelectedPhotos(PhotoSource):
 
 
 def checksum(data: bytes) -> int:
-    """CRC-32 of a photo's file, by which a cache of features recognises the photo that they were computed from."""
+    """CRC-32 of a photo's file, by which a cache of features recognises the photo that they were
+    computed from.
+    """
     return zlib.crc32(data)
 
 
 def open_photos(path: str, setting: str) -> PhotoSource:
     """Opens the photos at `path`; `setting` is the config key it came from, for error texts.
 
-    `path` is a folder (searched through, in the order of the relative paths; hidden files are left out), a .flist
-    (one path a line, absolute or relative to the list), or ArrayRecord: a file, a glob, or a folder of *.array_record*.
+    `path` is a folder (searched through, in the order of the relative paths; hidden files are left
+    out), a .flist (one path a line, absolute or relative to the list), or ArrayRecord: a file, a
+    glob, or a folder of *.array_record*.
 
     Raises:
-        InputError: nothing there, a folder without photos or with both photos and ArrayRecord files, a list with missing
-            entries, a broken ArrayRecord file.
+        InputError: nothing there, a folder without photos or with both photos and ArrayRecord
+            files, a list with missing entries, a broken ArrayRecord file.
     """
     if "*" in path:
         return PhotoRecords(_matching(path, setting), setting)
@@ -252,9 +263,11 @@ def _matching(pattern: str, setting: str) -> list[Path]:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All image files in `folder` and below, ordered by relative path; hidden files and folders are left out.
+    """All image files in `folder` and below, ordered by relative path; hidden files and folders are
+    left out.
 
-    Links to folders are followed. A folder that can be reached in several ways is searched once, a link to a folder that it
+    Links to folders are followed. A folder that can be reached in several ways is searched once, a
+    link to a folder that it
     lies in not at all: no photo comes twice.
     """
     found = [file for file in files_below(folder) if file.name.lower().endswith(IMAGE_SUFFIXES)]
@@ -262,13 +275,16 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path, hidden: bool = False) -> Iterator[Path]:
-    """All files in `folder` and below, hidden ones if asked for, in no order; no file comes twice (see `find_images`)."""
+    """All files in `folder` and below, hidden ones if asked for, in no order; no file comes twice
+    (see `find_images`).
+    """
     visited = {os.path.realpath(folder)}
     # os.walk and not Path.rglob, since data folders are often put together from links.
     for parent, folders, files in os.walk(folder, followlinks=True):
         paths = [Path(parent, f) for f in folders if hidden or not f.startswith(".")]
         folders.clear()
-        # Folders before links, and by name: which way a folder is reached must not depend on the disk's order.
+        # Folders before links, and by name: which way a folder is reached must not depend on the
+        # disk's order.
         for path in sorted(paths, key=lambda path: (path.is_symlink(), path.name)):
             if (real := os.path.realpath(path)) not in visited:
                 visited.add(real)
@@ -277,12 +293,15 @@ def files_below(folder: Path, hidden: bool = False) -> Iterator[Path]:
 
 
 def read_list(path: Path, setting: str, else_known: str) -> tuple[list[str], list[Path]]:
-    """Names and files of a .flist. A file below the list's folder is named by its path from there, so a moved data set keeps its names.
+    """Names and files of a .flist. A file below the list's folder is named by its path from there,
+    so a moved data set keeps its names.
 
-    Lists written by Windows programs are understood: a byte-order mark and quotes around a path are no part of a path.
+    Lists written by Windows programs are understood: a byte-order mark and quotes around a path are
+    no part of a path.
 
     Raises:
-        InputError: `path` is no list (the text says what else would have been known), or nothing is in it.
+        InputError: `path` is no list (the text says what else would have been known), or nothing is
+            in it.
     """
     if path.suffix.lower() != ".flist":
         raise InputError(
@@ -305,7 +324,9 @@ def _unquoted(line: str) -> str:
 
 
 def byte_sizes(files: Sequence[Path], setting: str) -> list[int]:
-    """Size in bytes of every file. InputError, with the first few and their number, if some do not exist or are folders."""
+    """Size in bytes of every file. InputError, with the first few and their number, if some do not
+    exist or are folders.
+    """
     sizes = [_byte_size(f) for f in files]
     absent = [f for f, size in zip(files, sizes, strict=True) if size is None]
     folders = [f for f in absent if f.is_dir()]
@@ -353,7 +374,8 @@ def digest(entries: Iterable[str]) -> str:
 
 
 def decode_photo(file: Path | io.BytesIO, what: str) -> np.ndarray:
-    """Decodes an image to uint8 (H, W, 3) RGB: upright by its EXIF tag, transparency laid on white, 16 bits rounded to 8.
+    """Decodes an image to uint8 (H, W, 3) RGB: upright by its EXIF tag, transparency laid on white,
+    16 bits rounded to 8.
 
     Raises:
         InputError: it is not an image, or a broken one; `what` names it.
@@ -369,7 +391,9 @@ def decode_photo(file: Path | io.BytesIO, what: str) -> np.ndarray:
 
 
 def decode_image(file: Path | io.BytesIO, what: str) -> Image.Image:
-    """Reads the whole of an image file, upright by its EXIF tag, in the file's own mode; InputError, naming `what`, if that fails."""
+    """Reads the whole of an image file, upright by its EXIF tag, in the file's own mode;
+    InputError, naming `what`, if that fails.
+    """
     try:
         with Image.open(file) as image:
             deep = image.mode in ("RGB", "RGBA") and any(";16" in str(tile) for tile in image.tile)
@@ -383,13 +407,16 @@ def decode_image(file: Path | io.BytesIO, what: str) -> Image.Image:
 
 
 def _rounded(image: Image.Image, file: Path | io.BytesIO) -> Image.Image:
-    """A colour image of 16 bits a channel at 8, each value the nearest; Pillow cuts the lower bits off, and not those of grey ones."""
+    """A colour image of 16 bits a channel at 8, each value the nearest; Pillow cuts the lower bits
+    off, and not those of grey ones.
+    """
     data = file.read_bytes() if isinstance(file, Path) else file.getvalue()
     decoded, shallow = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), np.asarray(image)
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape != shallow.shape:
         return image
     deep = np.asarray(decoded[..., [2, 1, 0, 3][: shallow.shape[2]]], np.uint16)
-    if not np.array_equal(deep >> 8, shallow):  # another reading of the file than Pillow's, which knows more kinds
+    # another reading of the file than Pillow's, which knows more kinds
+    if not np.array_equal(deep >> 8, shallow):
         return image
     rounded = Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
     rounded.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
@@ -405,8 +432,8 @@ def lay_on(image: Image.Image, background: int) -> Image.Image:
 def prepare_photo(photo: np.ndarray, size: int, crop: str, resize_filter: str) -> np.ndarray:
     """A photo, uint8 (H, W, 3), at (size, size, 3).
 
-    `crop` "none" squeezes it; "center" and "random" cut the largest centred square first: crops are drawn in training alone,
-    which cuts them by itself (`random_square`).
+    `crop` "none" squeezes it; "center" and "random" cut the largest centred square first: crops are
+    drawn in training alone, which cuts them by itself (`random_square`).
     """
     if crop != "none":
         photo = center_square(photo)
@@ -426,8 +453,9 @@ def center_square(photo: np.ndarray) -> np.ndarray:
 def random_square(random: np.random.Generator, photo: np.ndarray, smallest: int) -> np.ndarray:
     """A square of a photo (H, W, 3) of random side and place.
 
-    The logarithm of the side is uniform between those of `smallest` and of the photo's shorter side, so that all scales are seen
-    alike; a photo with a shorter side gives squares of that side. The place is uniform.
+    The logarithm of the side is uniform between those of `smallest` and of the photo's shorter
+    side, so that all scales are seen alike; a photo with a shorter side gives squares of that side.
+    The place is uniform.
     """
     height, width = photo.shape[:2]
     longest = min(height, width)
@@ -437,7 +465,9 @@ def random_square(random: np.random.Generator, photo: np.ndarray, smallest: int)
 
 
 def teacher_photo(photo: np.ndarray, config: Config) -> np.ndarray:
-    """What the teacher sees of a photo (H, W, 3): uint8 (2P, 2P, 3), resized to 2P (as released) or to P and enlarged (the paper)."""
+    """What the teacher sees of a photo (H, W, 3): uint8 (2P, 2P, 3), resized to 2P (as released) or
+    to P and enlarged (the paper).
+    """
     data = config.data
     prepare = functools.partial(prepare_photo, photo, crop=data.crop, resize_filter=data.resize_filter)
     if config.teacher.photo == "original":

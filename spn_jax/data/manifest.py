@@ -1,8 +1,10 @@
-"""What a cache of features is: the manifest that describes it, and the records that its shards are made of.
+"""What a cache of features is: the manifest that describes it, and the records that its shards are
+made of.
 
-A record is a header (its number r = photo * orientations + flipped, and the checksum of the photo's file, both little-endian 32-bit
-words) and the arrays (h, w, c) of all levels, ascending level, C order, little endian, one after the other; shapes and type stand in
-the manifest. In 8 bits a level is preceded by `low` and `step` (c,) in float32: value = low + step * code, per photo and channel.
+A record is a header (its number r = photo * orientations + flipped, and the checksum of the photo's
+file, both little-endian 32-bit words) and the arrays (h, w, c) of all levels, ascending level, C
+order, little endian, one after the other; shapes and type stand in the manifest. In 8 bits a level
+is preceded by `low` and `step` (c,) in float32: value = low + step * code, per photo and channel.
 """
 
 import dataclasses
@@ -29,11 +31,13 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "uint8": np.dtype(np.uint8),
 }
-_RAW: dict[str, np.dtype[Any]] = {"float32": np.dtype("<u4"), "bfloat16": np.dtype("<u2")}  # the same bits with a byte order of their own
+# the same bits with a byte order of their own
+_RAW: dict[str, np.dtype[Any]] = {"float32": np.dtype("<u4"), "bfloat16": np.dtype("<u2")}
 _SCALE = np.dtype("<f4")
 COMPRESSIONS = ("zstd", "none")
 
-Features = np.ndarray | dict[str, np.ndarray]  # (h, w, c), or in 8 bits {"codes": (h, w, c), "low": (c,), "step": (c,)}
+# (h, w, c), or in 8 bits {"codes": (h, w, c), "low": (c,), "step": (c,)}
+Features = np.ndarray | dict[str, np.ndarray]
 
 
 class Record(NamedTuple):
@@ -46,14 +50,18 @@ class Record(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Level:
-    """One scale of the teacher. Level l is distilled at P / 2^(l-1); height and width are what is stored."""
+    """One scale of the teacher. Level l is distilled at P / 2^(l-1); height and width are what is
+    stored.
+    """
 
     level: int
     name: str  # of the teacher's layer
     channels: int
     height: int
     width: int
-    resized: str = ""  # how the export changed its size, for example "area 75x75 to 64x64"; nothing: as the teacher gave it
+    # how the export changed its size, for example "area 75x75 to 64x64"; nothing: as the teacher
+    # gave it
+    resized: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +79,8 @@ class Manifest:
 
     version: int = VERSION
     teacher: str
-    weights_origin: str  # "file NAME", "timm:NAME (ImageNet-1k, not OpenImages)" or "random(seed=N)"
+    # "file NAME", "timm:NAME (ImageNet-1k, not OpenImages)" or "random(seed=N)"
+    weights_origin: str
     weights_sha256: str
     photos_sha256: str  # the photos' names and sizes, in order
     photo_count: int
@@ -173,7 +182,9 @@ def _values(level: Level) -> int:
 
 
 def quantise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """float32 (h, w, c) -> (low (c,), step (c,), codes uint8 (h, w, c)): 256 values from each channel's least to its largest."""
+    """float32 (h, w, c) -> (low (c,), step (c,), codes uint8 (h, w, c)): 256 values from each
+    channel's least to its largest.
+    """
     low, high = features.min((0, 1)), features.max((0, 1))
     step = (high - low) / np.float32(255)
     codes = np.rint((features - low) / np.where(step > 0, step, np.float32(1)))
@@ -191,7 +202,8 @@ def read_manifest(path: Path) -> Manifest:
     """Reads manifest.json or plan.json.
 
     Raises:
-        InputError: unreadable, not JSON, of another version, or with entries that are missing, unknown or of the wrong kind.
+        InputError: unreadable, not JSON, of another version, or with entries that are missing,
+            unknown or of the wrong kind.
     """
     advice = f"delete {path.name} and run {export_command(path.parent)}: shards that are finished are kept"
     if path.name == PLAN:  # nothing else says what the shards beside it are
@@ -217,7 +229,9 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _typed(kind: Any, values: Any) -> Any:
-    """A `kind` (dataclass) from a JSON object; TypeError or KeyError if entries are missing, unknown or of another type."""
+    """A `kind` (dataclass) from a JSON object; TypeError or KeyError if entries are missing,
+    unknown or of another type.
+    """
     if not isinstance(values, dict):
         raise TypeError(f"{kind.__name__} is not an object")
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
@@ -245,7 +259,9 @@ def _check_consistent(manifest: Manifest) -> None:
 
 
 def plan_differences(stored: Manifest, wanted: Manifest) -> list[str]:
-    """Lines `entry: stored -> wanted` of what two exports differ in; the label of the weights alone is no difference."""
+    """Lines `entry: stored -> wanted` of what two exports differ in; the label of the weights alone
+    is no difference.
+    """
     lines = []
     for field in dataclasses.fields(Manifest):
         before, after = getattr(stored, field.name), getattr(wanted, field.name)

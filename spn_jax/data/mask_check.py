@@ -1,7 +1,7 @@
 """Every mask of a set read once, before the work that would otherwise meet a broken one half-way.
 
-A set that was found whole is remembered in the user's cache folder, by names, sizes and times of change of its files, so that the
-next start does not read it again.
+A set that was found whole is remembered in the user's cache folder, by names, sizes and times of
+change of its files, so that the next start does not read it again.
 """
 
 import contextlib
@@ -39,7 +39,9 @@ class MaskCheck:
     mean_share: float
 
     def question(self, data: DataConfig) -> str | None:
-        """Asks whether the masks are inverted, where their holes are so large that they may be; None otherwise."""
+        """Asks whether the masks are inverted, where their holes are so large that they may be;
+        None otherwise.
+        """
         if self.mean_share <= LARGE_SHARE:
             return None
         colour, remedy = ("white", "false") if data.invert_masks else ("black", "true")
@@ -59,7 +61,8 @@ def check_masks(masks: MaskSource, threads: int, indices: Sequence[int] | np.nda
         None for drawn masks, which cannot be broken.
 
     Raises:
-        InputError: some masks cannot be used; one error for all of them, with the reason of the first.
+        InputError: some masks cannot be used; one error for all of them, with the reason of the
+            first.
     """
     state = masks.state()
     if state is None:

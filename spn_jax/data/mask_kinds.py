@@ -1,8 +1,9 @@
 """Kinds of masks, measured: whether a test's holes are like those that a model was trained on.
 
-A model that has seen strokes alone completes rectangles badly, and scores of such a test say more about the masks than about the
-model. Three things are measured on some masks of each side: the share of the photo that is hole, whether the hole touches the
-photo's border, and whether it is a solid rectangle.
+A model that has seen strokes alone completes rectangles badly, and scores of such a test say more
+about the masks than about the model. Three things are measured on some masks of each side: the
+share of the photo that is hole, whether the hole touches the photo's border, and whether it is a
+solid rectangle.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from spn_jax.errors import InputError
 
 MEASURED = 120  # masks of each side, evenly chosen
 SOLID = 0.95  # share of its bounding box that a rectangle's hole fills; strokes stay below
-OUTSIDE = 0.25  # share of the test's holes beyond nearly all of training's from which on they are larger (or smaller)
+# share of the test's holes beyond nearly all of training's from which on they are larger (or
+# smaller)
+OUTSIDE = 0.25
 APART = 0.4  # difference of two shares of masks that is one in kind
 DRAWN_NAMES = {"strokes": "drawn strokes", "objects": "drawn shapes of objects", "drawn": "drawn strokes and shapes of objects"}
 
@@ -27,7 +30,8 @@ class MaskKind:
 
     source: "drawn strokes", or where the masks are.
     shares: of the photo that is hole, (n,).
-    at_border, rectangles: share of the masks whose hole touches the photo's border; whose hole is a solid rectangle.
+    at_border, rectangles: share of the masks whose hole touches the photo's border; whose hole is a
+    solid rectangle.
     """
 
     source: str
@@ -42,7 +46,9 @@ class MaskKind:
 
 
 def measure(masks: MaskSource, indices: Sequence[int] | np.ndarray, spec: str) -> MaskKind:
-    """The kind of the masks with these numbers, from at most MEASURED of them; `spec` is the setting they come from."""
+    """The kind of the masks with these numbers, from at most MEASURED of them; `spec` is the
+    setting they come from.
+    """
     chosen = np.unique(np.linspace(0, len(indices) - 1, min(MEASURED, len(indices))).astype(int))
     holes = [masks.load(int(indices[i]))[..., 0] > 0 for i in chosen]
     return MaskKind(
@@ -83,7 +89,8 @@ def differences(trained: MaskKind, tested: MaskKind) -> list[str]:
 
 
 def mask_note(name: str, trained: Config, tested: Config, masks: MaskSource, indices: Sequence[int] | np.ndarray) -> str | None:
-    """One sentence if the test's masks are not of the kind that the model `name` was trained on; None where they are.
+    """One sentence if the test's masks are not of the kind that the model `name` was trained on;
+    None where they are.
 
     Args:
         trained, tested: the settings of the training run and of the evaluation.

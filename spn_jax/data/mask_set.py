@@ -1,4 +1,6 @@
-"""The irregular mask set of Liu et al. (ECCV 2018) as it is handed out -> one zip that the trainer reads."""
+"""The irregular mask set of Liu et al. (ECCV 2018) as it is handed out -> one zip that the trainer
+reads.
+"""
 
 import io
 import zipfile
@@ -18,12 +20,15 @@ from spn_jax.runtime.files import write_atomically
 from spn_jax.runtime.progress import Progress
 
 NAME = "irregular_masks.zip"
-TOLERANCE = 0.01  # of the share of the hole, beyond its tenth: files were made at another size than they are published in
+# of the share of the hole, beyond its tenth: files were made at another size than they are
+# published in
+TOLERANCE = 0.01
 SHOWN = 5
 
 
 def prepare_masks(sources: Sequence[Source], output: Path, threads: int, invert: bool, per_tenth: int = MASKS_PER_TENTH) -> None:
-    """Writes OUTPUT/irregular_masks.zip with one 1-bit PNG a mask, white = hole, in the published order and size.
+    """Writes OUTPUT/irregular_masks.zip with one 1-bit PNG a mask, white = hole, in the published
+    order and size.
 
     Args:
         sources: with the files 00000.png ... 11999.png somewhere inside.
@@ -33,7 +38,8 @@ def prepare_masks(sources: Sequence[Source], output: Path, threads: int, invert:
         per_tenth: masks in each of the six tenths of hole share, 2,000 in the published set.
 
     Raises:
-        InputError: masks are missing, broken or not in the tenth that their number says; nothing is written then.
+        InputError: masks are missing, broken or not in the tenth that their number says; nothing is
+            written then.
     """
     found = files(sources, r"(\d{5})\.png", lambda match: f"{match[1]}.png")
     names = [f"{number:05d}.png" for number in range(TENTHS * per_tenth)]
@@ -53,13 +59,16 @@ def prepare_masks(sources: Sequence[Source], output: Path, threads: int, invert:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as entries:
         for name, content in zip(names, contents, strict=True):
-            entries.writestr(zipfile.ZipInfo(name), content)  # without the time: equal masks make equal files
+            # without the time: equal masks make equal files
+            entries.writestr(zipfile.ZipInfo(name), content)
     write_atomically(output / NAME, archive.getvalue())
     print(f"{output / NAME} is complete: {len(names):,} masks, white is the hole", flush=True)
 
 
 def one_bit(mask: Photo, invert: bool) -> tuple[bytes, float]:
-    """A mask as a 1-bit PNG with white holes, and the share of the hole. InputError for a picture of more than two values."""
+    """A mask as a 1-bit PNG with white holes, and the share of the hole. InputError for a picture
+    of more than two values.
+    """
     image = decode_image(io.BytesIO(mask.source.read(mask.path)), f"mask {mask.path}")
     grey = np.asarray(image.convert("L"))
     between = (grey > 25) & (grey < 230)

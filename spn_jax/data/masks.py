@@ -1,4 +1,6 @@
-"""Masks, 1 = hole, from a folder, a .flist, a zip, or drawn as random strokes; and the hole-share bins results are reported by."""
+"""Masks, 1 = hole, from a folder, a .flist, a zip, or drawn as random strokes; and the hole-share
+bins results are reported by.
+"""
 
 import io
 import threading
@@ -26,10 +28,14 @@ from spn_jax.data.images import (
 )
 from spn_jax.errors import InputError
 
-TENTHS = 6  # of hole share in the paper's set of irregular masks: (0, 10 %], ..., (50, 60 %]; the drawn set is laid out alike
+# of hole share in the paper's set of irregular masks: (0, 10 %], ..., (50, 60 %]; the drawn set is
+# laid out alike
+TENTHS = 6
 MASKS_PER_TENTH = 2000  # in either set, whose order is that of the tenths
-TEST_STROKES = 1 << 32  # added to the seed of drawn test masks, so that no run is evaluated on the masks it was trained on
-Fit = Literal["squeeze", "center", "refuse"]  # what happens to a mask that is not square: squeezed, cut about its centre, or an error
+# added to the seed of drawn test masks, so that no run is evaluated on the masks it was trained on
+TEST_STROKES = 1 << 32
+# what happens to a mask that is not square: squeezed, cut about its centre, or an error
+Fit = Literal["squeeze", "center", "refuse"]
 
 
 class MaskSource(ABC):
@@ -45,26 +51,33 @@ class MaskSource(ABC):
     def load(self, i: int) -> np.ndarray:
         """Mask `i` as uint8 (size, size, 1), 1 = hole.
 
-        A file always has a hole, at its own size; one thinner than the step between the pixels that a smaller `size` keeps can
-        be gone from the result, which then is all zeros. Training learns the known pixels from it, evaluations count it as 0 %.
+        A file always has a hole, at its own size; one thinner than the step between the pixels that
+        a smaller `size` keeps can be gone from the result, which then is all zeros. Training learns
+        the known pixels from it, evaluations count it as 0 %.
 
         Raises:
-            InputError: the file cannot be read, has no hole (or none in the square that is cut from it), or is not square where
-                masks have to be.
+            InputError: the file cannot be read, has no hole (or none in the square that is cut from
+                it), or is not square where masks have to be.
         """
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over the name and the size in bytes of every mask, in order; of drawn masks over their names."""
+        """SHA-256, in hex, over the name and the size in bytes of every mask, in order; of drawn
+        masks over their names.
+        """
 
     def state(self) -> str | None:
-        """SHA-256, in hex, that changes with the files and with how they are read; None where there is no file that could be broken."""
+        """SHA-256, in hex, that changes with the files and with how they are read; None where there
+        is no file that could be broken.
+        """
         return None
 
     def tenths(self, indices: np.ndarray) -> np.ndarray | None:
-        """The tenth of hole share, 0 for (0, 10 %], that each mask belongs to by its number; None in sets where it has to be measured.
+        """The tenth of hole share, 0 for (0, 10 %], that each mask belongs to by its number; None
+        in sets where it has to be measured.
 
-        Resizing changes the share: at 256 pixels 51 of the paper's masks leave their tenth, by under 0.002.
+        Resizing changes the share: at 256 pixels 51 of the paper's masks leave their tenth, by
+        under 0.002.
         """
         return indices // MASKS_PER_TENTH if self.ordered else None
 
@@ -120,7 +133,8 @@ class MaskZip(MaskSource):
 
 
 class DrawnMasks(MaskSource):
-    """12,000 masks, drawn when asked for; six tenths of hole share, 2,000 each, in the order of the paper's set.
+    """12,000 masks, drawn when asked for; six tenths of hole share, 2,000 each, in the order of the
+    paper's set.
 
     kind: one of DRAWN: brush strokes, shapes of objects, or both in turn.
     """
@@ -139,10 +153,12 @@ class DrawnMasks(MaskSource):
 
 
 def open_masks(spec: str, size: int, invert: bool, seed: int, setting: str, fit: Fit = "refuse") -> MaskSource:
-    """Opens the masks at `spec`: a folder, a .flist, a .zip, or a word of DRAWN for drawn ones (of `seed`, which nothing else uses).
+    """Opens the masks at `spec`: a folder, a .flist, a .zip, or a word of DRAWN for drawn ones (of
+    `seed`, which nothing else uses).
 
-    Masks come at (size, size). `invert`: in the files black is the hole (drawn masks are as they are). `fit`: what happens to a
-    file that is not square, as `mask_fit` says. `setting` is the config key that `spec` came from, for error texts.
+    Masks come at (size, size). `invert`: in the files black is the hole (drawn masks are as they
+    are). `fit`: what happens to a file that is not square, as `mask_fit` says. `setting` is the
+    config key that `spec` came from, for error texts.
 
     Raises:
         InputError: nothing there, a folder or archive without masks, a list with missing entries.
@@ -168,16 +184,20 @@ def open_train_masks(config: Config) -> MaskSource:
 
 
 def open_test_masks(config: Config) -> MaskSource:
-    """The masks of evaluations, at P; drawn ones are others than those of training. InputError as `open_masks`."""
+    """The masks of evaluations, at P; drawn ones are others than those of training. InputError as
+    `open_masks`.
+    """
     data = config.data
     seed = data.seed + TEST_STROKES
     return open_masks(data.test_masks, data.image_size, data.invert_masks, seed, "data.test_masks", mask_fit(data))
 
 
 def mask_fit(data: DataConfig) -> Fit:
-    """How a mask that is not square becomes so. By default as the photos do: cut about the centre where these are cut, else squeezed.
+    """How a mask that is not square becomes so. By default as the photos do: cut about the centre
+    where these are cut, else squeezed.
 
-    Crops of random side and place are drawn for photos alone; masks are cut about their centre then.
+    Crops of random side and place are drawn for photos alone; masks are cut about their centre
+    then.
     """
     if data.mask_fit == "as_photos":
         return "squeeze" if data.crop == "none" else "center"
@@ -202,7 +222,8 @@ def _is_paper_set(names: Sequence[str]) -> bool:
 
 
 def read_hole(file: Path | io.BytesIO, invert: bool, what: str) -> np.ndarray:
-    """Where a mask file has its hole, (h, w) bool: the white, or with `invert` the black half of its range; never what is transparent.
+    """Where a mask file has its hole, (h, w) bool: the white, or with `invert` the black half of
+    its range; never what is transparent.
 
     Raises:
         InputError: it cannot be read as an image; `what` names it.
@@ -248,20 +269,23 @@ def _why_no_hole(image: Image.Image, invert: bool) -> str:
         ("black", f"darkest has {values.min()}", "false") if invert else ("white", f"brightest has {values.max()}", "true")
     )
     text = f"no pixel is {colour}, the {extreme} of {full}; "
-    if not invert and full > 1 and 0 < values.max() <= full // 255:  # 0 and 1 as numbers of classes, or 8 bits in a file of 16
+    # 0 and 1 as numbers of classes, or 8 bits in a file of 16
+    if not invert and full > 1 and 0 < values.max() <= full // 255:
         return text + f"if {values.max()} marks the hole, save the masks with {full} in its place"
     return text + f"take it out of the set, or set data.invert_masks={other} if holes have the other colour"
 
 
 def _is_white(image: Image.Image, background: int) -> np.ndarray:
-    """(h, w) bool: at or above half of the file's range. Transparent parts count as `background`."""
+    """(h, w) bool: at or above half of the file's range. Transparent parts count as
+    `background`.
+    """
     values, white, _ = levels_of(image, background)
     return values >= white
 
 
 def levels_of(image: Image.Image, background: int) -> tuple[np.ndarray, float, float]:
-    """The brightness (h, w) of a picture, transparent parts as `background` (0..255); the least value that is white, half of the
-    range; and the largest value of the range."""
+    """The brightness (h, w) of a picture, transparent parts as `background` (0..255); the least
+    value that is white, half of the range; and the largest value of the range."""
     if image.mode.startswith("I"):
         return np.asarray(image), 32768, 65535  # 16-bit grey
     if image.mode == "F":
@@ -272,17 +296,20 @@ def levels_of(image: Image.Image, background: int) -> tuple[np.ndarray, float, f
 
 
 def draw_strokes(i: int, size: int, seed: int) -> np.ndarray:
-    """Mask `i` of the drawn set of `seed`: uint8 (size, size, 1), 1 = hole, its share of holes in tenth i // 2,000.
+    """Mask `i` of the drawn set of `seed`: uint8 (size, size, 1), 1 = hole, its share of holes in
+    tenth i // 2,000.
 
-    Curved strokes of varying width are drawn piece by piece until the share reaches a value drawn from the tenth. A piece that
-    would leave the tenth at its top is taken back, and the mask is done if it is in the tenth without it, as it nearly always is.
+    Curved strokes of varying width are drawn piece by piece until the share reaches a value drawn
+    from the tenth. A piece that would leave the tenth at its top is taken back, and the mask is
+    done if it is in the tenth without it, as it nearly always is.
     """
     random = np.random.default_rng([seed, i])
     tenth = i // MASKS_PER_TENTH
     below, full = tenth * size * size // 10, (tenth + 1) * size * size // 10
     wanted = full - random.uniform(0, 0.99) * (full - below)
     share = wanted / size**2
-    brush = random.uniform(0.02 + 0.03 * share, 0.05 + 0.06 * share) * size  # wider in masks with more holes, as in the paper's set
+    # wider in masks with more holes, as in the paper's set
+    brush = random.uniform(0.02 + 0.03 * share, 0.05 + 0.06 * share) * size
     mask = np.zeros((size, size), np.uint8)
     count = 0
     while count < wanted:
@@ -302,7 +329,9 @@ def draw_strokes(i: int, size: int, seed: int) -> np.ndarray:
 
 
 def _stroke(random: np.random.Generator, size: int, brush: float) -> list[tuple[tuple[int, int], tuple[int, int], int]]:
-    """Pieces (start, end, width) of one stroke: its direction drifts, its width swells and shrinks, `brush` is its mean width in pixels."""
+    """Pieces (start, end, width) of one stroke: its direction drifts, its width swells and shrinks,
+    `brush` is its mean width in pixels.
+    """
     pieces = int(random.integers(2, 24))
     bend = random.normal(0, 0.12) + random.normal(0, 0.35, pieces)
     direction = random.uniform(0, 2 * np.pi) + np.cumsum(bend)
@@ -315,11 +344,13 @@ def _stroke(random: np.random.Generator, size: int, brush: float) -> list[tuple[
 
 
 def draw_objects(i: int, size: int, seed: int) -> np.ndarray:
-    """Mask `i` of the set of object shapes of `seed`: uint8 (size, size, 1), 1 = hole, its share of holes in tenth i // 2,000.
+    """Mask `i` of the set of object shapes of `seed`: uint8 (size, size, 1), 1 = hole, its share of
+    holes in tenth i // 2,000.
 
-    One to three rounded shapes, stretched and turned at random, which may reach beyond the border. A pixel's distance from the
-    middle of a shape is measured in that shape's radius in its direction; the hole is the pixels with the least distances, as many
-    as a share drawn from the tenth has.
+    One to three rounded shapes, stretched and turned at random, which may reach beyond the border.
+    A pixel's distance from the middle of a shape is measured in that shape's radius in its
+    direction; the hole is the pixels with the least distances, as many as a share drawn from the
+    tenth has.
     """
     random = np.random.default_rng([seed, i, 1])
     tenth = i // MASKS_PER_TENTH

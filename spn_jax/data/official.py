@@ -1,6 +1,8 @@
-"""The layouts in which the paper's data sets are published, and which of their photos are for training and which for the test.
+"""The layouts in which the paper's data sets are published, and which of their photos are for
+training and which for the test.
 
-Counts are the publishers'. A set that is short of photos is refused unless the caller says that incomplete is fine.
+Counts are the publishers'. A set that is short of photos is refused unless the caller says that
+incomplete is fine.
 """
 
 import dataclasses
@@ -53,7 +55,9 @@ class DataSet:
 
 
 def files(sources: Sequence[Source], pattern: str, name: Callable[[re.Match[str]], str]) -> dict[str, Photo]:
-    """{name: photo} of all files whose path matches `pattern` at its end. InputError if two have the same name."""
+    """{name: photo} of all files whose path matches `pattern` at its end. InputError if two have
+    the same name.
+    """
     expression = re.compile(rf"(?:^|/){pattern}$", re.IGNORECASE)
     found: dict[str, Photo] = {}
     for source in sources:
@@ -81,7 +85,9 @@ def text_lines(sources: Sequence[Source], name: str, advice: str) -> list[str]:
 
 
 def take(wanted: Iterable[str], found: Mapping[str, Photo], what: str, options: Options, notes: list[str]) -> list[Photo]:
-    """The photos of these names. InputError that names those missing, or a note where incomplete is allowed."""
+    """The photos of these names. InputError that names those missing, or a note where incomplete is
+    allowed.
+    """
     wanted = list(wanted)
     if missing := [name for name in wanted if name not in found]:
         shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
@@ -90,7 +96,9 @@ def take(wanted: Iterable[str], found: Mapping[str, Photo], what: str, options: 
 
 
 def require_count(number: int, key: str, what: str, options: Options, notes: list[str]) -> None:
-    """InputError unless there are as many as `options.counts` says, or a note where incomplete is allowed."""
+    """InputError unless there are as many as `options.counts` says, or a note where incomplete is
+    allowed.
+    """
     if number != options.counts[key]:
         _incomplete(f"there are {number:,} {what} instead of {options.counts[key]:,}", options, notes)
 
@@ -102,7 +110,9 @@ def _incomplete(text: str, options: Options, notes: list[str]) -> None:
 
 
 def select_celeba(sources: Sequence[Source], options: Options) -> Selection:
-    """Partition 0 for training, the first 12,000 of partition 2 for the test, by list_eval_partition.txt."""
+    """Partition 0 for training, the first 12,000 of partition 2 for the test, by
+    list_eval_partition.txt.
+    """
     lines = text_lines(sources, "list_eval_partition.txt", "pass it with another --source; CelebA's page has it beside the photos")
     parts: dict[str, list[str]] = {"0": [], "1": [], "2": []}
     for line in lines:
@@ -137,7 +147,9 @@ def select_celebahq(sources: Sequence[Source], options: Options) -> Selection:
 
 
 def select_places2(sources: Sequence[Source], options: Options) -> Selection:
-    """Places365-Standard: its training list (or all training photos), and the first 12,000 of the validation set."""
+    """Places365-Standard: its training list (or all training photos), and the first 12,000 of the
+    validation set.
+    """
     notes: list[str] = []
     found = files(sources, r"data_(?:256|large)(?:_standard)?/(.+\.jpg)", lambda match: match[1])
     try:
@@ -165,9 +177,11 @@ def select_paris(sources: Sequence[Source], options: Options) -> Selection:
 
 
 def select_folder(sources: Sequence[Source], options: Options) -> Selection:
-    """Any photos: those in `train` and `test` folders, or a share held out that the hashes of the names choose.
+    """Any photos: those in `train` and `test` folders, or a share held out that the hashes of the
+    names choose.
 
-    A photo's hash does not depend on the others: where photos come along, few of the old ones change sides.
+    A photo's hash does not depend on the others: where photos come along, few of the old ones
+    change sides.
     """
     suffixes = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
     found = files(sources, rf"((?!\.)[^/]*(?:{suffixes}))", lambda match: match.string.lstrip("/"))
@@ -189,7 +203,9 @@ def select_folder(sources: Sequence[Source], options: Options) -> Selection:
 
 
 def _inside(found: Mapping[str, Photo], folder: str) -> list[Photo]:
-    """The photos below the outermost folder of this name, called by their path in it; where several are called so, by theirs as well."""
+    """The photos below the outermost folder of this name, called by their path in it; where several
+    are called so, by theirs as well.
+    """
     inside = {name: name.split("/").index(folder) for name in found if folder in name.split("/")[:-1]}
     outside = {name: name.split("/")[:at] for name, at in inside.items()}
     several = len({tuple(folders) for folders in outside.values()}) > 1
@@ -200,7 +216,9 @@ def _inside(found: Mapping[str, Photo], folder: str) -> list[Photo]:
 
 
 def select_tfds(train: Source, test: Source | None, options: Options) -> Selection:
-    """The splits train and test of a tensorflow-datasets data set; without a test split some of the former are held out."""
+    """The splits train and test of a tensorflow-datasets data set; without a test split some of the
+    former are held out.
+    """
     photos = [Photo(name, train, name) for name in train.names]
     note = "tensorflow-datasets keeps no file names, so the paper's test photos cannot be picked by name"
     if test is not None and options.test is None:

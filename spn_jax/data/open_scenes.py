@@ -1,11 +1,13 @@
-"""Photos whose licence lets anybody train on them and give the weights away, split by scene, with the licence of every one.
+"""Photos whose licence lets anybody train on them and give the weights away, split by scene, with
+the licence of every one.
 
-The photos lie in free packages: in Debian's `endless-sky-high-dpi` (backgrounds of a game, whose copyright file tells the licence
-of each) and in scikit-image. Public domain and CC0 are taken, other licences on request. Beside the shards stand
+The photos lie in free packages: in Debian's `endless-sky-high-dpi` (backgrounds of a game, whose
+copyright file tells the licence of each) and in scikit-image. Public domain and CC0 are taken,
+other licences on request. Beside the shards stand
 
-    DIR/licences.tsv      split, name, scene, licence, copyright holder, what is said about it, SHA-256 of each photo
-    DIR/ATTRIBUTION.md    the same for people, by licence and holder
-    DIR/test_crops/       squares of the held-out photos, the test list of training on random crops
+    DIR/licences.tsv split, name, scene, licence, copyright holder, what is said about it, SHA-256
+    of each photo DIR/ATTRIBUTION.md the same for people, by licence and holder DIR/test_crops/
+    squares of the held-out photos, the test list of training on random crops
 """
 
 import dataclasses
@@ -40,7 +42,8 @@ COPYRIGHT = re.compile(r"(?:^|/)doc/([^/]+)/copyright$")
 HELD_OUT = 8  # one photo in so many
 FEWEST_SCENES = 4  # a kind of scenes with fewer has no share of its own in the test photos
 THUMBNAIL = 16  # pixels
-# Correlation of two thumbnails and overlap of two histograms. Other places reach 0.96, as sky over ground looks alike everywhere.
+# Correlation of two thumbnails and overlap of two histograms. Other places reach 0.96, as sky over
+# ground looks alike everywhere.
 SAME_STRUCTURE, SAME_COLOURS = 0.975, 0.5
 
 
@@ -137,13 +140,16 @@ def prepare_open_scenes(sources: Sequence[str], licences: Sequence[str], output:
     """Writes the data set; started again after any interruption it goes on.
 
     Args:
-        sources: paths of Debian packages or of folders that they were unpacked to, or `scikit-image`.
-        licences: names of licences to accept beside the public domain and CC0, such as cc-by-sa or CC-BY-SA-4.0.
+        sources: paths of Debian packages or of folders that they were unpacked to, or
+            `scikit-image`.
+        licences: names of licences to accept beside the public domain and CC0, such as cc-by-sa or
+            CC-BY-SA-4.0.
         output: folder to fill.
         threads: see `prepare`.
 
     Raises:
-        InputError: a source is not known or says nothing about licences, no photo is left, and as `prepare`.
+        InputError: a source is not known or says nothing about licences, no photo is left, and as
+            `prepare`.
     """
     found = [photo for source in sources for photo in (scikit_photos() if source == SCIKIT_IMAGE else package_photos(source))]
     if twice := [name for name, count in Counter(photo.photo.name for photo in found).items() if count > 1]:
@@ -176,7 +182,9 @@ def prepare_open_scenes(sources: Sequence[str], licences: Sequence[str], output:
 
 
 def package_photos(source: str) -> list[OpenPhoto]:
-    """The photos of a Debian package, or of the folder it was unpacked to. InputError if it does not tell their licences."""
+    """The photos of a Debian package, or of the folder it was unpacked to. InputError if it does
+    not tell their licences.
+    """
     path = Path(source).expanduser()
     files: Source
     if path.is_file() and path.suffix == ".deb":
@@ -203,12 +211,15 @@ def package_photos(source: str) -> list[OpenPhoto]:
 
 
 def package_photo(files: Source, package: str, path: str, place: str, paragraphs: Sequence[Paragraph]) -> OpenPhoto:
-    """A photo with its licence: that of the last matching paragraph, or else all that the copyright file names for it and are not free."""
+    """A photo with its licence: that of the last matching paragraph, or else all that the copyright
+    file names for it and are not free.
+    """
     file = PurePosixPath(place)
     holding = about(paragraphs, place) or [Paragraph((), UNKNOWN, UNKNOWN, "")]
     strict = {paragraph.licence: paragraph for paragraph in holding if not is_accepted(paragraph.licence, FREE)}
     told = list(strict.values()) or holding[:1]
-    licence = " and ".join(paragraph.licence for paragraph in told)  # accepted by no other name than this where there are several
+    # accepted by no other name than this where there are several
+    licence = " and ".join(paragraph.licence for paragraph in told)
     holder = "; ".join(paragraph.copyright for paragraph in told)
     statement = " ".join(paragraph.statement for paragraph in told if paragraph.statement)
     kind = re.sub(r"[\d@].*", "", file.stem) or file.stem
@@ -217,7 +228,9 @@ def package_photo(files: Source, package: str, path: str, place: str, paragraphs
 
 
 def scikit_photos() -> list[OpenPhoto]:
-    """The photos of scikit-image that are CC0 or in the public domain. InputError if it is not installed or has other files."""
+    """The photos of scikit-image that are CC0 or in the public domain. InputError if it is not
+    installed or has other files.
+    """
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
         raise InputError("--source scikit-image needs the package, which is not installed; run: pip install scikit-image")
@@ -234,12 +247,16 @@ def scikit_photos() -> list[OpenPhoto]:
 
 
 def family(licence: str) -> str:
-    """A licence without its version, in small letters: CC-BY-SA-4.0 is one of cc-by-sa, GPL-3+ one of gpl."""
+    """A licence without its version, in small letters: CC-BY-SA-4.0 is one of cc-by-sa, GPL-3+ one
+    of gpl.
+    """
     return re.sub(r"-v?\d[\d.]*\+?$", "", licence.lower())
 
 
 def is_accepted(licence: str, accepted: Iterable[str]) -> bool:
-    """Whether a licence, or its family, is among those accepted, which are in small letters. An unknown one never is."""
+    """Whether a licence, or its family, is among those accepted, which are in small letters. An
+    unknown one never is.
+    """
     return licence != UNKNOWN and (licence.lower() in accepted or family(licence) in accepted)
 
 
@@ -256,12 +273,16 @@ def counts(names: Iterable[str]) -> str:
 
 
 def scene_key(name: str) -> str:
-    """A photo's name without its suffix and without `@2x`, the mark of a picture at twice the size."""
+    """A photo's name without its suffix and without `@2x`, the mark of a picture at twice
+    the size.
+    """
     return re.sub(r"@\dx$", "", str(PurePosixPath(name).with_suffix("")))
 
 
 def read_listed() -> Listed:
-    """open_scenes.tsv: photo, scene, remark; the scene `-` leaves a photo out, the scene `!name` is always held out."""
+    """open_scenes.tsv: photo, scene, remark; the scene `-` leaves a photo out, the scene `!name` is
+    always held out.
+    """
     text = importlib.resources.files("spn_jax.data").joinpath("open_scenes.tsv").read_text(encoding="utf-8")
     lines = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
     return Listed(
@@ -272,7 +293,8 @@ def read_listed() -> Listed:
 
 
 def group_scenes(photos: Sequence[OpenPhoto], listed: Listed) -> dict[str, str]:
-    """{photo's key: its scene}: photos of one place by the list, photos of one file name in several sizes, and near-duplicates.
+    """{photo's key: its scene}: photos of one place by the list, photos of one file name in several
+    sizes, and near-duplicates.
 
     A scene is called as in the list, or else by its first photo.
     """
@@ -284,7 +306,9 @@ def group_scenes(photos: Sequence[OpenPhoto], listed: Listed) -> dict[str, str]:
 
 
 def near_duplicates(photos: Sequence[OpenPhoto]) -> list[tuple[str, str]]:
-    """Pairs of photos, by their keys, that look the same at 16 x 16 pixels, or one like the other in a mirror."""
+    """Pairs of photos, by their keys, that look the same at 16 x 16 pixels, or one like the other
+    in a mirror.
+    """
     looks = {photo.key: look for photo in photos if (look := appearance(photo.photo)) is not None}
     keys = list(looks)
     if not keys:
@@ -302,7 +326,8 @@ def near_duplicates(photos: Sequence[OpenPhoto]) -> list[tuple[str, str]]:
 
 
 def appearance(photo: Photo) -> tuple[np.ndarray, np.ndarray] | None:
-    """Grey thumbnail, float (16, 16), with mean 0 and variance 1, and histogram of the colours, float (64,), with sum 1.
+    """Grey thumbnail, float (16, 16), with mean 0 and variance 1, and histogram of the colours,
+    float (64,), with sum 1.
 
     None for a broken photo, which is reported when it is copied.
     """
@@ -318,7 +343,9 @@ def appearance(photo: Photo) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def choose_test(photos: Sequence[OpenPhoto], scenes: Mapping[str, str], always: Iterable[str]) -> set[str]:
-    """The scenes to hold out, about one photo in eight: of every kind one after the other, chosen by the hashes of their names."""
+    """The scenes to hold out, about one photo in eight: of every kind one after the other, chosen
+    by the hashes of their names.
+    """
     sizes = Counter(scenes.values())
     kinds: dict[str, str] = {}
     for photo in photos:  # a scene is of the kind of its first photo
@@ -353,7 +380,9 @@ def licence_texts(halves: Mapping[str, Sequence[OpenPhoto]], scenes: Mapping[str
 
 
 def attribution(photos: Sequence[OpenPhoto]) -> str:
-    """The attribution list, in Markdown: for every licence, holder and statement the photos that it holds for."""
+    """The attribution list, in Markdown: for every licence, holder and statement the photos that it
+    holds for.
+    """
     lines = [
         "# Where the photos come from, and under which licence",
         "",

@@ -1,7 +1,9 @@
-"""Batches for training and evaluation. What is in a batch depends on the seed and the step alone, so any step can be the first.
+"""Batches for training and evaluation. What is in a batch depends on the seed and the step alone,
+so any step can be the first.
 
-Grain reads ahead with threads. Every random choice is a function of (seed, step, row), the order of the photos one of
-(seed, epoch): neither the number of threads, nor of processes, nor where a run started can change them.
+Grain reads ahead with threads. Every random choice is a function of (seed, step, row), the order of
+the photos one of (seed, epoch): neither the number of threads, nor of processes, nor where a run
+started can change them.
 """
 
 import dataclasses
@@ -17,7 +19,8 @@ from spn_jax.data.masks import MaskSource
 from spn_jax.errors import InputError, counted, find_input_error
 
 Batch = dict[str, Any]
-Completer = Callable[[int, np.ndarray, np.ndarray], np.ndarray]  # photo's number, photo (h, w, 3), mask (h, w, 1) -> completed (h, w, 3)
+# photo's number, photo (h, w, 3), mask (h, w, 1) -> completed (h, w, 3)
+Completer = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 _ORDER, _CHOICES = 0, 1  # keep the two kinds of random numbers apart
 
 
@@ -54,16 +57,18 @@ def training_batches(
     process_count: int = 1,
     with_2x: bool = False,
 ) -> Iterator[Batch]:
-    """Host batches of steps start_step, ..., steps - 1, where b = train.batch_size / process_count is this process's part.
+    """Host batches of steps start_step, ..., steps - 1, where b = train.batch_size / process_count
+    is this process's part.
 
-    Yields "image" uint8 (b, P, P, 3), "mask" uint8 (b, P, P, 1) of zeros and ones, "targets" {level: (b, h, w, c)} of
-    model.prior_levels in the cache's type if there is a cache (from an 8-bit one {"codes", "low", "step"} a level), and
-    "image_2x" uint8 (b, 2P, 2P, 3), the teacher's view, if `with_2x`. An epoch visits every photo at most once (the last, partial
-    batch is left out); the next one has another order.
+    Yields "image" uint8 (b, P, P, 3), "mask" uint8 (b, P, P, 1) of zeros and ones, "targets"
+    {level: (b, h, w, c)} of model.prior_levels in the cache's type if there is a cache (from an
+    8-bit one {"codes", "low", "step"} a level), and "image_2x" uint8 (b, 2P, 2P, 3), the teacher's
+    view, if `with_2x`. An epoch visits every photo at most once (the last, partial batch is left
+    out); the next one has another order.
 
     Raises:
-        InputError: at once, if the batch does not divide over the processes or is larger than the set of photos; on the way,
-            if a file cannot be read.
+        InputError: at once, if the batch does not divide over the processes or is larger than the
+            set of photos; on the way, if a file cannot be read.
     """
     local = _rows_of_process(config.train.batch_size, process_count, "train.batch_size")
     rows = _TrainingRows(config, photos, masks, cache, steps_per_epoch(config, photos), with_2x)
@@ -88,18 +93,20 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Host batches over all photos, or the first `limit`, each with mask number pairs[photo], in order and never mirrored.
+    """Host batches over all photos, or the first `limit`, each with mask number pairs[photo], in
+    order and never mirrored.
 
-    Yields "image" uint8 (b, P, P, 3), "mask" uint8 (b, P, P, 1), "index" int32 (b,), the photo's number, and "valid" bool (b,):
-    the last batch is filled up with copies of the last photo, which are not valid. b = batch_size / process_count.
-    Where there are completers, "completed" has what each makes of the photos, by name, uint8 (b, P, P, 3): the reader threads call them.
+    Yields "image" uint8 (b, P, P, 3), "mask" uint8 (b, P, P, 1), "index" int32 (b,), the photo's
+    number, and "valid" bool (b,): the last batch is filled up with copies of the last photo, which
+    are not valid. b = batch_size / process_count. Where there are completers, "completed" has what
+    each makes of the photos, by name, uint8 (b, P, P, 3): the reader threads call them.
 
     Args:
         start: the first photo; those before it are left out.
 
     Raises:
-        InputError: at once, if `pairs` does not fit the photos and masks, or batch_size the processes; on the way, if a
-            file cannot be read.
+        InputError: at once, if `pairs` does not fit the photos and masks, or batch_size the
+            processes; on the way, if a file cannot be read.
     """
     _check_pairs(pairs, photos, masks)
     local = _rows_of_process(batch_size, process_count, "eval.batch_size")
@@ -164,7 +171,8 @@ class _TrainingRows:
 
     def _photo_and_features(self, cache: FeatureCache, i: int, flipped: bool) -> Batch:
         file = self.photos.read(i)
-        photo = self.photos.decode(i, file)  # first: that a photo is broken says more than that it has changed
+        # first: that a photo is broken says more than that it has changed
+        photo = self.photos.decode(i, file)
         # Never a mirrored map: the teacher sees a mirrored photo differently.
         features = cache.features(i, flipped, checksum=checksum(file), name=self.photos.names[i])
         targets = {level: features[level] for level in self.config.model.prior_levels}
@@ -178,8 +186,9 @@ RUNS = 16  # of neighbouring photos in a shuffle window
 def epoch_order(seed: int, epoch: int, photos: int, window: int | None) -> np.ndarray:
     """The photos in the order of an epoch: a permutation of all.
 
-    With a window: runs of neighbouring photos, drawn in random order, of which as many as fill a window are shuffled together.
-    Neighbours lie in the same files, so that a disk reads long stretches and its cache holds a window, not the whole set.
+    With a window: runs of neighbouring photos, drawn in random order, of which as many as fill a
+    window are shuffled together. Neighbours lie in the same files, so that a disk reads long
+    stretches and its cache holds a window, not the whole set.
     """
     random = np.random.default_rng([seed, _ORDER, epoch])
     if window is None or window >= photos:
@@ -208,17 +217,21 @@ def _at_p(config: Config, photo: np.ndarray) -> np.ndarray:
 
 def _read_ahead(config: Config, row: Callable[[int], Batch], rows: int, start: int, stop: int) -> Iterator[Batch]:
     """Batches start, ..., stop - 1 of `rows` rows each, read ahead by threads."""
-    import grain  # here: its import takes a second that steps_per_epoch and the types should not cost
+    # here: its import takes a second that steps_per_epoch and the types should not cost
+    import grain
 
     prefetch = config.data.prefetch
-    # No more threads than batches read ahead: each works on one batch, and Grain warns about idle ones.
+    # No more threads than batches read ahead: each works on one batch, and Grain warns about idle
+    # ones.
     options = grain.ReadOptions(num_threads=min(config.data.threads, prefetch), prefetch_buffer_size=prefetch)
     batches = grain.MapDataset.range(stop * rows).map(row).batch(rows, batch_fn=_stack)
     return _surface(iter(batches[start:stop].to_iter_dataset(options)))
 
 
 def _surface(batches: Any) -> Iterator[Batch]:
-    """Passes batches on; an InputError comes out bare, whatever wrapped it, and the reader threads end with the iterator."""
+    """Passes batches on; an InputError comes out bare, whatever wrapped it, and the reader threads
+    end with the iterator.
+    """
     try:
         yield from batches
     except Exception as error:

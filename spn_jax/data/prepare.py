@@ -1,12 +1,12 @@
-"""Data sets as their publishers hand them out -> ArrayRecord shards with the lists of training and of test photos.
+"""Data sets as their publishers hand them out -> ArrayRecord shards with the lists of training and
+of test photos.
 
-    DIR/train/photos-00000-of-00016.array_record ...   the photos' encoded bytes, one a record
-    DIR/train/names.txt                                what they are called, in the order of the records
-    DIR/test/...                                       the same for the test photos
-    DIR/dataset.json                                   what was made of what, written last
+    DIR/train/photos-00000-of-00016.array_record ... the photos' encoded bytes, one a record
+    DIR/train/names.txt what they are called, in the order of the records DIR/test/... the same for
+    the test photos DIR/dataset.json what was made of what, written last
 
-Photos are copied bit for bit: the trainer brings them to its size, whatever that is, and a second JPEG compression would be part
-of every result.
+Photos are copied bit for bit: the trainer brings them to its size, whatever that is, and a second
+JPEG compression would be part of every result.
 """
 
 import dataclasses
@@ -33,7 +33,8 @@ WRITER_OPTIONS = "group_size:1,uncompressed"  # photos are compressed already
 SMALLEST_SHARD, LARGEST_SHARD = 100, 2000  # photos
 SHARDS = 16  # of a set between the two, so that several threads have something to do
 BROKEN_SHOWN = 20
-SIZES = "shard_sizes_sha256"  # entry of plan.json and dataset.json: of the sizes of each shard's photos
+# entry of plan.json and dataset.json: of the sizes of each shard's photos
+SIZES = "shard_sizes_sha256"
 
 
 def prepare(
@@ -44,7 +45,8 @@ def prepare(
     threads: int,
     beside: Callable[[], Mapping[str, str]] = dict,
 ) -> None:
-    """Writes the shards, the lists and dataset.json of a data set; started again after any interruption it goes on.
+    """Writes the shards, the lists and dataset.json of a data set; started again after any
+    interruption it goes on.
 
     Args:
         name: of the data set.
@@ -52,11 +54,12 @@ def prepare(
         sources: where they come from, for dataset.json.
         output: folder to fill.
         threads: that copy and check photos, a shard each.
-        beside: makes further texts to write into the folder, by file name, once all photos are known to be whole.
+        beside: makes further texts to write into the folder, by file name, once all photos are
+            known to be whole.
 
     Raises:
-        InputError: another preparation is at it or was made of something else, the disk is too small, photos are broken (all are
-            listed, and nothing is left out in silence).
+        InputError: another preparation is at it or was made of something else, the disk is too
+            small, photos are broken (all are listed, and nothing is left out in silence).
     """
     check_names([photo.name for photo in (*selection.train, *selection.test)])
     try:
@@ -118,7 +121,9 @@ class Split:
 
 
 def describe(name: str, sources: Sequence[str], selection: Selection, splits: Mapping[str, Split]) -> dict[str, object]:
-    """What is being prepared, for plan.json and dataset.json; a folder that says otherwise is not taken up."""
+    """What is being prepared, for plan.json and dataset.json; a folder that says otherwise is not
+    taken up.
+    """
     digests = {split: hashlib.sha256(parts.names().encode("utf-8", "surrogateescape")).hexdigest() for split, parts in splits.items()}
     return {
         "format": FORMAT,
@@ -132,12 +137,15 @@ def describe(name: str, sources: Sequence[str], selection: Selection, splits: Ma
 
 
 def sizes_sha256(photos: Sequence[Photo]) -> str:
-    """SHA-256 over the sizes of the photos' files, by which a source that has changed is noticed."""
+    """SHA-256 over the sizes of the photos' files, by which a source that has changed is
+    noticed.
+    """
     return hashlib.sha256(",".join(str(photo.source.size(photo.path)) for photo in photos).encode()).hexdigest()
 
 
 def take_up(output: Path, plan: Mapping[str, Any], splits: Mapping[str, Split]) -> None:
-    """Begins a folder or goes on with one: shards whose photos have changed in the source since are written again.
+    """Begins a folder or goes on with one: shards whose photos have changed in the source since are
+    written again.
 
     InputError if it holds something else, or is complete and the photos have changed.
     """
@@ -174,7 +182,9 @@ def remove_changed(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequen
 
 
 def write_splits(splits: Mapping[str, Split], output: Path, threads: int) -> None:
-    """Writes all shards and names that are not there. InputError if the disk is too small or photos are broken."""
+    """Writes all shards and names that are not there. InputError if the disk is too small or photos
+    are broken.
+    """
     work = [(parts, index) for parts in splits.values() for index in parts.unfinished()]
     photos = [photo for parts, index in work for photo in parts.part(index)]
     require_space(photos, output)
@@ -202,7 +212,9 @@ class BrokenPhotos(Exception):
 
 
 def write_shard(parts: Split, index: int, progress: Progress) -> list[str]:
-    """Copies a shard's photos, each decoded once to see that it is whole; returns what is broken, and then writes nothing."""
+    """Copies a shard's photos, each decoded once to see that it is whole; returns what is broken,
+    and then writes nothing.
+    """
     broken: list[str] = []
     try:
         with new_shard(parts.folder, parts.files()[index].name, WRITER_OPTIONS) as put:
@@ -230,7 +242,9 @@ def read_whole(photo: Photo, broken: list[str]) -> bytes | None:
 
 
 def require_space(photos: Sequence[Photo], output: Path) -> None:
-    """Prints the bytes that are needed and free, where the source tells sizes. InputError if there are too few."""
+    """Prints the bytes that are needed and free, where the source tells sizes. InputError if there
+    are too few.
+    """
     sizes = [photo.source.size(photo.path) for photo in photos]
     if not sizes or any(size is None for size in sizes):
         return

@@ -1,8 +1,10 @@
-"""ArrayRecord files that are whole or not there, in a folder that several processes may fill at once.
+"""ArrayRecord files that are whole or not there, in a folder that several processes may fill at
+once.
 
-A file is written under another name, beginning with `unfinished-`, and gets its own when it is complete and on the disk.
-While it is written its temporary file is locked, so that no two processes write the same one; what a killed process left behind is
-locked by nobody and is taken over. On file systems without locks every process has temporary files of its own and the last rename
+A file is written under another name, beginning with `unfinished-`, and gets its own when it is
+complete and on the disk. While it is written its temporary file is locked, so that no two processes
+write the same one; what a killed process left behind is locked by nobody and is taken over. On file
+systems without locks every process has temporary files of its own and the last rename
 wins: both wrote the same.
 """
 
@@ -30,7 +32,8 @@ class BeingWritten(Exception):
 def new_shard(folder: Path, name: str, options: str) -> Iterator[Callable[[bytes], None]]:
     """Context that yields `put(record)`; leaving it without an exception gives the file its name.
 
-    A file that is replaced keeps its mode. Where a link has the name, the file that it leads to is written.
+    A file that is replaced keeps its mode. Where a link has the name, the file that it leads to is
+    written.
 
     Args:
         options: of ArrayRecordWriter.
@@ -55,7 +58,8 @@ def new_shard(folder: Path, name: str, options: str) -> Iterator[Callable[[bytes
 
             yield put
             try:
-                writer.close()  # writing happens in the background: this is where a full disk is noticed
+                # writing happens in the background: this is where a full disk is noticed
+                writer.close()
                 finish_file(temporary, final)
             except (RuntimeError, OSError) as error:
                 raise write_failed(folder / name, error) from error
@@ -69,7 +73,9 @@ def new_shard(folder: Path, name: str, options: str) -> Iterator[Callable[[bytes
 
 @contextlib.contextmanager
 def _reserve(path: Path) -> Iterator[tuple[Path, Path]]:
-    """The locked temporary file for `path`, created if need be, and where it goes: to `path`, or to where a link there leads."""
+    """The locked temporary file for `path`, created if need be, and where it goes: to `path`, or to
+    where a link there leads.
+    """
     with contextlib.ExitStack() as stack:
         try:
             final = without_links(path)
@@ -87,9 +93,11 @@ def _reserve(path: Path) -> Iterator[tuple[Path, Path]]:
 
 @contextlib.contextmanager
 def locked_file(path: Path, create: bool) -> Iterator[bool | None]:
-    """Context that yields whether this process has the file to itself; None where the file system has no locks.
+    """Context that yields whether this process has the file to itself; None where the file system
+    has no locks.
 
-    False as well for a file that went while it was being locked, or that is not there and is not to be created.
+    False as well for a file that went while it was being locked, or that is not there and is not to
+    be created.
 
     Raises:
         OSError: it cannot be opened.
@@ -136,7 +144,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces a small file at once: a reader sees the old or the new one, never a part. Modes and links as of `new_shard`.
+    """Replaces a small file at once: a reader sees the old or the new one, never a part. Modes and
+    links as of `new_shard`.
 
     Raises:
         InputError: it cannot be written.
@@ -155,5 +164,7 @@ def write_failed(path: Path, error: Exception) -> InputError:
 
 
 def count_records(path: Path) -> int:
-    """Records in a file; 0 for one that is no ArrayRecord file, which is an empty one to its reader."""
+    """Records in a file; 0 for one that is no ArrayRecord file, which is an empty one to its
+    reader.
+    """
     return ArrayRecordReader(str(path), READER_OPTIONS).num_records()

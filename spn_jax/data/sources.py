@@ -1,4 +1,6 @@
-"""Where data sets come from: folders, .zip, .tar and tensorflow-datasets, as named bytes; nothing is ever unpacked to a path."""
+"""Where data sets come from: folders, .zip, .tar and tensorflow-datasets, as named bytes; nothing
+is ever unpacked to a path.
+"""
 
 import importlib
 import io
@@ -122,9 +124,11 @@ class Tar(Source):
 
 
 class Tfds(Source):
-    """The images of one split of a tensorflow-datasets data set prepared as ArrayRecord; read without TensorFlow.
+    """The images of one split of a tensorflow-datasets data set prepared as ArrayRecord; read
+    without TensorFlow.
 
-    Images are copied as they were encoded where the builder kept them so, and otherwise become PNG files, without loss.
+    Images are copied as they were encoded where the builder kept them so, and otherwise become PNG
+    files, without loss.
     """
 
     def __init__(self, name: str, split: str, folder: str | None):
@@ -179,7 +183,9 @@ def tfds_splits(name: str, folder: str | None) -> list[str]:
 
 
 def open_source(path: str) -> Source:
-    """A folder, an archive or a single file. InputError if it is not there or a compressed .tar, which cannot be read piece by piece."""
+    """A folder, an archive or a single file. InputError if it is not there or a compressed .tar,
+    which cannot be read piece by piece.
+    """
     location = Path(path).expanduser()
     if not location.exists():
         raise InputError(f"--source {path} does not exist; pass the folder or archive that the data set's page hands out")

@@ -1,4 +1,5 @@
-"""The feature cache, read: what the frozen teacher says about every training photo, as ArrayRecord shards and a manifest.
+"""The feature cache, read: what the frozen teacher says about every training photo, as ArrayRecord
+shards and a manifest.
 
 `teacher_export` writes it, the trainer reads it. A cache is one folder:
 
@@ -6,7 +7,8 @@
     features-00000-of-00012.array_record   the shards, in the order of the photos
     manifest.json                    the plan and every shard's record count and size, written last
 
-A shard gets its name only when it is complete and on the disk, so an interrupted export leaves nothing that reads as data.
+A shard gets its name only when it is complete and on the disk, so an interrupted export leaves
+nothing that reads as data.
 """
 
 import dataclasses
@@ -40,12 +42,16 @@ def preparation(config: Config) -> dict[str, str]:
 
 
 def orientations(config: Config) -> int:
-    """Records a photo needs: a mirrored photo has features of its own, since the teacher is not mirror-symmetric."""
+    """Records a photo needs: a mirrored photo has features of its own, since the teacher is not
+    mirror-symmetric.
+    """
     return 1 if config.data.flip == "none" else 2
 
 
 class TeacherCache:
-    """Random access to the features of a finished cache. Safe to use from many threads; can be pickled."""
+    """Random access to the features of a finished cache. Safe to use from many threads; can be
+    pickled.
+    """
 
     def __init__(self, folder: str, manifest: Manifest) -> None:
         """Use `TeacherCache.open`."""
@@ -59,7 +65,8 @@ class TeacherCache:
         """Opens the finished cache in `folder`; `config_file` only serves the error text.
 
         Raises:
-            InputError: no cache there, its manifest is damaged, or a shard is missing or has another size than the manifest says.
+            InputError: no cache there, its manifest is damaged, or a shard is missing or has
+                another size than the manifest says.
         """
         if not folder:
             raise InputError(f"teacher.cache is not set; choose a folder and fill it with {export_command('FOLDER', config_file)}")
@@ -92,19 +99,22 @@ class TeacherCache:
         return {level.level: level.channels for level in self.manifest.levels}
 
     def identity(self) -> str:
-        """SHA-256 of the manifest without the origin's name, a label: equal for equal features, wherever they and their weights lay."""
+        """SHA-256 of the manifest without the origin's name, a label: equal for equal features,
+        wherever they and their weights lay.
+        """
         return hashlib.sha256(dataclasses.replace(self.manifest, weights_origin="").to_json().encode()).hexdigest()
 
     def features(self, photo: int, flipped: bool, checksum: int | None = None, name: str = "") -> dict[int, Features]:
-        """{level: read-only (h, w, c) in the cache's dtype} of one photo; in 8 bits {"codes": (h, w, c), "low": (c,), "step": (c,)}.
+        """{level: read-only (h, w, c) in the cache's dtype} of one photo; in 8 bits {"codes": (h,
+        w, c), "low": (c,), "step": (c,)}.
 
         Args:
             checksum: of the photo's file as it is now; None: it is not looked at.
             name: the photo's, for the error text.
 
         Raises:
-            InputError: mirrored features asked of a cache without them, the shard is damaged, or the photo is not the one that
-                the features were computed from.
+            InputError: mirrored features asked of a cache without them, the shard is damaged, or
+                the photo is not the one that the features were computed from.
         """
         manifest = self.manifest
         if not 0 <= photo < manifest.photo_count:
@@ -148,7 +158,9 @@ class TeacherCache:
         return InputError(f"feature shard {path} is damaged ({reason}); delete it and run {export_command(self.folder)}")
 
     def check(self, config: Config, photos: Photos) -> None:
-        """Raises an InputError that lists every way in which the cache does not fit `config` and its training photos."""
+        """Raises an InputError that lists every way in which the cache does not fit `config` and
+        its training photos.
+        """
         manifest, lines = self.manifest, []
         wanted: dict[str, tuple[Any, Any]] = {
             "teacher.name": (manifest.teacher, config.teacher.name),
@@ -180,7 +192,9 @@ class TeacherCache:
 
 
 def damaged_shards(folder: Path, manifest: Manifest) -> dict[int, str]:
-    """{shard index: what is wrong} of shards that are missing or whose size is not the manifest's."""
+    """{shard index: what is wrong} of shards that are missing or whose size is not the
+    manifest's.
+    """
     damaged = {}
     for index, shard in enumerate(manifest.shards):
         path = folder / shard.file

@@ -1,8 +1,10 @@
-"""Fills holes in photos on a web page: `python -m spn_jax.demo [--checkpoint DIR]`, and open the address that it prints.
+"""Fills holes in photos on a web page: `python -m spn_jax.demo [--checkpoint DIR]`, and open the
+address that it prints.
 
-The server listens at this machine's loopback address unless --host says otherwise; photos stay in its memory, and only there. Ctrl-C
-stops it. `--model FILE.onnx` in the place of --checkpoint fills with a network of that file. The page /docs on the same server describes
-the requests by which programs use it.
+The server listens at this machine's loopback address unless --host says otherwise; photos stay in
+its memory, and only there. Ctrl-C stops it. `--model FILE.onnx` in the place of --checkpoint fills
+with a network of that file. The page /docs on the same server describes the requests by which
+programs use it.
 """
 
 import argparse
@@ -17,16 +19,19 @@ from spn_jax.config import Config
 from spn_jax.demo.limits import Limits
 from spn_jax.errors import InputError, run_command
 from spn_jax.filling.options import add_network, check_network, network_path
-from spn_jax.runtime.device import choose_device, set_up
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     check_network(options)
     limits = limits_of(options)
+    # After the options are read: importing JAX takes seconds.
+    from spn_jax.runtime.device import choose_device, set_up
+
     set_up()
     choose_device(options.device)
-    with listen(options.host, options.port) as open_socket:  # before the checkpoint is read, which takes longer
+    # before the checkpoint is read, which takes longer
+    with listen(options.host, options.port) as open_socket:
         app = create(options, limits)
         print(f"open {address(options.host, open_socket)} in a browser; Ctrl-C stops", flush=True)
         serve(app, open_socket, limits.connections)
@@ -80,7 +85,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def create(options: argparse.Namespace, limits: Limits) -> Any:
-    """The Starlette application, with its model loaded. InputError: the extra is not installed, or there is no such checkpoint."""
+    """The Starlette application, with its model loaded. InputError: the extra is not installed, or
+    there is no such checkpoint.
+    """
     try:
         from spn_jax.demo.app import Settings, create_app
     except ModuleNotFoundError as error:
@@ -103,7 +110,9 @@ def create(options: argparse.Namespace, limits: Limits) -> Any:
 
 
 def root_path(given: str) -> str:
-    """A prefix of paths without a slash at its end, empty or "/PREFIX". InputError: it does not begin with a slash."""
+    """A prefix of paths without a slash at its end, empty or "/PREFIX". InputError: it does not
+    begin with a slash.
+    """
     if given and not given.startswith("/"):
         raise InputError(f"--root-path {given} must begin with a slash, as in /{given}")
     return given.rstrip("/")
@@ -122,7 +131,9 @@ def address(host: str, open_socket: socket.socket) -> str:
 
 
 def serve(app: Any, open_socket: socket.socket, connections: int) -> None:
-    """Answers until Ctrl-C or SIGTERM; the pass of the network in progress is finished unless a second Ctrl-C comes."""
+    """Answers until Ctrl-C or SIGTERM; the pass of the network in progress is finished unless a
+    second Ctrl-C comes.
+    """
     from spn_jax.demo.connections import server
 
     # uvicorn stops in order and then sends itself the signal once more.

@@ -2,7 +2,8 @@
 
     app = create_app(inpainter, Settings(...))
 
-Answers other than pictures and pages are JSON, those to refused requests {"error": one sentence}. /docs describes them for people.
+Answers other than pictures and pages are JSON, those to refused requests {"error": one sentence}.
+/docs describes them for people.
 """
 
 import asyncio
@@ -59,7 +60,8 @@ class Settings:
     host: the address that it listens at.
     names: further names that it answers to.
     root_path: what a proxy puts before every path, "/spn" for instance.
-    longest_original: longest side in pixels for which the strategy "original" is offered: every size has to be compiled.
+    longest_original: longest side in pixels for which the strategy "original" is offered: every
+        size has to be compiled.
     """
 
     model: str
@@ -80,14 +82,19 @@ class Server:
     worker: Worker
     store: Store
     intake: Intake
-    decoders: anyio.CapacityLimiter = dataclasses.field(default_factory=lambda: anyio.CapacityLimiter(1))  # of photos, at a time
+    # of photos, at a time
+    decoders: anyio.CapacityLimiter = dataclasses.field(default_factory=lambda: anyio.CapacityLimiter(1))
 
     async def decoded(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Calls a function that takes long and much memory, beside the event loop and one at a time."""
+        """Calls a function that takes long and much memory, beside the event loop and one at a
+        time.
+        """
         return await anyio.to_thread.run_sync(functools.partial(function, *arguments), limiter=self.decoders)
 
     def submit(self, work: Callable[[Progress], Iterator[Result]], held: int) -> Job:
-        """A job in the line, which holds so many bytes until it ends. HTTPException where the line is full."""
+        """A job in the line, which holds so many bytes until it ends. HTTPException where the line
+        is full.
+        """
         limits = self.settings.limits
         job = Job(work, held, limits.windows, 60 * limits.minutes)
         try:
@@ -120,7 +127,8 @@ class Server:
 
 def create_app(filler: Filler, settings: Settings) -> Starlette:
     limits = settings.limits
-    MultiPartParser.spool_max_size = limits.bytes  # people's photos are written to no disk, not even for a moment
+    # people's photos are written to no disk, not even for a moment
+    MultiPartParser.spool_max_size = limits.bytes
     server = Server(
         filler,
         settings,
@@ -285,7 +293,9 @@ async def fill_at_once(request: Request) -> Response:
 
 
 async def ended(server: Server, job: Job, request: Request) -> None:
-    """Waits for a job, which is kept no longer then. HTTPException if it came to nothing, or its client left meanwhile."""
+    """Waits for a job, which is kept no longer then. HTTPException if it came to nothing, or its
+    client left meanwhile.
+    """
     try:
         while job.busy:
             if await request.is_disconnected():
@@ -368,7 +378,9 @@ def read_order(form: FormData, settings: Settings) -> Order:
 
 
 def check_strategy(order: Order, shape: tuple[int, int], settings: Settings) -> None:
-    """Raises InputError for a large photo that is to be shown to the network as it is: its size would be compiled for it alone."""
+    """Raises InputError for a large photo that is to be shown to the network as it is: its size
+    would be compiled for it alone.
+    """
     if order.strategy == "original" and max(shape) > settings.longest_original:
         raise InputError(
             f"strategy original is for photos of up to {settings.longest_original} pixels a side, and this one has "
@@ -400,7 +412,9 @@ def server_of(request: Request) -> Server:
 
 
 def described(request: Request, job: Job) -> dict[str, Any]:
-    """A job for the page: `before` jobs come before it, and `done` of `total` passes of the network are made."""
+    """A job for the page: `before` jobs come before it, and `done` of `total` passes of the network
+    are made.
+    """
     path = f"{request.scope.get('root_path', '')}/api/jobs/{job.key}"
     results = [{"name": r.name, "file": f"{path}/{i}", "view": f"{path}/{i}/view"} for i, r in enumerate(list(job.results), 1)]
     return {
@@ -423,7 +437,9 @@ def picture(data: bytes, headers: dict[str, str] | None = None) -> Response:
 
 
 def attachment(name: str) -> dict[str, str]:
-    """Has a browser save the answer under a name, which headers may hold in ASCII alone (RFC 6266)."""
+    """Has a browser save the answer under a name, which headers may hold in ASCII alone
+    (RFC 6266).
+    """
     ascii_name = name.encode("ascii", "replace").decode().replace("?", "_").replace("%", "_")
     return {"Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name, safe='')}"}
 

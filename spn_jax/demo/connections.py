@@ -1,4 +1,6 @@
-"""Connections of the page's server that do not stay open for a client that never finishes its request."""
+"""Connections of the page's server that do not stay open for a client that never finishes its
+request.
+"""
 
 import asyncio
 from typing import Any
@@ -12,7 +14,9 @@ GRACE = 3  # seconds that connections have to end by themselves when the server 
 
 
 class Connection(H11Protocol):
-    """Closes a connection on which the head of a request does not arrive in time. uvicorn itself closes those that are idle after one."""
+    """Closes a connection on which the head of a request does not arrive in time. uvicorn itself
+    closes those that are idle after one.
+    """
 
     _deadline: asyncio.TimerHandle | None = None
 
@@ -41,7 +45,9 @@ class Connection(H11Protocol):
 
 
 def server(app: Any, connections: int) -> uvicorn.Server:
-    """A server of an application. `connections` may be open at a time; requests of others are refused with status 503."""
+    """A server of an application. `connections` may be open at a time; requests of others are
+    refused with status 503.
+    """
     config = uvicorn.Config(
         app,
         loop="asyncio",
@@ -50,6 +56,7 @@ def server(app: Any, connections: int) -> uvicorn.Server:
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE,
-        limit_concurrency=connections + 1,  # uvicorn counts the connection that asks, and refuses from this number on
+        # uvicorn counts the connection that asks, and refuses from this number on
+        limit_concurrency=connections + 1,
     )
     return uvicorn.Server(config)

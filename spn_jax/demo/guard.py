@@ -1,8 +1,10 @@
-"""What stands before the page's server: requests of foreign pages and oversized ones do not reach it, and what leaves it carries rules.
+"""What stands before the page's server: requests of foreign pages and oversized ones do not reach
+it, and what leaves it carries rules.
 
-A server on a loopback address is open to every page in the browser of whoever runs it. Such a page can send requests (a forged
-origin), and by letting its own name point to the loopback address (DNS rebinding) read the answers too. The first gives itself away
-by the headers Origin and Sec-Fetch-Site, the second by the header Host, which no page can choose.
+A server on a loopback address is open to every page in the browser of whoever runs it. Such a page
+can send requests (a forged origin), and by letting its own name point to the loopback address (DNS
+rebinding) read the answers too. The first gives itself away by the headers Origin and
+Sec-Fetch-Site, the second by the header Host, which no page can choose.
 """
 
 import ipaddress
@@ -17,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVERY_ADDRESS = ("0.0.0.0", "::", "")
 HEADERS = {
-    # Scripts, styles and pictures from this server and nowhere else: what a file name or a photo says can start nothing.
+    # Scripts, styles and pictures from this server and nowhere else: what a file name or a photo
+    # says can start nothing.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -31,9 +34,11 @@ class Guard:
 
     Args:
         host: the address that the server listens at.
-        names: further names by which it is reached, of a proxy for instance, which may ask for it under a name of its own.
+        names: further names by which it is reached, of a proxy for instance, which may ask for it
+            under a name of its own.
         max_bytes: of a request's body.
-        root_path: what a proxy puts before every path, "/spn" for instance; whether it takes that away again does not matter.
+        root_path: what a proxy puts before every path, "/spn" for instance; whether it takes that
+            away again does not matter.
     """
 
     def __init__(self, app: ASGIApp, host: str, names: Iterable[str], max_bytes: int, root_path: str = ""):
@@ -53,7 +58,8 @@ class Guard:
         elif declared_length(headers) > self.max_bytes:
             await JSONResponse({"error": self.too_large}, 413, {"Connection": "close"})(scope, receive, send)
         elif self.root_path and scope["path"] == self.root_path:
-            await RedirectResponse(f"{self.root_path}/")(scope, receive, send)  # the page's own addresses count from there
+            # the page's own addresses count from there
+            await RedirectResponse(f"{self.root_path}/")(scope, receive, send)
         else:
             await self.app(self.rooted(scope), self.limited(receive), send)
 
@@ -64,13 +70,16 @@ class Guard:
             return "unknown Host header; start the server with --allow-host NAME to have it answer under that name"
         if origin is not None and not self.is_own(origin, host):
             return "cross-origin requests are refused"
-        navigation = method == "GET" and headers.get("sec-fetch-mode") == "navigate"  # somebody followed a link to the page
+        # somebody followed a link to the page
+        navigation = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigation:
             return "cross-site requests are refused"
         return ""
 
     def is_own(self, origin: str, host: str) -> bool:
-        """Whether a header Origin names this server's page. A proxy may add encryption, so that its scheme tells nothing."""
+        """Whether a header Origin names this server's page. A proxy may add encryption, so that its
+        scheme tells nothing.
+        """
         try:
             place = urlsplit(origin)
             return bool(place.netloc) and (place.netloc.lower() == host.lower() or place.hostname in self.proxies)
@@ -78,7 +87,9 @@ class Guard:
             return False
 
     def knows(self, host: str) -> bool:
-        """Whether a header Host names this server. An address is nobody's to redirect, so that it needs no list."""
+        """Whether a header Host names this server. An address is nobody's to redirect, so that it
+        needs no list.
+        """
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -86,7 +97,9 @@ class Guard:
         return name in self.names or (self.any_address and is_address(name))
 
     def rooted(self, scope: Scope) -> Scope:
-        """The same request with the whole path, as Starlette expects it, whether or not a proxy took the beginning away."""
+        """The same request with the whole path, as Starlette expects it, whether or not a proxy
+        took the beginning away.
+        """
         path = scope["path"]
         whole = path if path.startswith(f"{self.root_path}/") else self.root_path + path
         return {**scope, "path": whole, "root_path": self.root_path}

@@ -1,4 +1,6 @@
-"""What is being sent to the server: how many requests at a time, how much of them in memory, how slowly, and under which names."""
+"""What is being sent to the server: how many requests at a time, how much of them in memory, how
+slowly, and under which names.
+"""
 
 import asyncio
 import contextlib
@@ -14,7 +16,8 @@ from spn_jax.errors import InputError
 
 GRACE = 20.0  # seconds in which nothing has to arrive
 SLOWEST = 20_000  # bytes a second that have to arrive afterwards
-MOST_FILES, MOST_FIELDS = 8, 32  # of a form; more than any request takes, so that those that are too many can be named
+# of a form; more than any request takes, so that those that are too many can be named
+MOST_FILES, MOST_FIELDS = 8, 32
 BUSY = {"Retry-After": "10", "Connection": "close"}  # what the client still sends is not waited for
 
 
@@ -40,8 +43,8 @@ class Intake:
             files, fields: the names that the request takes.
 
         Raises:
-            HTTPException: 503 if too many requests or bytes are being received, 408 if this one arrives too slowly, 400 if it is
-                broken off or is no form.
+            HTTPException: 503 if too many requests or bytes are being received, 408 if this one
+                arrives too slowly, 400 if it is broken off or is no form.
             InputError: a field of another name, or one that comes twice.
         """
         if self.open >= self.requests:
@@ -53,7 +56,8 @@ class Intake:
                 check_names(form, files, fields)
                 yield form
         except ClientDisconnect:
-            raise HTTPException(400, "the upload was broken off") from None  # nobody is there to read it
+            # nobody is there to read it
+            raise HTTPException(400, "the upload was broken off") from None
         finally:
             self.open -= 1
             self.held -= counted.received
@@ -84,7 +88,9 @@ class _Counted:
 
 
 def check_names(form: FormData, files: Collection[str], fields: Collection[str]) -> None:
-    """Raises InputError for a name that the request does not take: what was meant by it would not happen, and nobody would notice."""
+    """Raises InputError for a name that the request does not take: what was meant by it would not
+    happen, and nobody would notice.
+    """
     seen: set[str] = set()
     for name, _ in form.multi_items():
         if name not in files and name not in fields:

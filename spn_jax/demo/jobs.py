@@ -1,4 +1,6 @@
-"""The network's work, one job at a time: jobs wait in a line of bounded length and can be given up."""
+"""The network's work, one job at a time: jobs wait in a line of bounded length and can be
+given up.
+"""
 
 import collections
 import dataclasses
@@ -13,7 +15,8 @@ from spn_jax.demo.store import new_key
 from spn_jax.errors import InputError, find_input_error
 
 FAILURE = "internal error; the server's log says more"
-Progress = Callable[[int, int], None]  # takes how many passes of the network are done, and how many there are
+# takes how many passes of the network are done, and how many there are
+Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +41,9 @@ class Job:
     """A piece of work that yields results one after the other.
 
     Args:
-        work: called in the worker's thread with `progress`, which it has to call between two passes of the network; what it returns is
-            iterated over. It is given up between two passes or two results, if the job is.
+        work: called in the worker's thread with `progress`, which it has to call between two passes
+            of the network; what it returns is iterated over. It is given up between two passes or
+            two results, if the job is.
         held: bytes that the work keeps in memory until it ends, a mask for instance.
         most_passes, most_seconds: what the work may take.
         clock: in seconds.
@@ -56,7 +60,8 @@ class Job:
         self.key = new_key()
         self.state: Literal["waiting", "running", "done", "failed", "cancelled"] = "waiting"
         self.results: list[Result] = []
-        self.done, self.total = 0, 0  # passes of the network; the total is 0 as long as it is not known
+        # passes of the network; the total is 0 as long as it is not known
+        self.done, self.total = 0, 0
         self.error = ""  # one sentence, once it has failed
         self.wrong_input = False  # whether the request is to blame
         self.given_up = threading.Event()
@@ -110,7 +115,9 @@ class Job:
             )
 
     def cancel(self) -> None:
-        """Gives it up. What waits is over at once and lets its photo and mask go, what runs ends with its next pass of the network."""
+        """Gives it up. What waits is over at once and lets its photo and mask go, what runs ends
+        with its next pass of the network.
+        """
         self.given_up.set()
         if self.state == "waiting":
             self.state, self._work = "cancelled", None
@@ -139,7 +146,8 @@ class Worker:
         self._line: collections.deque[Job] = collections.deque()  # the running one is the first
         self._changed = threading.Condition()
         self._open = True
-        # Of the kind that a program may end without: a second Ctrl-C does not wait for the completion in progress.
+        # Of the kind that a program may end without: a second Ctrl-C does not wait for the
+        # completion in progress.
         self._thread = threading.Thread(target=self._run, name="fills", daemon=True)
         self._thread.start()
 
@@ -157,14 +165,18 @@ class Worker:
             return self._line.index(job) if job in self._line else 0
 
     def cancel(self, job: Job) -> None:
-        """Takes a job out of the line; a running one ends with its next pass of the network, one that has ended stays as it is."""
+        """Takes a job out of the line; a running one ends with its next pass of the network, one
+        that has ended stays as it is.
+        """
         with self._changed:
             if job.state == "waiting":
                 self._line.remove(job)
             job.cancel()
 
     def stop(self) -> None:
-        """Gives up all jobs, and returns when the running one has made its next pass of the network."""
+        """Gives up all jobs, and returns when the running one has made its next pass of the
+        network.
+        """
         with self._changed:
             self._open = False
             for job in list(self._line):

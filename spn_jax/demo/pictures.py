@@ -1,4 +1,6 @@
-"""Uploaded files to photos and masks, and what a filled photo becomes for the page: a file with every bit and a view for the screen."""
+"""Uploaded files to photos and masks, and what a filled photo becomes for the page: a file with
+every bit and a view for the screen.
+"""
 
 import dataclasses
 import io
@@ -77,7 +79,8 @@ def receive_photo(data: bytes, file_name: str | None, most_pixels: int) -> Uploa
     """Decodes an uploaded photo, to know now that it can be.
 
     Raises:
-        InputError: it is no image, damaged, has more pixels than `most_pixels`, or colours that could not be given back.
+        InputError: it is no image, damaged, has more pixels than `most_pixels`, or colours that
+            could not be given back.
     """
     name = clean_name(file_name)
     check_pixels(data, name, most_pixels)
@@ -88,14 +91,18 @@ def receive_photo(data: bytes, file_name: str | None, most_pixels: int) -> Uploa
 def receive_mask(
     data: bytes, file_name: str | None, shape: tuple[int, int], most_pixels: int, invert: bool = False, dilate: int = 0
 ) -> np.ndarray:
-    """A mask, uint8 (h, w, 1), for an upright photo of height and width `shape`. InputError as `receive_photo`, or for another size."""
+    """A mask, uint8 (h, w, 1), for an upright photo of height and width `shape`. InputError as
+    `receive_photo`, or for another size.
+    """
     name = clean_name(file_name, "the mask")
     check_pixels(data, name, most_pixels)
     return read_mask(io.BytesIO(data), name, shape, invert, dilate)
 
 
 def check_pixels(data: bytes, name: str, most: int) -> None:
-    """Raises InputError for more pixels than `most`, before they are decoded. What is no image is left to those who decode."""
+    """Raises InputError for more pixels than `most`, before they are decoded. What is no image is
+    left to those who decode.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=READ) as image:
             pixels = image.width * image.height
@@ -108,7 +115,9 @@ def check_pixels(data: bytes, name: str, most: int) -> None:
 
 
 def clean_name(name: str | None, otherwise: str = "photo") -> str:
-    """The last part of a path, as systems of any kind write them, without signs that mean something to one of them."""
+    """The last part of a path, as systems of any kind write them, without signs that mean something
+    to one of them.
+    """
     last = re.split(r"[/\\]", unicodedata.normalize("NFC", name or ""))[-1]
     kept = "".join(c for c in last if c.isprintable() and c not in '<>:"|?*').strip(". ")
     path = Path(kept or otherwise)
@@ -116,11 +125,13 @@ def clean_name(name: str | None, otherwise: str = "photo") -> str:
 
 
 def fill(filler: Filler, upload: Upload, mask: np.ndarray, order: Order, progress: Progress) -> Iterator[Result]:
-    """The completions of a photo, one after the other. Every file is a PNG, which keeps what the photo holds whatever its format.
+    """The completions of a photo, one after the other. Every file is a PNG, which keeps what the
+    photo holds whatever its format.
 
     Args:
         mask: uint8 (h, w, 1) of the photo's size, 1 = hole.
-        progress: called between two passes of the network with how many are done and how many there are; what it raises ends the work.
+        progress: called between two passes of the network with how many are done and how many there
+            are; what it raises ends the work.
     """
     stem = Path(upload.name).stem
     completions = filler.fill(upload.read(), mask, order.samples, order.seed, order.strategy, progress=progress)
@@ -130,14 +141,18 @@ def fill(filler: Filler, upload: Upload, mask: np.ndarray, order: Order, progres
 
 
 def prior_maps(filler: Filler, upload: Upload, mask: np.ndarray) -> Iterator[Result]:
-    """k-means maps of the prior's levels, the finest first: what the network takes the hole and its surroundings for."""
+    """k-means maps of the prior's levels, the finest first: what the network takes the hole and its
+    surroundings for.
+    """
     for level, features in sorted(filler.priors(upload.read().rgb(), mask).items()):
         picture = png(cluster_map(np.asarray(features)))
         yield Result(f"{Path(upload.name).stem}_prior_{level}.png", picture, picture)
 
 
 def view(photo: Photo) -> bytes:
-    """A PNG of 8 bits for the screen, in the photo's own colours, which its profile explains; large photos are made smaller."""
+    """A PNG of 8 bits for the screen, in the photo's own colours, which its profile explains; large
+    photos are made smaller.
+    """
     picture = Image.fromarray(photo.rgb())
     picture.thumbnail((VIEW, VIEW))
     profile = photo.icc_profile

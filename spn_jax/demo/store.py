@@ -1,4 +1,6 @@
-"""What a server keeps in memory between two requests: under names that cannot be guessed, for a while, up to a number and a size."""
+"""What a server keeps in memory between two requests: under names that cannot be guessed, for a
+while, up to a number and a size.
+"""
 
 import collections
 import secrets
@@ -34,11 +36,13 @@ def new_key() -> str:
 class Store:
     """Used by one thread alone.
 
-    A cache of the library cachetools would count a job with the size that it had when it was put in, and would not let what is busy stay.
+    A cache of the library cachetools would count a job with the size that it had when it was put
+    in, and would not let what is busy stay.
 
     Args:
         seconds: that something stays after its last use.
-        max_bytes, max_items: of all that is kept; what was not used for the longest time makes room.
+        max_bytes, max_items: of all that is kept; what was not used for the longest time makes
+            room.
         clock: in seconds.
     """
 
@@ -67,7 +71,9 @@ class Store:
         self._kept.pop(key, None)
 
     def sweep(self) -> None:
-        """Drops what was not used for too long, and then what there is no room for; the last used thing stays whatever its size."""
+        """Drops what was not used for too long, and then what there is no room for; the last used
+        thing stays whatever its size.
+        """
         old = self.clock() - self.seconds
         number, total = len(self._kept), sum(item.size for item, _ in self._kept.values())
         last = next(reversed(self._kept), None)

@@ -1,21 +1,23 @@
-"""Features to colours that mean the same in every picture of a page: clusters, principal components, heat."""
+"""Features to colours that mean the same in every picture of a page: clusters, principal
+components, heat.
+"""
 
 import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
-from scipy.cluster.vq import kmeans2, vq
-from scipy.optimize import linear_sum_assignment
 
 from spn_jax.drawing.figures import PALETTE
 
-POINTS = 20_000  # of a scale, drawn by the seed, from which its clusters are found; all are then assigned to them
+# of a scale, drawn by the seed, from which its clusters are found; all are then assigned to them
+POINTS = 20_000
 CLIPPED = (1, 99)  # percentiles of a component that become the darkest and the brightest
 
 
 def joint_clusters(maps: Sequence[np.ndarray] | np.ndarray, clusters: int = 8, seed: int = 0) -> np.ndarray:
-    """k-means over all positions of all maps together, so that one number means one cluster in every map.
+    """k-means over all positions of all maps together, so that one number means one cluster in
+    every map.
 
     Args:
         maps: n of (h, w, c).
@@ -24,13 +26,16 @@ def joint_clusters(maps: Sequence[np.ndarray] | np.ndarray, clusters: int = 8, s
     Returns:
         Cluster of each position, (n, h, w), the largest cluster first.
     """
+    from scipy.cluster.vq import kmeans2, vq  # a fifth of a second to import
+
     points = np.stack(list(maps)).astype(np.float64)
     flat = points.reshape(-1, points.shape[-1])
     rng = np.random.default_rng(seed)
     drawn = flat if len(flat) <= POINTS else flat[rng.choice(len(flat), POINTS, replace=False)]
     k = min(clusters, len(np.unique(drawn, axis=0)))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="One of the clusters is empty")  # a colour less is no reason to worry
+        # a colour less is no reason to worry
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")
         centres, _ = kmeans2(drawn, k, minit="++", rng=rng)
     labels = np.concatenate([vq(of_map.reshape(-1, points.shape[-1]), centres)[0] for of_map in points])
     by_size = np.argsort(-np.bincount(labels, minlength=k), kind="stable")
@@ -38,13 +43,16 @@ def joint_clusters(maps: Sequence[np.ndarray] | np.ndarray, clusters: int = 8, s
 
 
 def matched_clusters(labels: Mapping[int, np.ndarray], clusters: int = 8) -> dict[int, np.ndarray]:
-    """Renumbers the clusters of each level so that they cover what their namesakes on the next coarser level cover.
+    """Renumbers the clusters of each level so that they cover what their namesakes on the next
+    coarser level cover.
 
     The renumbering is the one of greatest overlap, in positions, over all maps together.
 
     Args:
         labels: {level: (n, h, w)} of `joint_clusters`; a level is 2^i times as large as the next.
     """
+    from scipy.optimize import linear_sum_assignment
+
     coarsest, *finer = sorted(labels, reverse=True)
     matched = {coarsest: labels[coarsest]}
     above = coarsest
@@ -65,7 +73,8 @@ def colour_clusters(labels: np.ndarray) -> np.ndarray:
 
 
 class Components:
-    """The first three principal components of a kind of feature, as colours: the first is brightness, the others are hue.
+    """The first three principal components of a kind of feature, as colours: the first is
+    brightness, the others are hue.
 
     What a reader who sees no colours misses is then no more than the second and third component.
 
@@ -79,9 +88,11 @@ class Components:
         values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(points - self._mean, rowvar=False)))
         basis = vectors[:, ::-1][:, :3]
         largest = np.abs(basis).argmax(0)
-        self._basis = basis * np.sign(basis[largest, np.arange(basis.shape[1])])  # an eigenvector's sign is arbitrary
+        # an eigenvector's sign is arbitrary
+        self._basis = basis * np.sign(basis[largest, np.arange(basis.shape[1])])
         self._low, self._high = np.percentile((points - self._mean) @ self._basis, CLIPPED, axis=0)
-        self.explained = float(values[::-1][:3].sum() / max(values.sum(), np.finfo(float).tiny))  # share of the variance
+        # share of the variance
+        self.explained = float(values[::-1][:3].sum() / max(values.sum(), np.finfo(float).tiny))
 
     def picture(self, features: np.ndarray) -> np.ndarray:
         """A map (h, w, c) as uint8 (h, w, 3)."""
@@ -95,7 +106,9 @@ class Components:
 
 
 def heat(values: np.ndarray, largest: float) -> np.ndarray:
-    """(h, w) in [0, largest] as uint8 (h, w, 3): cividis, made to look the same to colour-blind readers; 0 is its dark end."""
+    """(h, w) in [0, largest] as uint8 (h, w, 3): cividis, made to look the same to colour-blind
+    readers; 0 is its dark end.
+    """
     from matplotlib import colormaps  # half a second to import
 
     unit = values / largest if largest > 0 else np.zeros_like(values)

@@ -1,4 +1,6 @@
-"""Arrays to pictures: labelled grids, k-means maps of features, curves of a run's metrics. Pictures are uint8 (h, w, 3)."""
+"""Arrays to pictures: labelled grids, k-means maps of features, curves of a run's metrics. Pictures
+are uint8 (h, w, 3).
+"""
 
 import json
 import warnings
@@ -9,27 +11,31 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy.cluster.vq import kmeans2
 
 from spn_jax.errors import InputError
 
-# Okabe and Ito (2008): eight colours that stay distinct for colour-blind readers; black comes last, for the smallest cluster.
+# Okabe and Ito (2008): eight colours that stay distinct for colour-blind readers; black comes last,
+# for the smallest cluster.
 PALETTE = np.array(
     [[86, 180, 233], [230, 159, 0], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167], [0, 0, 0]], np.uint8
 )
 
 
 def cluster_map(features: np.ndarray, clusters: int = 8, seed: int = 0) -> np.ndarray:
-    """A feature map (h, w, c) as a picture (h, w, 3) whose colours are k-means clusters (the paper's Fig. 10), the largest first.
+    """A feature map (h, w, c) as a picture (h, w, 3) whose colours are k-means clusters (the
+    paper's Fig. 10), the largest first.
 
     Args:
         clusters: K, at most 8; fewer are used where the map has fewer distinct features.
     """
+    from scipy.cluster.vq import kmeans2  # a fifth of a second to import, which filling photos does without
+
     height, width, channels = features.shape
     points = features.reshape(-1, channels).astype(np.float64)
     k = min(clusters, len(PALETTE), len(np.unique(points, axis=0)))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="One of the clusters is empty")  # a colour less is no reason to worry
+        # a colour less is no reason to worry
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")
         _, labels = kmeans2(points, k, minit="++", rng=np.random.default_rng(seed))
     by_size = np.argsort(-np.bincount(labels, minlength=k), kind="stable")
     return PALETTE[np.argsort(by_size)[labels]].reshape(height, width, 3)
@@ -39,7 +45,8 @@ def image_grid(rows: Mapping[str, Sequence[np.ndarray]], cell: int | None = None
     """Pictures in labelled rows.
 
     Args:
-        rows: {label: pictures (h, w, 3)}, as many in each row; smaller pictures are enlarged by nearest neighbour.
+        rows: {label: pictures (h, w, 3)}, as many in each row; smaller pictures are enlarged by
+            nearest neighbour.
         cell: height of a cell in pixels; the largest picture's if not given.
 
     Returns:
@@ -84,12 +91,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def curves(lines: Sequence[Mapping[str, Any]], columns: int = 4) -> np.ndarray:
-    """A panel a metric over the steps, in the order in which metrics first appear; timing (`time/...`) is left out.
+    """A panel a metric over the steps, in the order in which metrics first appear; timing
+    (`time/...`) is left out.
 
-    Metrics that differ in their middle part alone, as eval/psnr and eval/20-40/psnr do, share a panel.
+    Metrics that differ in their middle part alone, as eval/psnr and eval/20-40/psnr do, share a
+    panel.
 
     Args:
-        lines: each {"step": n, "generator/reconstruction": x, ...}; values that are no finite number leave a gap.
+        lines: each {"step": n, "generator/reconstruction": x, ...}; values that are no finite
+            number leave a gap.
 
     Raises:
         ValueError: no line has a metric.
@@ -134,7 +144,9 @@ def png(picture: np.ndarray) -> bytes:
 
 
 def new_figure(columns: int, rows: int, panel: tuple[float, float] = (3.2, 2.4)) -> Any:
-    """An empty figure of matplotlib for so many panels, of this width and height in hundreds of pixels."""
+    """An empty figure of matplotlib for so many panels, of this width and height in hundreds of
+    pixels.
+    """
     from matplotlib.figure import Figure  # half a second to import, and grids do not need it
 
     return Figure(figsize=(panel[0] * columns, panel[1] * rows), dpi=100, layout="constrained")
@@ -142,7 +154,8 @@ def new_figure(columns: int, rows: int, panel: tuple[float, float] = (3.2, 2.4))
 
 def render(figure: Any) -> np.ndarray:
     """A figure of matplotlib as a picture (h, w, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # Agg by itself: no global backend, no window
+    # Agg by itself: no global backend, no window
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

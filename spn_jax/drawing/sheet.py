@@ -1,4 +1,6 @@
-"""Labelled pages of pictures: rows with a label, columns with a heading, a note under each picture, a caption under all."""
+"""Labelled pages of pictures: rows with a label, columns with a heading, a note under each picture,
+a caption under all.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,13 +10,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 MARGIN, GAP = 8, 6  # pixels around the page, and between its parts
 SIZES = {"heading": 14, "note": 12, "caption": 13}  # of the letters, in pixels
-SMALLEST_CELL = 128  # height at least of a picture, in pixels: smaller ones are enlarged by a whole factor to be seen
+# height at least of a picture, in pixels: smaller ones are enlarged by a whole factor to be seen
+SMALLEST_CELL = 128
 NARROWEST = 560  # a page has at least this width, so that its caption can be read
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A picture uint8 (h, w, 3), or an empty place, and what is to be said about it, a line or several."""
+    """A picture uint8 (h, w, 3), or an empty place, and what is to be said about it, a line or
+    several.
+    """
 
     picture: np.ndarray | None
     note: str = ""
@@ -45,11 +50,13 @@ def sheet(rows: Sequence[Row], headings: Sequence[str], caption: str, legend: Se
     """Draws a page, uint8 (h, w, 3).
 
     Args:
-        rows: of any number of cells; pictures are brought to one height by nearest neighbour, their shapes stay.
+        rows: of any number of cells; pictures are brought to one height by nearest neighbour, their
+            shapes stay.
         headings: of the columns, from the left; none, or as many as the longest row has cells.
         caption: what the reader has to know, in sentences; a line break begins a new line.
         legend: stands between pictures and caption.
-        cell: height of a picture in pixels; if not given, that of the tallest, or a whole multiple of it from SMALLEST_CELL on.
+        cell: height of a picture in pixels; if not given, that of the tallest, or a whole multiple
+            of it from SMALLEST_CELL on.
     """
     tallest = max((c.picture.shape[0] for row in rows for c in row.cells if c.picture is not None), default=1)
     height = cell or tallest * max(1, -(-SMALLEST_CELL // tallest))

@@ -1,7 +1,7 @@
 """Completions that need no training; a model that does not beat them has learnt nothing.
 
-Every method maps a photo uint8 (h, w, 3) and a mask (h, w, 1), 1 = hole, to the completed photo uint8 (h, w, 3), whose known
-pixels are the photo's own.
+Every method maps a photo uint8 (h, w, 3) and a mask (h, w, 1), 1 = hole, to the completed photo
+uint8 (h, w, 3), whose known pixels are the photo's own.
 """
 
 import functools
@@ -24,7 +24,9 @@ def mean_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def opencv(image: np.ndarray, mask: np.ndarray, method: int) -> np.ndarray:
-    """OpenCV's inpainting by `method`. It looks at pixels in the hole too, at borders, so they are filled with the mean first."""
+    """OpenCV's inpainting by `method`. It looks at pixels in the hole too, at borders, so they are
+    filled with the mean first.
+    """
     holes = np.ascontiguousarray(mask[..., 0] > 0, np.uint8)
     known = np.ascontiguousarray(mean_fill(image, mask))
     return np.where(mask > 0, cv2.inpaint(known, holes, RADIUS, method), image)
@@ -32,8 +34,10 @@ def opencv(image: np.ndarray, mask: np.ndarray, method: int) -> np.ndarray:
 
 BASELINES: dict[str, Baseline] = {
     "mean": mean_fill,
-    "opencv-telea": functools.partial(opencv, method=cv2.INPAINT_TELEA),  # fast marching method (Telea, J. Graphics Tools 2004)
-    "opencv-ns": functools.partial(opencv, method=cv2.INPAINT_NS),  # Navier-Stokes (Bertalmio et al., CVPR 2001)
+    # fast marching method (Telea, J. Graphics Tools 2004)
+    "opencv-telea": functools.partial(opencv, method=cv2.INPAINT_TELEA),
+    # Navier-Stokes (Bertalmio et al., CVPR 2001)
+    "opencv-ns": functools.partial(opencv, method=cv2.INPAINT_NS),
 }
 
 

@@ -1,10 +1,12 @@
-"""Scores of pictures by hole ratio: the bins of the paper's tables, and the mean of each score over the pictures of a bin.
+"""Scores of pictures by hole ratio: the bins of the paper's tables, and the mean of each score over
+the pictures of a bin.
 
-Records are what n pictures scored: {"psnr": array (n,), "ssim": ..., "hole": measured ratio, "bin": name of its bin in the
-paper's layout, "tenth": name of its ten-percent bin}; `bins_of` gives the names.
-Identical pictures have an infinite PSNR (a mask without a hole, for one). It would make every mean infinite, so means of
-PSNR are over the finite values and the number left out is stated; such pictures count in all else. If all are identical,
-the mean is infinite. Diversity, which only methods with several samples have, is the mean over the pictures that have a hole.
+Records are what n pictures scored: {"psnr": array (n,), "ssim": ..., "hole": measured ratio, "bin":
+name of its bin in the paper's layout, "tenth": name of its ten-percent bin}; `bins_of` gives the
+names. Identical pictures have an infinite PSNR (a mask without a hole, for one). It would make
+every mean infinite, so means of PSNR are over the finite values and the number left out is stated;
+such pictures count in all else. If all are identical, the mean is infinite. Diversity, which only
+methods with several samples have, is the mean over the pictures that have a hole.
 """
 
 import math
@@ -15,7 +17,8 @@ import numpy as np
 
 Records = Mapping[str, np.ndarray]
 
-# Of a picture, and the mean over the samples of a picture where there are several; of a set of pictures.
+# Of a picture, and the mean over the samples of a picture where there are several; of a set of
+# pictures.
 OF_COMPLETIONS = ("psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae", "border_psnr", "border_mae", "lpips_alex", "lpips_vgg")
 OF_SAMPLES = ("diversity", "diversity_lpips")
 OF_PICTURES = (*OF_COMPLETIONS, *(f"{score}_mean" for score in OF_COMPLETIONS), *OF_SAMPLES)
@@ -33,7 +36,8 @@ class Bin:
     name: str
     above: float
     up_to: float
-    always: bool  # a column of the layout, shown even when empty; the others are shown where they have pictures
+    # a column of the layout, shown even when empty; the others are shown where they have pictures
+    always: bool
 
     def holds(self, ratios: np.ndarray) -> np.ndarray:
         return (ratios > self.above) & (ratios <= self.up_to)
@@ -73,7 +77,8 @@ def bins_of(ratios: np.ndarray, tenths: np.ndarray | None = None, layout: str = 
 
     Args:
         ratios: measured share of the hole, (n,).
-        tenths: where given, (n,), these decide and not the ratios: tenth t is the hole ratios in (t / 10, (t + 1) / 10].
+        tenths: where given, (n,), these decide and not the ratios: tenth t is the hole ratios in (t
+            / 10, (t + 1) / 10].
         layout: one of LAYOUTS; the paper's two have the same bins.
     """
     deciding = ratios if tenths is None else (tenths + 1) / 10
@@ -83,10 +88,12 @@ def bins_of(ratios: np.ndarray, tenths: np.ndarray | None = None, layout: str = 
 
 @dataclass(frozen=True)
 class Row:
-    """Scores of one method over the pictures of one bin: means, NaN where there are no pictures, and scores of the set.
+    """Scores of one method over the pictures of one bin: means, NaN where there are no pictures,
+    and scores of the set.
 
-    intervals: half of the 95 % interval of each mean, by the normal approximation 1.96 s / sqrt(n) with the sample's standard
-        deviation s; NaN for fewer than two pictures. Scores of sets have none.
+    intervals: half of the 95 % interval of each mean, by the normal approximation 1.96 s / sqrt(n)
+        with the sample's standard deviation s; NaN for fewer than two pictures. Scores of sets have
+        none.
     """
 
     bin: str
@@ -97,8 +104,8 @@ class Row:
 
 
 def rows_of(records: Records, layout: str = "deterministic", of_sets: Mapping[str, Mapping[str, float]] | None = None) -> list[Row]:
-    """The rows of one method; all but the last, "All", share the pictures out among them. Bins without pictures are shown where
-    the layout has them always.
+    """The rows of one method; all but the last, "All", share the pictures out among them. Bins
+    without pictures are shown where the layout has them always.
 
     Raises:
         ValueError: of_sets has a score that tables do not know.
@@ -121,7 +128,9 @@ def rows_of(records: Records, layout: str = "deterministic", of_sets: Mapping[st
 
 
 def has_score(score: str, records: Records) -> np.ndarray:
-    """Which pictures a mean is over, (n,): what is measured inside the hole or at its border needs one."""
+    """Which pictures a mean is over, (n,): what is measured inside the hole or at its border needs
+    one.
+    """
     if score not in IN_THE_HOLE:
         return np.ones(len(records["bin"]), bool)
     of_border = score.startswith("border")

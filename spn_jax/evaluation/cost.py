@@ -1,4 +1,6 @@
-"""What a model costs (the paper's Table 6): parameters, floating-point operations, seconds an image, time of compilation."""
+"""What a model costs (the paper's Table 6): parameters, floating-point operations, seconds an
+image, time of compilation.
+"""
 
 import contextlib
 import dataclasses
@@ -43,7 +45,9 @@ CPU_INFO = Path("/proc/cpuinfo")  # of Linux
 
 @dataclasses.dataclass(frozen=True)
 class Seconds:
-    """Wall time of one image: median and quartiles over calls, each divided by the images of a call."""
+    """Wall time of one image: median and quartiles over calls, each divided by the images of a
+    call.
+    """
 
     median: float
     lower_quartile: float
@@ -54,15 +58,21 @@ class Seconds:
 class Profile:
     """What a model costs on one device.
 
-    parameters, without_heads: all of prior learner and generator, and those that completing an image needs.
-    operations: of convolutions and matrix products for one image and all its samples, as the program is written, a
-        multiply-add counted as 2, taps on padding counted; the same on every device. Of the network alone.
-    compiled_operations: XLA's own count for the compiled network, which has all other arithmetic too (multiply-add = 2), leaves taps
-        on padding out, and on GPUs may lack what is handed to libraries (cuDNN); None where the backend has no count.
-    compile_seconds: tracing and compiling the network, without a cache of compiled programs.
+    parameters, without_heads: all of prior learner and generator, and those that completing an
+    image needs.
+    operations: of convolutions and matrix products for one image and all its samples, as the
+        program is written, a multiply-add counted as 2, taps on padding counted; the same on every
+        device. Of the network alone.
+    compiled_operations: XLA's own count for the compiled network, which has all other arithmetic
+        too (multiply-add = 2), leaves taps on padding out, and on GPUs may lack what is handed to
+        libraries (cuDNN); None where the backend has no count.
+    trace_seconds: tracing the network, which Python does, and lowering it; every start of a program
+        takes them.
+    compile_seconds: compiling it, without a cache of compiled programs.
     network: from arrays on the device to the raw prediction on the device.
-    complete: from the bytes of a JPEG photo and a PNG mask, both of the network's size, to those of a PNG composite: decoding, transfers,
-        network, 8-bit composite, encoding, one after the other in one thread.
+    complete: from the bytes of a JPEG photo and a PNG mask, both of the network's size, to those of
+        a PNG composite: decoding, transfers, network, 8-bit composite, encoding, one after the
+        other in one thread.
     """
 
     kind: str
@@ -74,6 +84,7 @@ class Profile:
     samples: int
     operations: int
     compiled_operations: float | None
+    trace_seconds: float
     compile_seconds: float
     network: Seconds
     complete: Seconds
@@ -90,12 +101,13 @@ def measure(loaded: LoadedModel, *, batch_size: int = 1, samples: int = 1, preci
     Args:
         batch_size: images a call.
         samples: completions of each image.
-        precision: of matrix products in float32; "highest" as evaluation and prediction compute, "default" is TF32 on NVIDIA and
-            bfloat16 passes on TPU.
+        precision: of matrix products in float32; "highest" as evaluation and prediction compute,
+            "default" is TF32 on NVIDIA and bfloat16 passes on TPU.
         repeats: calls that are timed.
 
     Raises:
-        InputError: a number below 1; several samples of a deterministic model; a batch too large for the memory.
+        InputError: a number below 1; several samples of a deterministic model; a batch too large
+            for the memory.
     """
     for name, number in ("--batch-size", batch_size), ("--repeats", repeats):
         if number < 1:
@@ -118,7 +130,7 @@ def _measure(loaded: LoadedModel, batch_size: int, samples: int, precision: Prec
     inputs = jax.device_put((model, photos.astype(np.float32) / 255, masks.astype(np.float32), noise), device)
 
     predict = functools.partial(_predict, precision=precision)
-    program, compile_seconds = compiled(predict, *inputs)
+    program, trace_seconds, compile_seconds = compiled(predict, *inputs)
     completer = jax.jit(functools.partial(_complete, samples=samples, how=config.eval.quantise, precision=precision))
 
     def complete_files() -> None:
@@ -140,6 +152,7 @@ def _measure(loaded: LoadedModel, batch_size: int, samples: int, precision: Prec
         samples=samples,
         operations=count_operations(predict, *inputs) // batch_size,
         compiled_operations=None if compiled_operations is None else compiled_operations / batch_size,
+        trace_seconds=trace_seconds,
         compile_seconds=compile_seconds,
         network=network,
         complete=complete,
@@ -158,14 +171,18 @@ def _predict(model: SPN, image: Array, mask: Array, noise: Array | None, *, prec
 
 
 def _complete(model: SPN, image: Array, mask: Array, *, samples: int, how: Literal["truncate", "round"], precision: Precision) -> Array:
-    """8-bit composites uint8 (b, s, h, w, 3) of photos uint8 (b, h, w, 3) and masks uint8 (b, h, w, 1)."""
+    """8-bit composites uint8 (b, s, h, w, 3) of photos uint8 (b, h, w, 3) and masks uint8 (b, h, w,
+    1).
+    """
     noise = draw_noise(model, 0, jnp.arange(len(image)), jnp.arange(samples), *image.shape[1:3])
     prediction = _predict(model, image.astype(jnp.float32) / 255, mask.astype(jnp.float32), noise, precision=precision)
     return composite(quantise(prediction, how).astype(jnp.uint8), image[:, None], mask[:, None])
 
 
 def example_files(config: Config, count: int) -> list[tuple[bytes, bytes]]:
-    """JPEG photos and PNG masks of the network's size: soft random colours and drawn strokes, always the same."""
+    """JPEG photos and PNG masks of the network's size: soft random colours and drawn strokes,
+    always the same.
+    """
     size, files = config.data.image_size, []
     for i in range(count):
         coarse = np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)
@@ -185,12 +202,15 @@ def read_files(files: Sequence[tuple[bytes, bytes]], config: Config) -> tuple[np
     return np.stack(photos), np.stack(holes).astype(np.uint8)[..., None]
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """The function compiled for these arguments, and the seconds that took, without a cache of compiled programs."""
+def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float, float]:
+    """The function compiled for these arguments, and the seconds of tracing and of compiling,
+    without a cache of compiled programs.
+    """
     with without_compilation_cache():
         start = time.perf_counter()
-        program = jax.jit(function).lower(*arguments).compile()
-        return program, time.perf_counter() - start
+        lowered = jax.jit(function).lower(*arguments)
+        traced = time.perf_counter()
+        return lowered.compile(), traced - start, time.perf_counter() - traced
 
 
 @contextlib.contextmanager
@@ -222,7 +242,9 @@ def _duration(call: Callable[[], Any]) -> float:
 
 
 def operations_of_compiled(program: Any) -> float | None:
-    """XLA's count of floating-point operations of a compiled program, None where its backend has none."""
+    """XLA's count of floating-point operations of a compiled program, None where its backend has
+    none.
+    """
     try:
         analysis = program.cost_analysis()
     except (NotImplementedError, jax.errors.JaxRuntimeError):
@@ -232,7 +254,8 @@ def operations_of_compiled(program: Any) -> float | None:
 
 
 def count_operations(function: Callable[..., Any], *arguments: Any) -> int:
-    """Floating-point operations of the convolutions and matrix products that the function's result depends on, multiply-add = 2.
+    """Floating-point operations of the convolutions and matrix products that the function's result
+    depends on, multiply-add = 2.
 
     Args:
         arguments: of the function, arrays or their shapes.
@@ -270,7 +293,8 @@ def _operations_of(equation: Any) -> int:
     if name == "while" and any(inner):
         raise ValueError("operations of a loop whose length is not known cannot be counted")
     if name == "cond":
-        return min(inner)  # forms of one computation for several platforms, some with work that is cut away
+        # forms of one computation for several platforms, some with work that is cut away
+        return min(inner)
     return parameters.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
 
 
@@ -284,7 +308,9 @@ def _jaxprs(parameters: dict[str, Any]) -> Iterator[core.Jaxpr]:
 
 
 def device_name(device: jax.Device) -> str:
-    """The device as its maker calls it; of a CPU the model and the number of cores that there are."""
+    """The device as its maker calls it; of a CPU the model and the number of cores that
+    there are.
+    """
     if device.platform != "cpu":
         return f"{device.device_kind} ({device.platform})"
     lines = CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []
@@ -293,7 +319,9 @@ def device_name(device: jax.Device) -> str:
 
 
 def report(profile: Profile) -> str:
-    """The profile as a Markdown table, and below it the paper's Table 6, which was measured elsewhere."""
+    """The profile as a Markdown table, and below it the paper's Table 6, which was measured
+    elsewhere.
+    """
     several = f", {profile.samples} samples of each" if profile.samples > 1 else ""
     by_xla = profile.compiled_operations
     network, complete = (
@@ -305,6 +333,7 @@ def report(profile: Profile) -> str:
         ("parameters without distillation heads", f"{profile.without_heads:,}"),
         ("FLOPs an image, convolutions and matrix products", f"{profile.operations / 1e9:,.2f} G"),
         ("FLOPs an image, compiled program (XLA)", "not known to this backend" if by_xla is None else f"{by_xla / 1e9:,.2f} G"),
+        ("time of tracing", f"{profile.trace_seconds:.1f} s"),
         ("time of compilation", f"{profile.compile_seconds:.1f} s"),
         ("time an image, network alone", network),
         ("time an image, with pre- and post-processing", complete),
@@ -317,7 +346,7 @@ def report(profile: Profile) -> str:
         "A multiply-add is 2 FLOPs. The first count is of the program as written, on every device the same, taps on padding counted; "
         "XLA's has all other arithmetic too, leaves those taps out, and on GPUs may lack what is handed to libraries.\n\n"
         "Pre- and post-processing: from the bytes of a JPEG photo and a PNG mask to those of a PNG composite, in one thread. "
-        "Compilation is without a cache and in no other time.\n"
+        "Tracing comes with every start, compilation is without a cache; both are in no other time.\n"
     )
     return f"{_table(('', 'value'), rows)}\n{notes}\n{_paper(profile)}"
 

@@ -1,4 +1,6 @@
-"""The pictures of evaluations: what the trainer logs, and the comparison of several methods on the same photos."""
+"""The pictures of evaluations: what the trainer logs, and the comparison of several methods on the
+same photos.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,14 +12,17 @@ from spn_jax.config import Config
 from spn_jax.drawing import figures
 from spn_jax.evaluation.scoring import Arrays, Detail, scored_batches
 
-GRID_CELL = 128  # height at least of a picture in a comparison, in pixels: small photos are enlarged to be seen
+# height at least of a picture in a comparison, in pixels: small photos are enlarged to be seen
+GRID_CELL = 128
 Rows = dict[str, list[np.ndarray]]
 
 
 def sample_grid(model: Callable[..., Any], batches: Iterable[Mapping[str, Any]], mesh: Mesh, config: Config) -> np.ndarray:
-    """A labelled grid (h, w, 3) of all valid pictures of the batches: input, k-means map of the coarsest prior, result, truth.
+    """A labelled grid (h, w, 3) of all valid pictures of the batches: input, k-means map of the
+    coarsest prior, result, truth.
 
-    Where there are several completions, the first SAMPLES_SHOWN of them stand in place of the result; the prior is that of the best.
+    Where there are several completions, the first SAMPLES_SHOWN of them stand in place of the
+    result; the prior is that of the best.
     """
     rows: Rows = {}
     for part in scored_batches(model, batches, mesh, config, Detail.GRID):
@@ -34,8 +39,9 @@ def add_column(rows: Rows, image: np.ndarray, mask: np.ndarray, methods: Mapping
 
     Args:
         image, mask: (h, w, 3) and (h, w, 1).
-        methods: {name: {entries of SHOWN for this photo}}; the prior is drawn where there is only one. A method named "" is that
-            of the whole grid, whose rows are called prior, result, sample 1, ...
+        methods: {name: {entries of SHOWN for this photo}}; the prior is drawn where there is only
+            one. A method named "" is that of the whole grid, whose rows are called prior, result,
+            sample 1, ...
     """
     pictures = {"input": figures.masked_input(image, mask)}
     if sum("prior" in shown for shown in methods.values()) == 1:

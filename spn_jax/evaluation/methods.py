@@ -1,4 +1,6 @@
-"""The methods that an evaluation compares: models of checkpoints, folders of results, and completions that need no training."""
+"""The methods that an evaluation compares: models of checkpoints, folders of results, and
+completions that need no training.
+"""
 
 import dataclasses
 import hashlib
@@ -71,7 +73,9 @@ def named(text: str, flag: str) -> tuple[str, str]:
 
 
 def named_checkpoints(given: Sequence[str]) -> dict[str, str]:
-    """{name: folder} of `--checkpoint [NAME=]DIR`: one without a name is called "spn" if it is alone, otherwise after its folder."""
+    """{name: folder} of `--checkpoint [NAME=]DIR`: one without a name is called "spn" if it is
+    alone, otherwise after its folder.
+    """
     found: dict[str, str] = {}
     for text in given:
         if "=" in text and not Path(text).exists():
@@ -103,14 +107,17 @@ def load_checkpoints(checkpoints: Mapping[str, str]) -> dict[str, tuple[Path, Lo
 def shared_config(loaded: Mapping[str, LoadedModel], config: Path | None, overrides: Sequence[str]) -> Config:
     """The settings of the data and the evaluation, the same for all methods.
 
-    They are those of the config file where there is one, otherwise the first checkpoint's, otherwise the defaults; overrides come on
-    top. Of the rest, only whether any model is probabilistic is kept.
+    They are those of the config file where there is one, otherwise the first checkpoint's,
+    otherwise the defaults; overrides come on top. Of the rest, only whether any model is
+    probabilistic is kept.
 
     Raises:
-        InputError: checkpoints that disagree about the pictures, a wrong override, several samples of deterministic models.
+        InputError: checkpoints that disagree about the pictures, a wrong override, several samples
+            of deterministic models.
     """
     variational = any(of.config.model.variational for of in loaded.values())
-    # Samples are a probabilistic model's setting: where there is one, its own comes before a deterministic one's.
+    # Samples are a probabilistic model's setting: where there is one, its own comes before a
+    # deterministic one's.
     ordered = sorted(loaded.values(), key=lambda of: not of.config.model.variational)
     given = load_config(config) if config is not None else next((of.config for of in loaded.values()), Config())
     evaluation = (
@@ -133,12 +140,14 @@ def shared_config(loaded: Mapping[str, LoadedModel], config: Path | None, overri
 
 
 def checked_settings(base: Config, overrides: Sequence[str]) -> Config:
-    """`base` with the overrides, checked without regard to any model: each asks for a size of pictures of its own.
+    """`base` with the overrides, checked without regard to any model: each asks for a size of
+    pictures of its own.
 
     Raises:
         InputError: a wrong setting; pictures smaller than SSIM's window.
     """
-    shared = dataclasses.replace(replace_settings(base, overrides), model=ModelConfig(variational=True))  # which allows samples
+    # which allows samples
+    shared = dataclasses.replace(replace_settings(base, overrides), model=ModelConfig(variational=True))
     size = shared.data.image_size
     # How photos were cropped in training, and under which teacher, is of no matter here either.
     untrained = dataclasses.replace(shared.data, image_size=DataConfig.image_size)
@@ -174,7 +183,8 @@ def model_methods(loaded: Mapping[str, tuple[Path, LoadedModel]], shared: Config
 
 
 def named_methods(given: Sequence[str]) -> dict[str, str]:
-    """{name: method} of `--method`: a baseline's name, or [NAME=]onnx:FILE, which without a name is called after its file.
+    """{name: method} of `--method`: a baseline's name, or [NAME=]onnx:FILE, which without a name is
+    called after its file.
 
     Raises:
         InputError: there is no such method; two have one name.
@@ -201,7 +211,8 @@ def host_methods(results: Mapping[str, str], raw: bool, methods_given: Sequence[
     """Folders of results, baselines and networks in .onnx files.
 
     Raises:
-        InputError: results that do not fit the photos, an unknown baseline, a file that holds no inpainting network.
+        InputError: results that do not fit the photos, an unknown baseline, a file that holds no
+            inpainting network.
     """
     methods = []
     for name, folder in results.items():
@@ -218,7 +229,9 @@ def baseline_method(name: str) -> HostMethod:
 
 
 def onnx_method(name: str, file: str) -> HostMethod:
-    """A network in an .onnx file, which fills each photo as a whole. InputError: the file holds none."""
+    """A network in an .onnx file, which fills each photo as a whole. InputError: the file holds
+    none.
+    """
     from spn_jax.filling.inpainter import Inpainter
 
     inpainter = Inpainter.load(file)

@@ -1,7 +1,8 @@
 """Which mask each test photo gets: the pair list, which is the protocol of an evaluation.
 
-Scores of two programs can be compared only where both completed the same holes of the same photos. A pair list says so by name, one
-`photo<TAB>mask` line each, and results name the list by its SHA-256. Lists for the paper's test sets ship with the package (PROTOCOLS);
+Scores of two programs can be compared only where both completed the same holes of the same photos.
+A pair list says so by name, one `photo<TAB>mask` line each, and results name the list by its
+SHA-256. Lists for the paper's test sets ship with the package (PROTOCOLS);
 `python -m spn_jax.evaluate pairs` draws others.
 """
 
@@ -39,8 +40,8 @@ _HEADER = re.compile(
 def draw_pairs(photos: int, masks: int, seed: int) -> np.ndarray:
     """The mask index of each photo, int32 (photos,); no mask comes twice before all have come once.
 
-    The first n pairs are the same for any number of photos, and the order is one of hashes: no version of a random
-    number generator can change published pairs.
+    The first n pairs are the same for any number of photos, and the order is one of hashes: no
+    version of a random number generator can change published pairs.
     """
     rounds = -(-photos // masks)
     order = [index for r in range(rounds) for index in _shuffled(masks, f"{seed} {r}")]
@@ -77,7 +78,9 @@ class PairList:
 
     @property
     def sha256(self) -> str:
-        """Of the pairs alone, whatever file they came from: by this, results name their protocol."""
+        """Of the pairs alone, whatever file they came from: by this, results name their
+        protocol.
+        """
         return names_sha256(f"{photo}\t{mask}" for photo, mask in zip(self.photos, self.masks, strict=True))
 
     @property
@@ -120,7 +123,9 @@ def first_duplicate(names: Iterable[str]) -> str | None:
 
 
 def short_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names without the folder that all of them lie in: where a data set is kept is no part of a protocol."""
+    """The names without the folder that all of them lie in: where a data set is kept is no part of
+    a protocol.
+    """
     paths = [PurePosixPath(name) for name in names]
     common = paths[0].parts[:-1] if paths else ()
     for path in paths:
@@ -152,7 +157,9 @@ def as_text(pairs: PairList) -> str:
 
 
 def write_pair_list(path: Path, pairs: PairList) -> None:
-    """Writes a pair list, complete or not at all, packed if the name ends in .gz. InputError: it cannot be written."""
+    """Writes a pair list, complete or not at all, packed if the name ends in .gz. InputError: it
+    cannot be written.
+    """
     data = as_text(pairs).encode("utf-8", "surrogateescape")
     write_atomically(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
@@ -181,13 +188,16 @@ def from_text(text: str, what: str) -> PairList:
 
 
 def open_pair_list(spec: str, photos: Sequence[str], masks: Sequence[str]) -> PairList:
-    """The pair list that `--pairs` names: one of PROTOCOLS, a file of `write_pair_list`, or a released program's .npy.
+    """The pair list that `--pairs` names: one of PROTOCOLS, a file of `write_pair_list`, or a
+    released program's .npy.
 
     Args:
-        photos, masks: names at hand. Only a .npy needs them: it is an integer array whose entry i is the index of photo i's mask.
+        photos, masks: names at hand. Only a .npy needs them: it is an integer array whose entry i
+            is the index of photo i's mask.
 
     Raises:
-        InputError: there is none of that name, it is damaged, or a .npy does not fit the photos and masks.
+        InputError: there is none of that name, it is damaged, or a .npy does not fit the photos and
+            masks.
     """
     if spec in PROTOCOLS:
         data = (importlib.resources.files("spn_jax.evaluation") / "protocols" / f"{spec}.tsv.gz").read_bytes()
@@ -236,8 +246,9 @@ class Match:
 def match(pairs: PairList, photos: Sequence[str], masks: Sequence[str]) -> Match:
     """Finds a list's photos and masks among the names at hand.
 
-    The masks must be the very set of the list. Photos are found by name, with a note where folders or suffixes differ (CelebA-HQ
-    is kept as .jpg or .png); photos that are not in the list are left out, with a note.
+    The masks must be the very set of the list. Photos are found by name, with a note where folders
+    or suffixes differ (CelebA-HQ is kept as .jpg or .png); photos that are not in the list are left
+    out, with a note.
 
     Raises:
         InputError: masks of another set, or missing photos; says which.

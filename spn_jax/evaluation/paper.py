@@ -1,7 +1,9 @@
-"""The figures of the paper's tables, as printed (Zhang et al., Pattern Recognition 2023), and when ours may stand beside them.
+"""The figures of the paper's tables, as printed (Zhang et al., Pattern Recognition 2023), and when
+ours may stand beside them.
 
-A figure is a string, so that 0.890 stays 0.890. MAE is printed times ten there ("x 10^-1": 0.154 means 0.0154, as on the axis
-of the paper's Fig. 7). "SPN" is the row "Ours". A dash in the paper is a figure that is not there.
+A figure is a string, so that 0.890 stays 0.890. MAE is printed times ten there ("x 10^-1": 0.154
+means 0.0154, as on the axis of the paper's Fig. 7). "SPN" is the row "Ours". A dash in the paper is
+a figure that is not there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +35,8 @@ DATA_SETS = {
 }
 IMAGE_SIZE = 256
 MASKS = 12_000  # irregular masks of Liu et al. (ECCV 2018)
-SAMPLES = {"deterministic": 1, "probabilistic": 5}  # completions of an image, of which the one of best PSNR counts
+# completions of an image, of which the one of best PSNR counts
+SAMPLES = {"deterministic": 1, "probabilistic": 5}
 
 # Places2, CelebA, Paris StreetView; of each 20-40 %, 40-60 %, All.
 _TABLE_1 = """
@@ -113,9 +116,11 @@ _ABLATIONS = {
 
 @dataclass(frozen=True)
 class Chart:
-    """A bar chart of the paper. Its bars have no numbers, so that they can be compared by eye alone.
+    """A bar chart of the paper. Its bars have no numbers, so that they can be compared by eye
+    alone.
 
-    axes: {score: (lowest, highest)} of the numbers along the axis, as printed; none where the text of the paper holds none.
+    axes: {score: (lowest, highest)} of the numbers along the axis, as printed; none where the text
+        of the paper holds none.
     said: what the paper's text reads from it.
     """
 
@@ -141,7 +146,9 @@ CHARTS = {
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight of the losses (sections 3.3.1 and 3.3.2): the values that the paper tried, the one it chose, and our settings."""
+    """A weight of the losses (sections 3.3.1 and 3.3.2): the values that the paper tried, the one
+    it chose, and our settings.
+    """
 
     tried: tuple[str, ...]
     chosen: str
@@ -159,7 +166,9 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters and seconds an image, on one RTX 3090 ("GTX3090" in the paper); batch, precision and what was timed are not said."""
+    """Parameters and seconds an image, on one RTX 3090 ("GTX3090" in the paper); batch, precision
+    and what was timed are not said.
+    """
 
     parameters: str
     seconds: str
@@ -203,7 +212,8 @@ class Figure:
 
 
 def figures(data_set: str, kind: str) -> tuple[Figure, ...]:
-    """Every figure of Table 1 (deterministic) or 2 (probabilistic) for a data set, in the paper's order; none for one not in that table.
+    """Every figure of Table 1 (deterministic) or 2 (probabilistic) for a data set, in the paper's
+    order; none for one not in that table.
 
     Args:
         data_set: one of DATA_SETS.
@@ -229,7 +239,9 @@ def _of_line(cells: Sequence[str], data_set: str, kind: str) -> Iterator[Figure]
 
 
 def ablations(table: int) -> tuple[Figure, ...]:
-    """Tables 3, 4 or 5: all of Paris StreetView, deterministic, all hole ratios. KeyError: another table."""
+    """Tables 3, 4 or 5: all of Paris StreetView, deterministic, all hole ratios. KeyError: another
+    table.
+    """
     return tuple(
         Figure(table, name, score, "All", printed)
         for name, row in _ABLATIONS[table].items()
@@ -249,7 +261,9 @@ class Quotation:
 
     @property
     def comparable(self) -> bool:
-        """Whether images and definitions of the scores are the paper's. The masks of its pairs were never published."""
+        """Whether images and definitions of the scores are the paper's. The masks of its pairs were
+        never published.
+        """
         return not self.differences
 
     @property
@@ -272,7 +286,8 @@ def notes_of(data_set: str) -> tuple[str, ...]:
     return _NOTES.get((data_set, "deterministic"), ())
 
 
-PYTORCH_FID = "pt_inception-2015-12-05-6726825d"  # its file, whose SHA-256 was checked against its name when it was dumped
+# its file, whose SHA-256 was checked against its name when it was dumped
+PYTORCH_FID = "pt_inception-2015-12-05-6726825d"
 FID_NOTE = "that the paper's FID has pytorch-fid's Inception is an assumption"
 
 
@@ -284,7 +299,8 @@ def quote(data_set: str, kind: str, differences: Sequence[str]) -> Quotation:
         differences: of `differences`; where there is any, the figures stand in a block apart.
 
     Raises:
-        InputError: there is no such data set or kind, or the paper has no figures of this kind for it.
+        InputError: there is no such data set or kind, or the paper has no figures of this kind for
+            it.
     """
     found = figures(data_set, kind)
     if not found:
@@ -306,7 +322,8 @@ def differences(
     raw_results: bool = False,
     inception: str | None = None,
 ) -> list[str]:
-    """What sets an evaluation apart from the paper's, a clause each; none if the images and the definitions are the same.
+    """What sets an evaluation apart from the paper's, a clause each; none if the images and the
+    definitions are the same.
 
     Args:
         data_set, kind: as of `figures`.

@@ -1,4 +1,6 @@
-"""What an evaluation says and writes beside its tables: sentences, the paper's figures, pictures."""
+"""What an evaluation says and writes beside its tables: sentences, the paper's figures,
+pictures.
+"""
 
 import json
 from collections.abc import Mapping
@@ -39,7 +41,9 @@ def announcement(evaluation: Evaluation, mesh: Mesh) -> str:
 
 
 def check_composites(folder: Path, evaluation: Evaluation) -> None:
-    """Raises InputError where pictures of other photos lie among those that will be written, or results would be written over."""
+    """Raises InputError where pictures of other photos lie among those that will be written, or
+    results would be written over.
+    """
     read = {Path(host.source["results"]).resolve(): host.name for host in evaluation.hosts if "results" in host.source}
     own = {f"{stem}.png" for stem in composite_stems(evaluation.photos.names)}
     for method in evaluation.methods:
@@ -55,7 +59,9 @@ def check_composites(folder: Path, evaluation: Evaluation) -> None:
 
 
 def remove_pictures(output: Path) -> None:
-    """Deletes the pictures of the evaluation whose results are in the folder: beside those of another they would mislead."""
+    """Deletes the pictures of the evaluation whose results are in the folder: beside those of
+    another they would mislead.
+    """
     try:
         earlier = list(json.loads((output / "results.json").read_text(encoding="utf-8"))["about"]["methods"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -86,7 +92,8 @@ def quote(request: Request, evaluation: Evaluation) -> paper.Quotation | None:
     """The paper's figures that stand with ours, if any."""
     protocols = [name for name in PROTOCOLS if request.pairs == name]
     data_set = request.paper or (protocols[0] if protocols else "none")
-    # By the models and not by the samples: one completion of a probabilistic model is none of Table 1's methods.
+    # By the models and not by the samples: one completion of a probabilistic model is none of Table
+    # 1's methods.
     kind = "probabilistic" if any(model.loaded.config.model.variational for model in evaluation.models) else "deterministic"
     if data_set == "none" or (request.paper is None and not paper.figures(data_set, kind)):
         return None
@@ -94,7 +101,8 @@ def quote(request: Request, evaluation: Evaluation) -> paper.Quotation | None:
     differences = paper.differences(
         data_set,
         kind,
-        own_images=data_set in protocols and data_set != "celebahq",  # whose test names the paper does not tell
+        # whose test names the paper does not tell
+        own_images=data_set in protocols and data_set != "celebahq",
         images=len(evaluation.photos),
         masks=len(evaluation.masks),
         image_size=data.image_size,
@@ -128,7 +136,9 @@ def about_run(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def compare(evaluation: Evaluation, mesh: Mesh, count: int) -> np.ndarray:
-    """One picture of some photos, evenly chosen: input, k-means map of the prior of a lone model, every method, truth."""
+    """One picture of some photos, evenly chosen: input, k-means map of the prior of a lone model,
+    every method, truth.
+    """
     models = {model.name: replicate(model.loaded.model, mesh) for model in evaluation.models}
     rows: gallery.Rows = {}
     for batch in batches_of(evaluation, mesh, gallery.spread(len(evaluation.photos), count)):
@@ -146,7 +156,9 @@ def compare(evaluation: Evaluation, mesh: Mesh, count: int) -> np.ndarray:
 
 
 def write_curves(checkpoint: Path, output: Path) -> bool:
-    """Draws the curves where the metrics of the run lie beside its checkpoints; False where there are none."""
+    """Draws the curves where the metrics of the run lie beside its checkpoints; False where there
+    are none.
+    """
     for folder in checkpoint.absolute().parents[:2]:
         path = folder / "metrics.jsonl"
         if path.is_file() and (lines := figures.read_metrics(path)):

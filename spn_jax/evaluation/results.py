@@ -1,4 +1,6 @@
-"""Folders of completed photos that any program made, one a test photo, for scoring under the same pairs as all others."""
+"""Folders of completed photos that any program made, one a test photo, for scoring under the same
+pairs as all others.
+"""
 
 import dataclasses
 import os
@@ -19,17 +21,20 @@ from spn_jax.evaluation.resume import files_state
 class ResultsFolder:
     """The completed photos in a folder.
 
-    Photo a/b.jpg's is a/b.jpg or, in any other format, a/b.png; where there are no folders in it, b.jpg or b.png. Where photos
-    differ by their suffix alone, the photo's suffix stays: a.jpg or a.jpg.png, and a.tif or a.tif.png.
+    Photo a/b.jpg's is a/b.jpg or, in any other format, a/b.png; where there are no folders in it,
+    b.jpg or b.png. Where photos differ by their suffix alone, the photo's suffix stays: a.jpg or
+    a.jpg.png, and a.tif or a.tif.png.
 
     Args:
         name: of the method, for error texts.
-        folder: searched through; every result is decoded once, so that a broken one is known before any model runs.
+        folder: searched through; every result is decoded once, so that a broken one is known before
+            any model runs.
         photos: names of all the photos that are evaluated.
         size: the size they are evaluated at.
 
     Raises:
-        InputError: results that are missing, there twice, of no photo, broken, or of another size; one error for all, with names.
+        InputError: results that are missing, there twice, of no photo, broken, or of another size;
+            one error for all, with names.
     """
 
     def __init__(self, name: str, folder: str, photos: Sequence[str], size: int):
@@ -89,7 +94,9 @@ class ResultsFolder:
             raise InputError(f"{self._what}: {file} cannot be read as an image ({error.__cause__}); make it again") from error
 
     def load(self, i: int) -> np.ndarray:
-        """The result for photo `i`, uint8 (size, size, 3). InputError: it was replaced by one that is broken or of another size."""
+        """The result for photo `i`, uint8 (size, size, 3). InputError: it was replaced by one that
+        is broken or of another size.
+        """
         result = self._decode(self._files[i])
         if result.shape != (self._size, self._size, 3):
             raise InputError(
@@ -120,7 +127,9 @@ class Assigned:
 
 
 def assign(photos: Sequence[str], files: Sequence[str]) -> Assigned:
-    """Finds each photo's results among files, named from their folder: by its whole name first, then without the file's suffix."""
+    """Finds each photo's results among files, named from their folder: by its whole name first,
+    then without the file's suffix.
+    """
     names = _inside(photos)
     flat = [PurePosixPath(name).name for name in names]
     if not any("/" in file for file in files) and len(set(flat)) == len(flat):
@@ -153,14 +162,17 @@ def _folder_below(photos: Sequence[str], files: Sequence[str]) -> str | None:
 
 
 def composite_stems(names: Sequence[str]) -> list[str]:
-    """A relative name without suffix for each photo's completed image; the photo's suffix stays where two names would become one."""
+    """A relative name without suffix for each photo's completed image; the photo's suffix stays
+    where two names would become one.
+    """
     inside = _inside(names)
     short = [PurePosixPath(name).with_suffix("").as_posix() for name in inside]
     return short if len(set(short)) == len(short) else inside
 
 
 def _inside(names: Sequence[str]) -> list[str]:
-    """The short names, without what would lead out of a folder; names that would become one keep a folder "_" in place of "..".
+    """The short names, without what would lead out of a folder; names that would become one keep a
+    folder "_" in place of "..".
 
     So neither of them overwrites the other's composite, and both are found again as results.
     """

@@ -1,9 +1,11 @@
-"""What an evaluation has scored so far, on disk: an interrupted one continues, and memory does not grow with the number of photos.
+"""What an evaluation has scored so far, on disk: an interrupted one continues, and memory does not
+grow with the number of photos.
 
-A folder with `progress.json` (what is evaluated, how many photos are done, the columns) and for each method and column of it an
-array of numbers without a header, a row a photo, to which every batch is appended. Rows beyond those that
-`progress.json` counts are of a batch that was not finished, and are cut off. A file is named in it before it is made, so that
-nothing but our own files is ever deleted.
+A folder with `progress.json` (what is evaluated, how many photos are done, the columns) and for
+each method and column of it an array of numbers without a header, a row a photo, to which every
+batch is appended. Rows beyond those that `progress.json` counts are of a batch that was not
+finished, and are cut off. A file is named in it before it is made, so that nothing but our own
+files is ever deleted.
 """
 
 import contextlib
@@ -38,12 +40,13 @@ class Partial:
         identity: what is evaluated, {name: plain value}; rows of another identity are thrown away.
 
     Raises:
-        InputError: the folder holds files of others, another process writes to it, or it cannot be written to.
+        InputError: the folder holds files of others, another process writes to it, or it cannot be
+            written to.
 
     Attributes:
         done: photos whose rows are there.
-        restarted: why rows that were there could not be used, as the end of a sentence about that evaluation; "" where there
-            were none, or they could.
+        restarted: why rows that were there could not be used, as the end of a sentence about that
+            evaluation; "" where there were none, or they could.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]):
@@ -102,7 +105,9 @@ class Partial:
         )
 
     def _delete(self, files: Iterable[str]) -> None:
-        """Deletes what we wrote: these files, and what an interrupted writing of the progress left."""
+        """Deletes what we wrote: these files, and what an interrupted writing of the
+        progress left.
+        """
         for path in (*(self.folder / file for file in files), *self.folder.glob(f".{PROGRESS}-*")):
             path.unlink(missing_ok=True)
 
@@ -188,7 +193,9 @@ class Partial:
         return np.memmap(self.folder / file, _dtype(file), "r", shape=(self.done, sum(self._columns[file].values())))
 
     def remove(self) -> None:
-        """Deletes our files, and the folder if nothing else is in it: the evaluation is complete."""
+        """Deletes our files, and the folder if nothing else is in it: the evaluation is
+        complete.
+        """
         with contextlib.suppress(OSError):
             self._delete([*self._columns, PROGRESS])
         self.close()
@@ -214,7 +221,9 @@ class Partial:
 
 
 def data_state(path: str) -> str:
-    """`files_state` of the images or records at `path`: a folder, a list, an archive, a file of records, or a pattern of such."""
+    """`files_state` of the images or records at `path`: a folder, a list, an archive, a file of
+    records, or a pattern of such.
+    """
     location = Path(path).expanduser()
     if location.is_dir():
         return files_state([*find_images(location), *sorted(location.glob("*.array_record*"))])
@@ -224,7 +233,9 @@ def data_state(path: str) -> str:
 
 
 def files_state(files: Iterable[Path]) -> str:
-    """SHA-256, in hex, over name, size in bytes and time of change of every file; InputError: one cannot be asked for."""
+    """SHA-256, in hex, over name, size in bytes and time of change of every file; InputError: one
+    cannot be asked for.
+    """
     try:
         states = [(file, file.stat()) for file in files]
     except OSError as error:

@@ -13,7 +13,9 @@ from spn_jax.runtime.sharding import make_mesh
 
 
 def evaluate(request: Request) -> None:
-    """Scores checkpoints, folders of results and classical methods on the same pairs of photo and mask."""
+    """Scores checkpoints, folders of results and classical methods on the same pairs of photo and
+    mask.
+    """
     check_options(request)
     evaluation = with_checked_masks(open_evaluation(request))
     quotation = quote(request, evaluation)
@@ -58,7 +60,9 @@ def evaluate(request: Request) -> None:
 
 
 def check_options(request: Request) -> None:
-    """Raises InputError for what can be known to be wrong before anything is read; makes the folder of the results."""
+    """Raises InputError for what can be known to be wrong before anything is read; makes the folder
+    of the results.
+    """
     check_names(
         named_checkpoints(request.checkpoint),
         [named(text, "--results")[0] for text in request.results],

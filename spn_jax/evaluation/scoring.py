@@ -1,6 +1,8 @@
-"""Completes batches of photos and scores what comes back: the part of an evaluation that runs on the devices.
+"""Completes batches of photos and scores what comes back: the part of an evaluation that runs on
+the devices.
 
-A method completes photos, whichever way; `score_batch` scores every method's by one and the same program.
+A method completes photos, whichever way; `score_batch` scores every method's by one and the same
+program.
 """
 
 import dataclasses
@@ -28,11 +30,15 @@ DeviceArrays = dict[str, jax.Array]
 
 
 class Detail(enum.IntEnum):
-    """What comes back of a scored batch; each has what the one before has. Pictures and priors cost memory and transfers."""
+    """What comes back of a scored batch; each has what the one before has. Pictures and priors cost
+    memory and transfers.
+    """
 
     SCORES = 0  # (b,) each
     PICTURES = 1  # and completed, of several completions the best: uint8 (b, h, w, 3)
-    GRID = 2  # and image, mask, the coarsest prior (b, h', w', c), and of several completions the first: uint8 (b, s, h, w, 3)
+    # and image, mask, the coarsest prior (b, h', w', c), and of several completions the first:
+    # uint8 (b, s, h, w, 3)
+    GRID = 2
 
 
 PASSED_ON: tuple[str, ...] = ("index", "valid", "finite")  # what a scored batch keeps of the batch
@@ -41,7 +47,9 @@ SAMPLES_SHOWN = 5  # completions of a photo in a grid, at most
 
 
 class Inception(Protocol):
-    """Images (b, h, w, 3) in [0, 1] -> features (b, d), after pytorch-fid's resizing or, `clean`, clean-fid's."""
+    """Images (b, h, w, 3) in [0, 1] -> features (b, d), after pytorch-fid's resizing or, `clean`,
+    clean-fid's.
+    """
 
     def __call__(self, image: jax.Array, /) -> jax.Array: ...
 
@@ -54,7 +62,8 @@ class Networks:
     """Trained networks that scores need. Without one its scores are left out."""
 
     inception: Inception | None = None
-    lpips_alex: Callable[[jax.Array, jax.Array], jax.Array] | None = None  # two such images -> distances (b,)
+    # two such images -> distances (b,)
+    lpips_alex: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     lpips_vgg: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
 
@@ -94,13 +103,14 @@ def score_batch(networks: Networks, batch: DeviceArrays, *, mesh: Mesh, detail: 
     """Scores completions; of several, the one of best PSNR (SPN's protocol).
 
     Args:
-        batch: image uint8 (b, h, w, 3), mask uint8 (b, h, w, 1), completions uint8 (b, s, h, w, 3), and prior where there is one.
-            Of the rest, what is in PASSED_ON is kept.
+        batch: image uint8 (b, h, w, 3), mask uint8 (b, h, w, 1), completions uint8 (b, s, h, w, 3),
+            and prior where there is one. Of the rest, what is in PASSED_ON is kept.
 
     Returns:
-        By name, (b,) each: the scores of `bins.OF_COMPLETIONS` that the networks allow; of several completions also the mean
-        of each over all of them, NAME_mean, and `bins.OF_SAMPLES`; hole_area and pixels. Inception's features of the
-        completion, (b, d), by the names of FEATURES. What `Detail` says.
+        By name, (b,) each: the scores of `bins.OF_COMPLETIONS` that the networks allow; of several
+        completions also the mean of each over all of them, NAME_mean, and `bins.OF_SAMPLES`;
+        hole_area and pixels. Inception's features of the completion, (b, d), by the names of
+        FEATURES. What `Detail` says.
     """
     with jax.default_matmul_precision("highest"):
         return _everywhere(_score_batch(networks, batch, detail), mesh)
@@ -206,10 +216,12 @@ def evaluate_model(
     """Scores every valid picture of the batches, once.
 
     Args:
-        model: a pytree that maps image (b, h, w, 3) in [0, 1], mask (b, h, w, 1) and the noise of `draw_noise` to an object with
-            .image (b, s, h, w, 3) and .prior {level: (b, s, h', w', c)}. Of s completions the one of best PSNR is scored
-            (SPN's protocol); s is config.eval.samples where the model is probabilistic.
-        batches: of `evaluation_batches`; with several processes each brings its own rows and all get all records.
+        model: a pytree that maps image (b, h, w, 3) in [0, 1], mask (b, h, w, 1) and the noise of
+            `draw_noise` to an object with .image (b, s, h, w, 3) and .prior {level: (b, s, h', w',
+            c)}. Of s completions the one of best PSNR is scored (SPN's protocol); s is
+            config.eval.samples where the model is probabilistic.
+        batches: of `evaluation_batches`; with several processes each brings its own rows and all
+            get all records.
         tenths: as in `records_of`.
 
     Returns:
@@ -225,8 +237,9 @@ def records_of(parts: Sequence[Mapping[str, np.ndarray]], tenths: np.ndarray | N
     """The valid rows of scored batches as records (n,) of `bins`, in the order of the photos.
 
     Args:
-        tenths: for every photo, by its index, the tenth of hole ratio that the number of its mask tells
-            (`MaskSource.tenths` of the pairs). It decides the picture's bins; if not given, the measured `hole` does.
+        tenths: for every photo, by its index, the tenth of hole ratio that the number of its mask
+            tells (`MaskSource.tenths` of the pairs). It decides the picture's bins; if not given,
+            the measured `hole` does.
 
     Raises:
         InputError: there are none, or a prediction was not finite.
@@ -240,7 +253,8 @@ def records_of(parts: Sequence[Mapping[str, np.ndarray]], tenths: np.ndarray | N
     finite = records.pop("finite", np.ones(len(order), bool)).astype(bool)
     if not finite.all():
         raise not_finite(records["index"][~finite], len(finite))
-    records["hole"] = records.pop("hole_area") / records.pop("pixels")  # float64: exactly 20 % must not become more
+    # float64: exactly 20 % must not become more
+    records["hole"] = records.pop("hole_area") / records.pop("pixels")
     chosen = None if tenths is None else tenths[records["index"].astype(int)]
     records["bin"] = bins.bins_of(records["hole"], chosen)
     records["tenth"] = bins.bins_of(records["hole"], chosen, "tenths")
@@ -256,7 +270,8 @@ def not_finite(photos: np.ndarray, of: int, name: str = "the model") -> InputErr
 
 
 def summarise(records: bins.Records) -> dict[str, float]:
-    """Means as metrics to log: eval/psnr, ... over all pictures, and eval/20-40/psnr, ... of the bins that have any.
+    """Means as metrics to log: eval/psnr, ... over all pictures, and eval/20-40/psnr, ... of the
+    bins that have any.
 
     A mean over no picture, as that of diversity where none has a hole, is left out.
     """

@@ -69,7 +69,9 @@ NEEDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to score, how, and where to: the options of `python -m spn_jax.evaluate run`, which explains them."""
+    """What to score, how, and where to: the options of `python -m spn_jax.evaluate run`, which
+    explains them.
+    """
 
     checkpoint: Sequence[str] = ()
     results: Sequence[str] = ()
@@ -95,7 +97,9 @@ class Request:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Self:
-        """What the options of a command line ask for; those that it does not have keep their defaults."""
+        """What the options of a command line ask for; those that it does not have keep their
+        defaults.
+        """
         return cls(**{field.name: getattr(options, field.name) for field in dataclasses.fields(cls) if hasattr(options, field.name)})
 
 
@@ -174,7 +178,9 @@ def open_evaluation(request: Request) -> Evaluation:
 
 
 def with_checked_masks(evaluation: Evaluation) -> Evaluation:
-    """Reads every mask that will be used once, and notes where they look inverted. InputError: some are broken."""
+    """Reads every mask that will be used once, and notes where they look inverted. InputError: some
+    are broken.
+    """
     data = evaluation.config.data
     check = check_masks(evaluation.masks, data.threads, evaluation.mask_of)
     question = None if check is None else check.question(data)
@@ -194,7 +200,9 @@ def load_networks(request: Request) -> tuple[Networks, dict[str, str]]:
 
 @contextlib.contextmanager
 def partial_results(request: Request, evaluation: Evaluation) -> Iterator[Partial]:
-    """The rows that are done, in the output folder, or in a folder that goes with the process where there is no output."""
+    """The rows that are done, in the output folder, or in a folder that goes with the process where
+    there is no output.
+    """
     with contextlib.ExitStack() as stack:
         if request.output is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spn_jax-")))
@@ -227,7 +235,9 @@ def identity_of(evaluation: Evaluation, save_composites: bool) -> dict[str, Any]
 
 
 def score_all(evaluation: Evaluation, mesh: Mesh, partial: Partial, composites: Path | None) -> None:
-    """Scores the photos that are not done yet by all methods; `composites`: the output folder, where completed photos are kept."""
+    """Scores the photos that are not done yet by all methods; `composites`: the output folder,
+    where completed photos are kept.
+    """
     count = len(evaluation.photos)
     batches = evaluation_batches(
         evaluation.config,
@@ -255,7 +265,9 @@ def score_all(evaluation: Evaluation, mesh: Mesh, partial: Partial, composites: 
 
 
 def batches_of(evaluation: Evaluation, mesh: Mesh, numbers: Sequence[int] | np.ndarray) -> Iterator[Batch]:
-    """Batches of the photos of these numbers; "index" is the number among all, because the noise of a photo's samples follows from it."""
+    """Batches of the photos of these numbers; "index" is the number among all, because the noise of
+    a photo's samples follows from it.
+    """
     of_all = np.asarray(numbers, np.int32)
 
     def renumbered(complete: Completer) -> Completer:
@@ -277,7 +289,8 @@ def batch_size_of(config: Config, mesh: Mesh) -> int:
     return -(-config.eval.batch_size // mesh.size) * mesh.size
 
 
-Scored = tuple[Mapping[str, Any], dict[str, dict[str, Any]]]  # valid and index of a batch, and {method: scores} of it
+# valid and index of a batch, and {method: scores} of it
+Scored = tuple[Mapping[str, Any], dict[str, dict[str, Any]]]
 
 
 def scored(evaluation: Evaluation, batches: Iterable[Mapping[str, Any]], mesh: Mesh, detail: Detail) -> Iterator[Scored]:

@@ -1,4 +1,6 @@
-"""Scores of whole sets of pictures, bin by bin: FID, KID, P-IDS and U-IDS from Inception's features."""
+"""Scores of whole sets of pictures, bin by bin: FID, KID, P-IDS and U-IDS from Inception's
+features.
+"""
 
 import warnings
 from collections.abc import Mapping
@@ -18,12 +20,14 @@ def score_sets(
     """The scores `OF_SETS` of one method.
 
     Args:
-        truth, completed: features (n, d) of photos and completed photos, row by row those of the records; "inception" with
-            pytorch-fid's resizing, from which all scores are, and "inception_clean" with clean-fid's, for fid_clean alone.
+        truth, completed: features (n, d) of photos and completed photos, row by row those of the
+            records; "inception" with pytorch-fid's resizing, from which all scores are, and
+            "inception_clean" with clean-fid's, for fid_clean alone.
         layout: one of `LAYOUTS`.
 
     Returns:
-        {bin: {score: value}}, without what cannot be computed; {score: why it was not, in a few words}; sentences for the reader.
+        {bin: {score: value}}, without what cannot be computed; {score: why it was not, in a few
+            words}; sentences for the reader.
     """
     of_sets: dict[str, dict[str, float]] = {}
     missing: dict[str, str] = {}

@@ -1,4 +1,5 @@
-"""Scores by hole ratio as text, TSV, LaTeX and JSON: a row a method and a column a bin (`bins`), as in the paper.
+"""Scores by hole ratio as text, TSV, LaTeX and JSON: a row a method and a column a bin (`bins`), as
+in the paper.
 
 Scores of whole sets, as FID, stand beside the records in `Results`.
 """
@@ -15,7 +16,8 @@ from spn_jax.evaluation.paper import PRINTED_MAE, Quotation
 from spn_jax.metrics.image import BORDER
 from spn_jax.metrics.sets import FID_RELIABLE
 
-NOT_PRINTED = ("kid_std",)  # the text and LaTeX tables print all other scores; files have all scores and digits
+# the text and LaTeX tables print all other scores; files have all scores and digits
+NOT_PRINTED = ("kid_std",)
 DIGITS = {"psnr": 2, "psnr_mean": 2, "border_psnr": 2, "border_psnr_mean": 2, "fid": 2, "fid_clean": 2, "kid": 5}
 FEWER_DIGITS = 4
 
@@ -47,13 +49,17 @@ NOT_COMPARABLE = "From the paper (different images and masks; not comparable)"
 class Results:
     """What one method scored.
 
-    records: per picture, (n,) each, all optional but "psnr" and "bin" ("hole" where there is diversity, "tenth" for the tenths' layout):
-        the scores OF_COMPLETIONS, of several samples those of the one of best PSNR; then also "psnr_mean", "ssim_mean", ...: the
-        mean of the scores of all samples of a picture; and OF_SAMPLES: how far the samples lie apart, mean over all pairs, as L1
-        inside the hole ("diversity") and as LPIPS ("diversity_lpips"). Other keys, as "index", are passed on to the JSON.
-    of_sets: {name of a bin: {score: value}} of the scores OF_SETS. A bin, or a score in it, that was not computed is left out.
+    records: per picture, (n,) each, all optional but "psnr" and "bin" ("hole" where there is
+        diversity, "tenth" for the tenths' layout): the scores OF_COMPLETIONS, of several samples
+        those of the one of best PSNR; then also "psnr_mean", "ssim_mean", ...: the mean of the
+        scores of all samples of a picture; and OF_SAMPLES: how far the samples lie apart, mean over
+        all pairs, as L1 inside the hole ("diversity") and as LPIPS ("diversity_lpips"). Other keys,
+        as "index", are passed on to the JSON.
+    of_sets: {name of a bin: {score: value}} of the scores OF_SETS. A bin, or a score in it, that
+        was not computed is left out.
     notes: sentences printed under the table, after the method's name.
-    missing: {score: why, in two or three words, as "no weights"}; they stand in the score's row in place of numbers.
+    missing: {score: why, in two or three words, as "no weights"}; they stand in the score's row in
+        place of numbers.
     """
 
     records: Records
@@ -75,18 +81,21 @@ class _Line:
 
 
 def text_table(methods: Methods, layout: str = "deterministic", quotation: Quotation | None = None) -> str:
-    """A Markdown table that also reads well in a terminal: for each score a line a method, a column a bin, and notes below.
+    """A Markdown table that also reads well in a terminal: for each score a line a method, a column
+    a bin, and notes below.
 
-    A score that no method has is left out; one that some do not have is "-" there, or the reason why. All methods must have been
-    scored on the same pairs.
+    A score that no method has is left out; one that some do not have is "-" there, or the reason
+    why. All methods must have been scored on the same pairs.
 
     Args:
         layout: one of LAYOUTS.
-        quotation: the paper's figures. Comparable ones stand under ours, marked as quoted, and MAE is printed times ten, as
-            there; others follow in a block apart, under a heading that says so.
+        quotation: the paper's figures. Comparable ones stand under ours, marked as quoted, and MAE
+            is printed times ten, as there; others follow in a block apart, under a heading that
+            says so.
 
     Raises:
-        ValueError: methods that were not scored on the same pairs; a score in `of_sets` that tables do not know.
+        ValueError: methods that were not scored on the same pairs; a score in `of_sets` that tables
+            do not know.
         InputError: a method's name holds a tab or a line break.
     """
     rows = _rows_of_all(methods, layout)
@@ -102,7 +111,9 @@ def text_table(methods: Methods, layout: str = "deterministic", quotation: Quota
 
 
 def latex_table(methods: Methods, layout: str = "deterministic", quotation: Quotation | None = None) -> str:
-    """What `text_table` has, as LaTeX's own tabular (no package is needed); notes are comments, and the marks stand in the table."""
+    """What `text_table` has, as LaTeX's own tabular (no package is needed); notes are comments, and
+    the marks stand in the table.
+    """
     rows = _rows_of_all(methods, layout)
     beside = quotation if quotation is not None and quotation.comparable else None
     bins = [row.bin for row in next(iter(rows.values()))]
@@ -133,7 +144,9 @@ def _results(methods: Methods) -> dict[str, Results]:
 def _lines(
     methods: Methods, rows: Mapping[str, Sequence[Row]], beside: Quotation | None, form: str, plain: Callable[[str], str] = str
 ) -> list[_Line]:
-    """Every line of the table of our methods, with comparable figures of the paper among them. `plain` makes text fit the format."""
+    """Every line of the table of our methods, with comparable figures of the paper among them.
+    `plain` makes text fit the format.
+    """
     results, first = _results(methods), next(iter(rows.values()))
     lines = [_Line("images", "", tuple(str(row.images) for row in first))]
     for score in SCORES:
@@ -187,7 +200,9 @@ def _markdown(bins: Sequence[str], lines: Sequence[_Line]) -> str:
 
 
 def aligned(header: Sequence[str], body: Sequence[Sequence[str]], left: int) -> str:
-    """A Markdown table whose columns line up; the first `left` of them are text, the others numbers."""
+    """A Markdown table whose columns line up; the first `left` of them are text, the others
+    numbers.
+    """
     widths = [max(len(cell) for cell in column) for column in zip(header, *body, strict=True)]
     rule = "|".join([f":{'-' * (width + 1)}" if i < left else f"{'-' * (width + 1)}:" for i, width in enumerate(widths)])
     rows = [
@@ -271,7 +286,9 @@ def _notes_of_paper(quotation: Quotation) -> list[str]:
 
 
 def diversity_in_words(records: Records, samples: int) -> str:
-    """One line: how far apart the completions of a photo are, on average, and over how many photos."""
+    """One line: how far apart the completions of a photo are, on average, and over how many
+    photos.
+    """
     pictures = int(has_score("diversity", records).sum())
     if not pictures:
         return "mean pairwise distance between samples inside the hole: not defined, no picture has a hole\n"
@@ -283,10 +300,11 @@ def diversity_in_words(records: Records, samples: int) -> str:
 
 
 def tsv_table(methods: Methods, layout: str = "deterministic", quotation: Quotation | None = None) -> str:
-    """One line a method and bin, unrounded, for programs to read; "nan" for what a method does not have.
+    """One line a method and bin, unrounded, for programs to read; "nan" for what a method does not
+    have.
 
-    After the scores come half of their 95 % intervals (psnr_ci95, ...) and, last, the source: measured, quoted (the paper's
-    figures, as printed), or "quoted, not comparable".
+    After the scores come half of their 95 % intervals (psnr_ci95, ...) and, last, the source:
+    measured, quoted (the paper's figures, as printed), or "quoted, not comparable".
     """
     rows = {name: rows_of(results.records, layout, results.of_sets) for name, results in _results(methods).items()}
     every_row = [row for of_method in rows.values() for row in of_method]
@@ -314,7 +332,9 @@ def tsv_table(methods: Methods, layout: str = "deterministic", quotation: Quotat
 
 
 def as_json(methods: Methods, about: Mapping[str, Any], layout: str = "deterministic", quotation: Quotation | None = None) -> str:
-    """Everything: what was evaluated, rows, every picture's scores, notes, the paper's figures. Infinite or missing numbers are null."""
+    """Everything: what was evaluated, rows, every picture's scores, notes, the paper's figures.
+    Infinite or missing numbers are null.
+    """
     results = _results(methods)
     content: dict[str, Any] = {
         "about": dict(about),

@@ -1,7 +1,7 @@
 """A model as one archive that runs with JAX alone.
 
-Inside: a StableHLO program for each size, compiled for CPU, CUDA or TPU by whoever loads it; the weights, which are its arguments; and
-manifest.json, which says what goes in and comes out.
+Inside: a StableHLO program for each size, compiled for CPU, CUDA or TPU by whoever loads it; the
+weights, which are its arguments; and manifest.json, which says what goes in and comes out.
 """
 
 import io
@@ -60,7 +60,9 @@ def program_name(size: Size) -> str:
 
 
 def export_program(model: SPN, size: Size) -> jax_export.Exported:
-    """The function (weights, image, mask[, noise]) -> completion for photos of one size and batches of any."""
+    """The function (weights, image, mask[, noise]) -> completion for photos of one size and batches
+    of any.
+    """
     (batch,) = jax_export.symbolic_shape("b")
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in named_arrays(model).items()}
     inputs = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for shape in input_shapes(model, size).values()]

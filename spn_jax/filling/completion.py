@@ -1,4 +1,6 @@
-"""What evaluations, profiles and single photos have in common: samples and their noise, and a completion in 8 bits."""
+"""What evaluations, profiles and single photos have in common: samples and their noise, and a
+completion in 8 bits.
+"""
 
 import functools
 from collections.abc import Callable
@@ -13,11 +15,14 @@ from spn_jax.config import Config
 from spn_jax.errors import InputError
 
 SEEDS = 2**32
-PRECISION = functools.partial(jax.default_matmul_precision, "highest")  # at which completions are made and scored
+# at which completions are made and scored
+PRECISION = functools.partial(jax.default_matmul_precision, "highest")
 
 
 def check_samples(samples: int, config: Config, name: str = "--samples") -> None:
-    """Raises InputError unless a model of this config makes so many different completions of a photo; `name` is what asked for them."""
+    """Raises InputError unless a model of this config makes so many different completions of a
+    photo; `name` is what asked for them.
+    """
     if samples < 1:
         raise InputError(f"{name} {samples} must be at least 1")
     if samples > 1 and not config.model.variational:
@@ -38,7 +43,9 @@ def composite(prediction: ArrayLike, image: ArrayLike, mask: ArrayLike) -> Array
 
 
 def quantise(values: ArrayLike, how: Literal["truncate", "round"]) -> Array:
-    """Values in [0, 1] as whole numbers 0..255 in float32; `truncate` is the released program's floor(255 x). NaN stays NaN."""
+    """Values in [0, 1] as whole numbers 0..255 in float32; `truncate` is the released program's
+    floor(255 x). NaN stays NaN.
+    """
     scaled = 255 * jnp.clip(jnp.asarray(values, jnp.float32), 0, 1)
     return jnp.floor(scaled) if how == "truncate" else jnp.round(scaled)
 
@@ -49,7 +56,8 @@ def complete(
     """Completes photos, at the precision that scores are reported for; to be called under jit.
 
     Args:
-        model: maps image (b, h, w, 3) in [0, 1], mask (b, h, w, 1) and noise to an object with .image (b, s, h, w, 3).
+        model: maps image (b, h, w, 3) in [0, 1], mask (b, h, w, 1) and noise to an object with
+            .image (b, s, h, w, 3).
         image: uint8 (b, h, w, 3).
         mask: uint8 (b, h, w, 1), 1 = hole.
         noise: of `draw_noise`.
@@ -60,18 +68,20 @@ def complete(
     """
     with PRECISION():
         output = model(image.astype(jnp.float32) / 255, mask.astype(jnp.float32), noise)
-    # Known pixels are the photo's own 8-bit values; quantising a float copy of them could only lose.
+    # Known pixels are the photo's own 8-bit values; quantising a float copy of them could only
+    # lose.
     return composite(quantise(output.image, how).astype(jnp.uint8), image[:, None], mask[:, None]), output
 
 
 def draw_noise(model: Any, seed: int | Array, photos: Array, samples: Array, height: int, width: int) -> Array | None:
     """What tells the completions of a photo from each other; None for a model that makes only one.
 
-    The noise of a completion follows from the seed, the photo's number and its own number alone: it does not depend on the batch or
-    the devices, and more samples add to those of fewer.
+    The noise of a completion follows from the seed, the photo's number and its own number alone: it
+    does not depend on the batch or the devices, and more samples add to those of fewer.
 
     Args:
-        model: .variational, and .noise_shape(height, width); models without the former are deterministic.
+        model: .variational, and .noise_shape(height, width); models without the former are
+            deterministic.
         seed: in [0, 2^32).
         photos: their numbers (b,).
         samples: the numbers (s,) of the completions of each.

@@ -1,7 +1,8 @@
-"""Photos, masks and results as files: which belong together, in a folder too, and what becomes of them.
+"""Photos, masks and results as files: which belong together, in a folder too, and what becomes of
+them.
 
-A folder of photos, which is searched through, goes with one mask for all, or with a folder of masks, which lie and are called as their
-photos, or NAME_mask001.png; both may be the same folder.
+A folder of photos, which is searched through, goes with one mask for all, or with a folder of
+masks, which lie and are called as their photos, or NAME_mask001.png; both may be the same folder.
 """
 
 import dataclasses
@@ -39,12 +40,15 @@ from spn_jax.runtime.files import check_writable, write_atomically
 from spn_jax.runtime.memory import out_of_memory_in_words
 from spn_jax.runtime.progress import Progress
 
-MASK_NAME = re.compile(r"(?P<photo>.+)_mask\d*")  # a mask beside its photo, as LaMa's programs take them
+# a mask beside its photo, as LaMa's programs take them
+MASK_NAME = re.compile(r"(?P<photo>.+)_mask\d*")
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A photo, its mask, and where the result goes: a file, or a name in a folder whose suffix the photo's format decides."""
+    """A photo, its mask, and where the result goes: a file, or a name in a folder whose suffix the
+    photo's format decides.
+    """
 
     photo: Path
     mask: Path
@@ -144,7 +148,8 @@ class Found(NamedTuple):
 def image_files(path: Path, others: Sequence[Path]) -> list[Found]:
     """The file itself, or the images in the folder and below, in order.
 
-    Hidden files are left out, and what lies in one of the `others` if that is a folder below this one.
+    Hidden files are left out, and what lies in one of the `others` if that is a folder below this
+    one.
     """
     if not path.is_dir():
         return [Found(Path(path.stem), path)]
@@ -172,7 +177,9 @@ def say_what_is_left_out(image: Path, others: Sequence[Path]) -> None:
 
 
 def apart(files: Sequence[Found]) -> tuple[list[Found], list[Found]]:
-    """Photos and masks of one folder: masks are called NAME_mask or NAME_mask001 after a photo NAME."""
+    """Photos and masks of one folder: masks are called NAME_mask or NAME_mask001 after a photo
+    NAME.
+    """
     places = {file.place for file in files}
     photos: list[Found] = []
     masks: list[Found] = []
@@ -182,7 +189,9 @@ def apart(files: Sequence[Found]) -> tuple[list[Found], list[Found]]:
 
 
 def photo_of_mask(place: Path) -> Path | None:
-    """The place of the photo that a mask is called after; None if its name is not that of a mask."""
+    """The place of the photo that a mask is called after; None if its name is not that of a
+    mask.
+    """
     match = MASK_NAME.fullmatch(place.name)
     return None if match is None else place.with_name(match["photo"])
 
@@ -197,7 +206,9 @@ def matched(photos: Sequence[Found], masks: Sequence[Found]) -> list[tuple[Found
 
 
 def named(photo: Found, masks: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """Each mask of a photo with the place of the result, which is called as the photo, or as the mask where there are several."""
+    """Each mask of a photo with the place of the result, which is called as the photo, or as the
+    mask where there are several.
+    """
     for mask in masks:
         yield mask, photo.place if len(masks) == 1 else photo.place.with_name(mask.stem)
 
@@ -249,7 +260,9 @@ def fill(task: Task, inpainter: Inpainter, settings: Settings) -> tuple[str, ...
 
 
 def fill_all(tasks: Sequence[Task], inpainter: Inpainter, settings: Settings) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Fills photo after photo; what could not be kept of each that was filled, and a sentence for each that was not."""
+    """Fills photo after photo; what could not be kept of each that was filled, and a sentence for
+    each that was not.
+    """
     left_out, failures, progress = [], [], Progress(0, len(tasks))
     for task in tasks:
         try:
@@ -264,7 +277,9 @@ def fill_all(tasks: Sequence[Task], inpainter: Inpainter, settings: Settings) ->
 
 
 class Passes:
-    """Prints how far the network is with one photo, if that takes longer than the time between two lines."""
+    """Prints how far the network is with one photo, if that takes longer than the time between two
+    lines.
+    """
 
     def __init__(self) -> None:
         self._progress = Progress(0, 1)
@@ -277,7 +292,9 @@ class Passes:
 
 
 def output_files(task: Task, suffix: str, samples: int) -> list[Path]:
-    """A file a completion; InputError if one could not be written, or would replace what is read."""
+    """A file a completion; InputError if one could not be written, or would replace what is
+    read.
+    """
     files = [task.output.with_name(name + suffix) for name in task.names(samples)]
     for file in files:
         if file.is_dir():

@@ -1,4 +1,6 @@
-"""Which formats of images there are beyond those that Pillow reads by itself, and what a file that is not read is."""
+"""Which formats of images there are beyond those that Pillow reads by itself, and what a file that
+is not read is.
+"""
 
 import importlib.util
 from typing import BinaryIO, NamedTuple
@@ -49,7 +51,9 @@ def register_heic() -> bool:
 
 
 def name_of(file: BinaryIO) -> Unread | None:
-    """What a file is that Pillow does not know; None if nothing is known about it. Only damaged files have fewer than 16 bytes."""
+    """What a file is that Pillow does not know; None if nothing is known about it. Only damaged
+    files have fewer than 16 bytes.
+    """
     file.seek(0)
     head = file.read(16)
     if len(head) < 16:
@@ -62,22 +66,28 @@ def name_of(file: BinaryIO) -> Unread | None:
 
 
 def bits_of(image: Image.Image, file: BinaryIO) -> int:
-    """Bits a channel of an AVIF or HEIC file, of which Pillow's image has 8; 8 for other formats, which are looked at elsewhere."""
+    """Bits a channel of an AVIF or HEIC file, of which Pillow's image has 8; 8 for other formats,
+    which are looked at elsewhere.
+    """
     if image.format == "HEIF":
         return int(image.info.get("bit_depth", 8))
     if image.format != "AVIF":
         return 8
     file.seek(0)
     data, depths, at = file.read(), [8], 0
-    while (at := data.find(b"av1C", at)) >= 0 and at + 6 < len(data):  # the codec's settings: once for colours, once for opacity
+    # the codec's settings: once for colours, once for opacity
+    while (at := data.find(b"av1C", at)) >= 0 and at + 6 < len(data):
         at += 4
         high, twelve = data[at + 2] & 0x40, data[at + 2] & 0x20
-        if data[at] == 0x81:  # marker and version, so that compressed pixels that happen to read av1C do not count
+        # marker and version, so that compressed pixels that happen to read av1C do not count
+        if data[at] == 0x81:
             depths.append(12 if high and twelve else 10 if high else 8)
     return max(depths)
 
 
 def is_inverted(image: Image.Image) -> bool:
-    """Whether the zeros of an image are white: Pillow turns such TIFFs of 8 bits by itself, and those of 16 not."""
+    """Whether the zeros of an image are white: Pillow turns such TIFFs of 8 bits by itself, and
+    those of 16 not.
+    """
     photometric = getattr(image, "tag_v2", {}).get(262)
     return image.mode.startswith("I;16") and photometric == 0

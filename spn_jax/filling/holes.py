@@ -1,4 +1,6 @@
-"""Where a picture that is used as a mask has its hole, and what about it looks as if something else was meant."""
+"""Where a picture that is used as a mask has its hole, and what about it looks as if something else
+was meant.
+"""
 
 from typing import Literal, NamedTuple, get_args
 
@@ -47,7 +49,9 @@ class Levels(NamedTuple):
 
 
 def hole_of_picture(image: Image.Image, name: str, invert: bool, mask_from: MaskFrom) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Where an image that has been decoded has its hole, bool (h, w), as stored, and notes. InputError: see `hole_of_levels`."""
+    """Where an image that has been decoded has its hole, bool (h, w), as stored, and notes.
+    InputError: see `hole_of_levels`.
+    """
     opacity = np.asarray(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
     if opacity is not None and opacity.min(initial=255) == 255:
         opacity = None
@@ -59,7 +63,8 @@ def hole_of_picture(image: Image.Image, name: str, invert: bool, mask_from: Mask
 def hole_of_array(array: np.ndarray, name: str, invert: bool, mask_from: MaskFrom) -> tuple[np.ndarray, tuple[str, ...]]:
     """Where an array (h, w) or (h, w, 1 to 4) has its hole, bool (h, w), and notes.
 
-    Booleans, whole numbers of 0 and 1, and of 8 or 16 bits, floating-point numbers from 0 to 1; a second or fourth channel is opacity.
+    Booleans, whole numbers of 0 and 1, and of 8 or 16 bits, floating-point numbers from 0 to 1; a
+    second or fourth channel is opacity.
 
     Raises:
         ValueError: an array of another type or shape, or values outside the range.
@@ -76,7 +81,8 @@ def hole_of_array(array: np.ndarray, name: str, invert: bool, mask_from: MaskFro
     if channels.shape[2] in (2, 4):
         opacity = np.rint(channels[..., -1] * (255 / top)).astype(np.uint8)
     values = colours @ LUMA if colours.shape[2] == 3 else colours[..., 0].astype(np.float64)
-    values = np.round(values, 6 if channels.dtype.kind == "f" else 0)  # grey as three channels is grey, to the last digit
+    # grey as three channels is grey, to the last digit
+    values = np.round(values, 6 if channels.dtype.kind == "f" else 0)
     if opacity is not None:
         share = opacity / 255
         values = values * share + (top if invert else 0) * (1 - share)
@@ -95,8 +101,9 @@ def hole_of_levels(levels: Levels, name: str, invert: bool, mask_from: MaskFrom)
     """Where the hole is, bool (h, w), and notes about what may be mistaken.
 
     Raises:
-        InputError: the picture has no hole and yet is not empty, so that its hole is marked in another way; its transparency is asked
-            for and it has none; it looks like a photo whose transparent part is the hole.
+        InputError: the picture has no hole and yet is not empty, so that its hole is marked in
+            another way; its transparency is asked for and it has none; it looks like a photo whose
+            transparent part is the hole.
     """
     if mask_from == "alpha":
         if levels.opacity is None:
@@ -122,9 +129,12 @@ def _share_grey(levels: Levels) -> float:
 
 
 def _check_empty(levels: Levels, name: str) -> None:
-    """Raises InputError for a picture without white whose hole seems to be marked in another way."""
+    """Raises InputError for a picture without white whose hole seems to be marked in
+    another way.
+    """
     brightest = levels.values.max(initial=0)
-    telling = (1,) if levels.top == 255 else (1, 255)  # values that are white in masks of other kinds
+    # values that are white in masks of other kinds
+    telling = (1,) if levels.top == 255 else (1, 255)
     if levels.opacity is None and brightest <= levels.top * DARK and brightest not in telling:
         return
     if levels.opacity is not None:

@@ -1,4 +1,6 @@
-"""Fills holes in photos of any size with the model of a checkpoint; known pixels come back bit for bit."""
+"""Fills holes in photos of any size with the model of a checkpoint; known pixels come back bit for
+bit.
+"""
 
 import itertools
 from collections import OrderedDict
@@ -25,8 +27,10 @@ from spn_jax.runtime.memory import SMALLER, free_memory, out_of_memory_in_words
 
 __all__ = ["STRATEGIES", "Inpainter", "Strategy"]
 
-Told = Callable[[int, int], None]  # how many passes through the network are done, and how many there will be
-KEPT_PROGRAMS = 8  # of sizes of photos: a server is asked for many sizes, and a compiled program stays in memory
+# how many passes through the network are done, and how many there will be
+Told = Callable[[int, int], None]
+# of sizes of photos: a server is asked for many sizes, and a compiled program stays in memory
+KEPT_PROGRAMS = 8
 
 
 class Programs(NamedTuple):
@@ -45,10 +49,12 @@ class Network(Protocol):
         """Side of the smallest part of a photo that it is shown, where the photo is so large."""
 
     def predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
-        """What it makes of a window, float32 (h, w, 3) from 0 to 255, hole and known pixels alike, once a sample.
+        """What it makes of a window, float32 (h, w, 3) from 0 to 255, hole and known pixels alike,
+        once a sample.
 
-        What the window holds in the hole has no influence. The number is the window's, on which the noise depends; `what` is the
-        photo's name in errors. InputError: it does not fit into the memory, or the prediction is no picture.
+        What the window holds in the hole has no influence. The number is the window's, on which the
+        noise depends; `what` is the photo's name in errors. InputError: it does not fit into the
+        memory, or the prediction is no picture.
         """
 
     def priors(self, shown: Shown, seed: int, what: str) -> dict[int, np.ndarray]:
@@ -58,9 +64,10 @@ class Network(Protocol):
 class Inpainter:
     """Fills holes with the model of a checkpoint, in photos of any size.
 
-    Strategies: "original" shows the network the whole photo as it is; "resize" the whole photo, its longer side brought down to twice
-    the size that the model was trained at, and enlarges the result; "crop" surroundings of each hole. "auto" takes the first for
-    photos of up to twice that size, and crops for larger ones.
+    Strategies: "original" shows the network the whole photo as it is; "resize" the whole photo, its
+    longer side brought down to twice the size that the model was trained at, and enlarges the
+    result; "crop" surroundings of each hole. "auto" takes the first for photos of up to twice that
+    size, and crops for larger ones.
 
     Example:
 
@@ -83,12 +90,14 @@ class Inpainter:
 
     @classmethod
     def load(cls, path: str | Path = DEFAULT) -> Self:
-        """The model that comes with the package, the newest checkpoint of a run's work directory, one checkpoint or a model file.
+        """The model that comes with the package, the newest checkpoint of a run's work directory,
+        one checkpoint or a model file.
 
         Or an .onnx file, ours or anybody's (`onnx_network`).
 
         Raises:
-            InputError: there is none, or it is damaged, or no inpainting network that is understood.
+            InputError: there is none, or it is damaged, or no inpainting network that is
+                understood.
         """
         if Path(path).suffix == ".onnx":
             from spn_jax.filling.onnx_network import OnnxNetwork  # needs an extra
@@ -143,14 +152,16 @@ class Inpainter:
         """Completes one photo.
 
         Args:
-            image: a path, a file's bytes or an open file, a Pillow image, a `Photo`, or an array: uint8 or uint16 (h, w), (h, w, 1 or
-                3), or with transparency (h, w, 2 or 4). All but arrays are turned upright by their EXIF data.
-            mask: of the upright photo's size, white is the hole: as `spn_jax.filling.photos.as_mask` takes it.
+            image: a path, a file's bytes or an open file, a Pillow image, a `Photo`, or an array:
+                uint8 or uint16 (h, w), (h, w, 1 or 3), or with transparency (h, w, 2 or 4). All but
+                arrays are turned upright by their EXIF data.
+            mask: of the upright photo's size, white is the hole: as
+                `spn_jax.filling.photos.as_mask` takes it.
             samples, seed, strategy, progress: as in `fill`.
 
         Returns:
-            As many Pillow images for a Pillow image, an array (samples, *image.shape) for an array, and for everything else `Photo`s,
-            which have a method `save`.
+            As many Pillow images for a Pillow image, an array (samples, *image.shape) for an array,
+            and for everything else `Photo`s, which have a method `save`.
 
         Raises:
             InputError: as `fill`; a photo or mask that cannot be read.
@@ -173,22 +184,25 @@ class Inpainter:
     ) -> Iterator[Photo]:
         """Completes one photo; what it holds in the hole has no influence.
 
-        A size that the network has not been shown before is compiled first. Sizes are rounded up to few ones, so that photos of many
-        sizes share programs.
+        A size that the network has not been shown before is compiled first. Sizes are rounded up to
+        few ones, so that photos of many sizes share programs.
 
         Args:
             mask: uint8 (h, w, 1), 1 = hole. Without a hole the photo comes back as it is.
             samples: number of completions; more add to those that fewer give.
             seed: of their noise, from 0 to 2^32 - 1.
-            progress: called before each pass through the network with how many are done and how many there are. What it raises
-                ends the work and reaches the caller.
+            progress: called before each pass through the network with how many are done and how
+                many there are. What it raises ends the work and reaches the caller.
 
         Yields:
-            The photo with the hole filled, one completion after the other. They are rounded to the photo's own depth.
+            The photo with the hole filled, one completion after the other. They are rounded to the
+            photo's own depth.
 
         Raises:
-            InputError: several samples of a deterministic model; a photo too large for the memory; a model that diverged.
-            ValueError: a mask of another type or shape, a seed outside its range, an unknown strategy.
+            InputError: several samples of a deterministic model; a photo too large for the memory;
+                a model that diverged.
+            ValueError: a mask of another type or shape, a seed outside its range, an unknown
+                strategy.
         """
         check_mask(mask, photo.size)
         check_samples(samples, self.config, "samples")
@@ -221,7 +235,8 @@ class Inpainter:
     ) -> Iterator[tuple[Window, int, np.ndarray]]:
         """Each window with the number of a sample and what the network makes of it.
 
-        One window after the other: what all its samples share is computed once, and takes more memory than they.
+        One window after the other: what all its samples share is computed once, and takes more
+        memory than they.
         """
         what = f"a photo of {image.shape[1]} x {image.shape[0]} pixels"
         done, total = itertools.count(), len(windows) * samples
@@ -232,7 +247,8 @@ class Inpainter:
                 yield window, sample, next(predictions)
 
     def priors(self, image: np.ndarray, mask: np.ndarray, seed: int = 0) -> dict[int, np.ndarray]:
-        """The semantic priors that steer the generator, of the photo brought down to twice the size that the model was trained at.
+        """The semantic priors that steer the generator, of the photo brought down to twice the size
+        that the model was trained at.
 
         Args:
             image: uint8 (h, w, 3).
@@ -240,7 +256,8 @@ class Inpainter:
             seed: of a probabilistic model's noise; its priors are those of the first sample.
 
         Returns:
-            {level l: float32 (h', w', c)}; h' and w' are the shown photo's sides / 2^(l-1), rounded up.
+            {level l: float32 (h', w', c)}; h' and w' are the shown photo's sides / 2^(l-1), rounded
+            up.
         """
         check_mask(mask, image.shape[:2])
         (window,) = plan(mask, "resize", self.config.data.image_size)
@@ -257,22 +274,27 @@ class SPNNetwork:
 
     def __init__(self, model: SPN, config: Config):
         self.model, self.config = model, config
-        self._programs: OrderedDict[tuple[int, ...], Programs] = OrderedDict()  # by shape of the padded photo, the latest used last
-        self._needed: dict[tuple[int, ...], int] = {}  # bytes, also of programs that are no longer kept
+        # by shape of the padded photo, the latest used last
+        self._programs: OrderedDict[tuple[int, ...], Programs] = OrderedDict()
+        # bytes, also of programs that are no longer kept
+        self._needed: dict[tuple[int, ...], int] = {}
 
     @property
     def smallest_window(self) -> int:
         return self.config.data.image_size
 
     def predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
-        """What the network makes of a window, float32 (h, w, 3) from 0 to 255, hole and known pixels alike, once a sample."""
+        """What the network makes of a window, float32 (h, w, 3) from 0 to 255, hole and known
+        pixels alike, once a sample.
+        """
         padded, hole = (pad(array, self._bucket(*array.shape[:2])) for array in shown)
         photo, key, window = (self.model, padded, hole), np.uint32(seed), np.uint32(number)
         with out_of_memory_in_words(what):
             encode, decode, _ = self._programs_for(photo, what)
             encoding = encode(*photo)
         height, width = shown.image.shape[:2]
-        for sample in range(samples):  # one at a time: together they would need the memory of so many photos
+        # one at a time: together they would need the memory of so many photos
+        for sample in range(samples):
             with out_of_memory_in_words(what):
                 completed, finite = jax.tree.map(np.asarray, decode(*photo, encoding, key, window, np.uint32(sample)))
             if not finite:
@@ -291,10 +313,13 @@ class SPNNetwork:
         return bucket(height, self.config), bucket(width, self.config)
 
     def _programs_for(self, photo: tuple[Any, ...], what: str) -> Programs:
-        """The compiled halves of the network for the photo's size. InputError if one needs more memory than is free.
+        """The compiled halves of the network for the photo's size. InputError if one needs more
+        memory than is free.
 
-        It is asked beforehand because a CPU does not report that memory ran out: the process is killed. And it is asked before
-        anything is compiled, which takes long: a half needs at least what the largest of its convolutions reads and writes.
+        It is asked beforehand because a CPU does not report that memory ran out: the process is
+        killed. And it is asked before
+        anything is compiled, which takes long: a half needs at least what the largest of its
+        convolutions reads and writes.
         """
         shape, number = photo[1].shape, np.uint32(0)
         if shape in self._needed:
@@ -339,7 +364,9 @@ def _encode(model: SPN, image: Array, mask: Array) -> Encoding:
 
 @jax.jit
 def _decode(model: SPN, image: Array, mask: Array, encoding: Encoding, seed: Array, window: Array, sample: Array) -> tuple[Array, Array]:
-    """One prediction, float32 (h, w, 3) from 0 to 255, and whether it is finite. It is rounded when it is put into the photo."""
+    """One prediction, float32 (h, w, 3) from 0 to 255, and whether it is finite. It is rounded when
+    it is put into the photo.
+    """
     noise = draw_noise(model, seed, window[None], sample[None], *image.shape[:2])
     with PRECISION():
         prediction = model.decode(encoding, noise).image[0, 0].astype(jnp.float32)
@@ -357,7 +384,9 @@ def _priors(model: SPN, image: Array, mask: Array, seed: Array) -> dict[int, Arr
 
 
 def bucket(side: int, config: Config) -> int:
-    """What a side is padded to: multiples of a quarter of the trained size up to it, of a half up to twice it, then of the whole."""
+    """What a side is padded to: multiples of a quarter of the trained size up to it, of a half up
+    to twice it, then of the whole.
+    """
     size = config.data.image_size
     step = bucket_steps(config)[0 if side <= size else 1 if side <= 2 * size else 2]
     return -(-side // step) * step
@@ -371,8 +400,8 @@ def bucket_steps(config: Config) -> tuple[int, int, int]:
 
 
 def pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w, c) continued by its mirror image, to the right and below. Photo and mask are continued alike: a mirror image of the hole
-    that counted as known would show what is under it."""
+    """(h, w, c) continued by its mirror image, to the right and below. Photo and mask are continued
+    alike: a mirror image of the hole that counted as known would show what is under it."""
     (height, width), (wanted_height, wanted_width) = array.shape[:2], size
     return np.pad(array, ((0, wanted_height - height), (0, wanted_width - width), (0, 0)), mode="symmetric")
 

@@ -1,4 +1,6 @@
-"""What a photo's file holds besides its pixels: what comes back, and what is left out because it may show what was in the hole."""
+"""What a photo's file holds besides its pixels: what comes back, and what is left out because it
+may show what was in the hole.
+"""
 
 import contextlib
 import struct
@@ -13,12 +15,14 @@ from PIL import ExifTags, Image
 ORIENTATION = 0x0112  # EXIF tag
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# Chunks of a PNG that say how its numbers become colours and how large it is printed, with their lengths in bytes.
+# Chunks of a PNG that say how its numbers become colours and how large it is printed, with their
+# lengths in bytes.
 CHUNKS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4, b"mDCV": 24, b"cLLI": 8, b"pHYs": 9}
 SRGB_GAMMA = struct.pack(">I", 45455)
 SRGB_PRIMARIES = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 
-# EXIF tags that hold pictures of the unfilled photo, or may: makers' own data, previews, and whole formats within a tag.
+# EXIF tags that hold pictures of the unfilled photo, or may: makers' own data, previews, and whole
+# formats within a tag.
 PREVIEWS = {
     0x927C: "MakerNote",
     0xC4A5: "PrintIM",
@@ -31,8 +35,10 @@ PREVIEWS = {
 }
 # Tags that say where and how pixels lie in a file.
 LAYOUT = {0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x0111, 0x0115, 0x0116, 0x0117, 0x0142, 0x0143, 0x0144, 0x0145, 0x0201, 0x0202, 0x8773}
-DESCRIPTION = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298}  # what a TIFF's own tags tell about the photo
-LONGEST_VALUE = 4096  # bytes, letters or numbers of an EXIF value that is kept: longer ones may be pictures
+# what a TIFF's own tags tell about the photo
+DESCRIPTION = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298}
+# bytes, letters or numbers of an EXIF value that is kept: longer ones may be pictures
+LONGEST_VALUE = 4096
 MALFORMED_EXIF = "malformed EXIF data"
 JPEG_START = b"\xff\xd8\xff"
 _quiet = threading.Lock()
@@ -40,9 +46,11 @@ _quiet = threading.Lock()
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps Pillow's warnings of large or corrupt files off the terminal: what is wrong with a photo is said in an error's words.
+    """Keeps Pillow's warnings of large or corrupt files off the terminal: what is wrong with a
+    photo is said in an error's words.
 
-    Filters of warnings belong to the process: they are put back at once, and one thread at a time sets them.
+    Filters of warnings belong to the process: they are put back at once, and one thread at a time
+    sets them.
     """
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -63,7 +71,9 @@ class Exif(NamedTuple):
 
 
 def read_exif(image: Image.Image) -> Exif:
-    """The EXIF data of an image that has been decoded. Data that Pillow cannot write again is malformed and left out as a whole."""
+    """The EXIF data of an image that has been decoded. Data that Pillow cannot write again is
+    malformed and left out as a whole.
+    """
     orientation = 1
     with quiet():
         try:
@@ -76,7 +86,9 @@ def read_exif(image: Image.Image) -> Exif:
 
 
 def _without_previews(exif: Image.Exif, only: set[int] | None) -> tuple[bytes | None, tuple[str, ...]]:
-    """EXIF data to write again, and what is left out; `only`: the tags that are kept besides the directories of Exif and GPS."""
+    """EXIF data to write again, and what is left out; `only`: the tags that are kept besides the
+    directories of Exif and GPS.
+    """
     left_out: dict[str, None] = {}
     kept = Image.Exif()
     kept.endian = exif.endian
@@ -111,8 +123,8 @@ def _is_harmless(tag: int, value: Any, left_out: dict[str, None]) -> bool:
 
 
 def other_left_out(image: Image.Image) -> tuple[str, ...]:
-    """Names of what a file holds beyond pixels, profile and EXIF data. XMP, IPTC and comments are not kept: programs put previews,
-    the unedited photo or the history of its edits there."""
+    """Names of what a file holds beyond pixels, profile and EXIF data. XMP, IPTC and comments are
+    not kept: programs put previews, the unedited photo or the history of its edits there."""
     texts = set(getattr(image, "text", None) or {}) - {"XML:com.adobe.xmp"}
     there = {
         "XMP": any(image.info.get(key) for key in ("xmp", "XML:com.adobe.xmp")),
@@ -140,7 +152,9 @@ def read_chunks(file: BinaryIO) -> dict[bytes, bytes]:
 
 
 def with_chunks(png: bytes, chunks: Mapping[bytes, bytes]) -> bytes:
-    """A PNG with further chunks behind its header, which is where those that describe colours belong."""
+    """A PNG with further chunks behind its header, which is where those that describe colours
+    belong.
+    """
     header = len(PNG_SIGNATURE) + 12 + 13  # the header chunk: frame and contents
     return png[:header] + b"".join(png_chunk(name, data) for name, data in chunks.items()) + png[header:]
 
@@ -150,7 +164,9 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
 
 
 def changes_colours(chunks: Mapping[bytes, bytes], has_profile: bool) -> bool:
-    """Whether a viewer that does not know these chunks shows other colours: all formats but PNG have sRGB or a profile alone."""
+    """Whether a viewer that does not know these chunks shows other colours: all formats but PNG
+    have sRGB or a profile alone.
+    """
     if b"cICP" in chunks:
         return True
     if has_profile or b"sRGB" in chunks:  # which come before the other two

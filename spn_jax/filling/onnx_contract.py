@@ -1,8 +1,10 @@
-"""What an inpainting network's inputs and outputs mean: what pixels are scaled to, which value the hole has, which sizes it takes.
+"""What an inpainting network's inputs and outputs mean: what pixels are scaled to, which value the
+hole has, which sizes it takes.
 
-Files of four kinds explain themselves: the two that `spn_jax.export` writes, by their metadata; LaMa as it is published as ONNX (`image`
-float (1, 3, 512, 512) in [0, 1], `mask` 1 in the hole, output 0 to 255); and MI-GAN's pipeline (`image` and `mask` uint8, mask 255 where
-the photo is known). For any other a JSON file of the same name beside it says it, NAME.json for NAME.onnx:
+Files of four kinds explain themselves: the two that `spn_jax.export` writes, by their metadata;
+LaMa as it is published as ONNX (`image` float (1, 3, 512, 512) in [0, 1], `mask` 1 in the hole,
+output 0 to 255); and MI-GAN's pipeline (`image` and `mask` uint8, mask 255 where the photo is
+known). For any other a JSON file of the same name beside it says it, NAME.json for NAME.onnx:
 
     {
      "image": {"name": "input", "range": [-1, 1]},
@@ -12,10 +14,11 @@ the photo is known). For any other a JSON file of the same name beside it says i
      "trained_size": 256
     }
 
-`range`: what black and white are, [0, 1] if left out. `layout` (of each of the three; letters of b c h w): found from the shape if left
-out. An image and a mask of one name are one input of four channels. `multiple` (1): what height and width are padded to. `trained_size`
-(half of a fixed size, or 256): side of the pictures that the network was trained on; it is shown up to twice that. `erased` (128): the
-8-bit value that pixels of the hole are given.
+`range`: what black and white are, [0, 1] if left out. `layout` (of each of the three; letters of b
+c h w): found from the shape if left out. An image and a mask of one name are one input of four
+channels. `multiple` (1): what height and width are padded to. `trained_size` (half of a fixed size,
+or 256): side of the pictures that the network was trained on; it is shown up to twice that.
+`erased` (128): the 8-bit value that pixels of the hole are given.
 """
 
 import dataclasses
@@ -59,7 +62,8 @@ class Value:
     """Pictures as an input or output has them.
 
     layout: letters of b c h w; a mask may lack c, and everything b.
-    low, high: of an image or output, what black and white are; of a mask, what known pixels and the hole's are.
+    low, high: of an image or output, what black and white are; of a mask, what known pixels and the
+    hole's are.
     """
 
     name: str
@@ -80,7 +84,9 @@ class Value:
         return np.expand_dims(array, self.layout.index("b")) if "b" in self.layout else array
 
     def decode(self, array: np.ndarray) -> np.ndarray:
-        """What the output holds -> (h, w, c) float32, 0 for black and 255 for white. ValueError: it is no such picture."""
+        """What the output holds -> (h, w, c) float32, 0 for black and 255 for white. ValueError: it
+        is no such picture.
+        """
         if array.ndim != len(self.layout) or ("b" in self.layout and array.shape[self.layout.index("b")] != 1):
             raise ValueError(f"it has the shape {array.shape} instead of {' '.join(self.layout)}")
         if "b" in self.layout:
@@ -114,7 +120,8 @@ class Contract:
 
 
 def find_contract(path: Path, inputs: Sequence[Port], outputs: Sequence[Port], about: Mapping[str, Any] | None) -> Contract:
-    """The contract of a file: of the JSON file beside it, its own, or the one of a published file that it looks like.
+    """The contract of a file: of the JSON file beside it, its own, or the one of a published file
+    that it looks like.
 
     Args:
         path: of the .onnx file.
@@ -145,7 +152,9 @@ def listed(ports: Sequence[Port]) -> str:
 
 
 def own_contract(path: Path, inputs: Sequence[Port], outputs: Sequence[Port], about: Mapping[str, Any]) -> Contract:
-    """Of a file that `spn_jax.export` wrote. InputError: another version of it did, and its words are not understood."""
+    """Of a file that `spn_jax.export` wrote. InputError: another version of it did, and its words
+    are not understood.
+    """
     ports = {port.name: port for port in (*inputs, *outputs)}
     try:
         photo = about["contract"] == "photo"
@@ -219,7 +228,9 @@ def fixed_size(port: Port, layout: str) -> tuple[int, int] | None:
 
 
 def from_description(path: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> Contract:
-    """InputError: the file cannot be read, has keys that mean nothing, or does not fit the network beside it."""
+    """InputError: the file cannot be read, has keys that mean nothing, or does not fit the network
+    beside it.
+    """
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
         return described_contract(given, {port.name: port for port in inputs}, {port.name: port for port in outputs}, path.stem)

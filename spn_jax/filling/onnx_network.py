@@ -1,4 +1,6 @@
-"""A network in an .onnx file, ours or anybody's, as `spn_jax.filling.inpainter` calls it; ONNX Runtime computes."""
+"""A network in an .onnx file, ours or anybody's, as `spn_jax.filling.inpainter` calls it; ONNX
+Runtime computes.
+"""
 
 import contextlib
 import json
@@ -26,10 +28,12 @@ class OnnxNetwork:
     """Fills windows with the network of a file (`spn_jax.filling.inpainter.Network`).
 
     Args:
-        path: of the .onnx file; a JSON file of the same name beside it may describe it (`spn_jax.filling.onnx_contract`).
+        path: of the .onnx file; a JSON file of the same name beside it may describe it
+            (`spn_jax.filling.onnx_contract`).
 
     Raises:
-        InputError: ONNX Runtime is not installed; the file cannot be read, or is no inpainting network that is understood.
+        InputError: ONNX Runtime is not installed; the file cannot be read, or is no inpainting
+            network that is understood.
     """
 
     def __init__(self, path: str | Path):
@@ -42,7 +46,9 @@ class OnnxNetwork:
 
     @property
     def config(self) -> Config:
-        """What the program asks a model's settings for: the size that it was trained at, and whether it is probabilistic."""
+        """What the program asks a model's settings for: the size that it was trained at, and
+        whether it is probabilistic.
+        """
         return Config(
             model=ModelConfig(variational=self.variational),
             data=DataConfig(image_size=self.contract.trained_size),
@@ -50,29 +56,36 @@ class OnnxNetwork:
 
     @property
     def smallest_window(self) -> int:
-        """Side of the smallest part of a photo that is worth showing: smaller ones would be padded to it."""
+        """Side of the smallest part of a photo that is worth showing: smaller ones would be padded
+        to it.
+        """
         return min(self.contract.fixed) if self.contract.fixed else self.contract.trained_size
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Shape of the noise of one completion, (h/32, w/32, z), by which `draw_noise` draws the one that JAX would."""
+        """Shape of the noise of one completion, (h/32, w/32, z), by which `draw_noise` draws the
+        one that JAX would.
+        """
         assert self.contract.latent is not None, "a deterministic network takes no noise"
         return height // self.contract.multiple, width // self.contract.multiple, self.contract.latent
 
     def predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
-        """What the network makes of a window, float32 (h, w, 3) from 0 to 255, hole and known pixels alike, once a sample.
+        """What the network makes of a window, float32 (h, w, 3) from 0 to 255, hole and known
+        pixels alike, once a sample.
 
         Args:
             number: of the window, on which the noise depends.
             what: of the photo, for errors.
 
         Raises:
-            InputError: the window is larger than the network takes; the memory does not suffice; the file's program fails.
+            InputError: the window is larger than the network takes; the memory does not suffice;
+                the file's program fails.
         """
         height, width = shown.image.shape[:2]
         padded = self._padded(height, width)
         image, hole = (pad(array, padded) for array in shown)
         bright = bool((image[hole[..., 0] == 0] > FAINT).any())
-        image = np.where(hole > 0, np.uint8(self.contract.erased), image)  # whatever the file does, it cannot look there
+        # whatever the file does, it cannot look there
+        image = np.where(hole > 0, np.uint8(self.contract.erased), image)
         given = self._inputs(image, hole)
         for sample in range(samples):
             if self.variational:
@@ -106,7 +119,9 @@ class OnnxNetwork:
         return {contract.image.name: picture, contract.mask.name: mask}
 
     def _run(self, given: dict[str, np.ndarray], shape: tuple[int, ...], bright: bool, what: str) -> np.ndarray:
-        """`bright`: whether the known pixels are not all black, so that the prediction cannot be."""
+        """`bright`: whether the known pixels are not all black, so that the prediction
+        cannot be.
+        """
         output = self.contract.output
         with in_words(self.path, what):
             (found,) = self._session.run([output.name], given)
@@ -127,7 +142,9 @@ class OnnxNetwork:
 
 
 def open_session(path: Path) -> Any:
-    """The file's program, ready to run. InputError: ONNX Runtime is not installed, or cannot read the file."""
+    """The file's program, ready to run. InputError: ONNX Runtime is not installed, or cannot read
+    the file.
+    """
     try:
         import onnxruntime
     except ModuleNotFoundError as error:

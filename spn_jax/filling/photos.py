@@ -1,7 +1,9 @@
-"""People's photos: read with all that belongs to them, filled without touching what was known, and written. No JAX.
+"""People's photos: read with all that belongs to them, filled without touching what was known, and
+written. No JAX.
 
-8 and 16 bits a channel, colour and grey, transparency, colour profile and EXIF data are kept. Pixels that could not be kept are
-refused in words; data that may show what was in the hole are left out and named.
+8 and 16 bits a channel, colour and grey, transparency, colour profile and EXIF data are kept.
+Pixels that could not be kept are refused in words; data that may show what was in the hole are left
+out and named.
 """
 
 import contextlib
@@ -57,17 +59,20 @@ __all__ = [
     "usual_suffix",
 ]
 
-# Suffix of an output: Pillow's name of the format and its options; every one but JPEG keeps each pixel as it is.
+# Suffix of an output: Pillow's name of the format and its options; every one but JPEG keeps each
+# pixel as it is.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"lossless": True, "exact": True}),  # exact: colours under full transparency too
+    # exact: colours under full transparency too
+    ".webp": ("WEBP", {"lossless": True, "exact": True}),
     ".tif": ("TIFF", {"compression": "tiff_lzw"}),
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
     ".bmp": ("BMP", {}),
 }
-# Pillow's names of the formats that are read, and the suffixes by which a folder's photos are known.
+# Pillow's names of the formats that are read, and the suffixes by which a folder's photos are
+# known.
 READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", *(("HEIF",) if register_heic() else ()))
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif")
 # What each format of an output holds besides colours of 8 bits.
@@ -76,12 +81,16 @@ PROFILES = ("PNG", "JPEG", "WEBP", "TIFF")
 LONGEST = {"JPEG": 65500, "WEBP": 16383}  # side in pixels
 EXIF = ("PNG", "JPEG", "WEBP")  # a TIFF's tags describe the file itself, too
 RESOLUTION = ("JPEG", "TIFF", "BMP")  # in pixels an inch; a PNG has it a metre
-# Pillow's modes that are read, and the modes that they become; beside these "I;16" in any order of its bytes.
+# Pillow's modes that are read, and the modes that they become; beside these "I;16" in any order of
+# its bytes.
 MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
-OTHER_MODES = {"F": "of floating-point numbers", "I": "of 32-bit numbers"}  # other modes of Pillow's are called as people call them
+# other modes of Pillow's are called as people call them
+OTHER_MODES = {"F": "of floating-point numbers", "I": "of 32-bit numbers"}
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's own limit, 89 million
 BITS_PER_SAMPLE = 258  # tag of a TIFF
-STRIP = 256  # rows of a 16-bit photo that are worked on at a time, where whole copies would take a multiple of its memory
+# rows of a 16-bit photo that are worked on at a time, where whole copies would take a multiple of
+# its memory
+STRIP = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +102,11 @@ class Photo:
     format: Pillow's name of the file's format, "PNG", "JPEG", ...
     icc_profile: the colour profile; pixels are in its colours.
     exif: the EXIF data without orientation and previews, from "Exif\\0\\0" on.
-    chunks: of a PNG, those that say how its numbers become colours and how large it is printed (see `metadata.CHUNKS`).
+    chunks: of a PNG, those that say how its numbers become colours and how large it is printed (see
+        `metadata.CHUNKS`).
     resolution: pixels an inch, across and down; None where the file does not tell.
-    left_out: names of what the file holds and the photo does not, because it may show what was in the hole.
+    left_out: names of what the file holds and the photo does not, because it may show what was in
+        the hole.
     """
 
     pixels: np.ndarray
@@ -123,7 +134,9 @@ class Photo:
 
     @classmethod
     def from_image(cls, image: Image.Image, name: str = "the image") -> Self:
-        """A photo of a Pillow image, upright by its EXIF tag. InputError, naming it, if its colours cannot be kept."""
+        """A photo of a Pillow image, upright by its EXIF tag. InputError, naming it, if its colours
+        cannot be kept.
+        """
         with _decoding(name), _without_memory_map(image):
             image.load()
         return cls._of(image, name, None)
@@ -145,7 +158,9 @@ class Photo:
         )
 
     def to_image(self) -> Image.Image:
-        """As a Pillow image, with profile and EXIF data in its `info`. ValueError for 16-bit colours, which Pillow does not have."""
+        """As a Pillow image, with profile and EXIF data in its `info`. ValueError for 16-bit
+        colours, which Pillow does not have.
+        """
         if self.deep and (not self.grey or self.alpha is not None):
             raise ValueError("Pillow has no images with 16 bits a colour; take the pixels")
         channels = self.pixels if self.alpha is None else np.concatenate([self.pixels, self.alpha], -1)
@@ -154,7 +169,9 @@ class Photo:
         return image
 
     def rgb(self) -> np.ndarray:
-        """What the network is shown, uint8 (h, w, 3): 16 bits rounded to 8, grey as three channels, transparent parts on white."""
+        """What the network is shown, uint8 (h, w, 3): 16 bits rounded to 8, grey as three channels,
+        transparent parts on white.
+        """
         shown = np.empty((*self.size, 3), np.uint8)
         for rows in _strips(self.size[0]):
             colours = _shallow(self.pixels[rows])
@@ -174,11 +191,13 @@ class Photo:
         return self.with_hole(completion[mask[..., 0] > 0], mask)
 
     def with_hole(self, colours: np.ndarray, mask: np.ndarray) -> Self:
-        """The photo with other pixels in its hole; each known one keeps every bit, colours and opacity.
+        """The photo with other pixels in its hole; each known one keeps every bit, colours and
+        opacity.
 
         Args:
-            colours: (n, 3), of any type, from 0 to 255, of the hole's n pixels row by row. They are rounded to the photo's own depth,
-                so that fractions count in 16 bits; in a grey photo they become grey.
+            colours: (n, 3), of any type, from 0 to 255, of the hole's n pixels row by row. They are
+                rounded to the photo's own depth, so that fractions count in 16 bits; in a grey
+                photo they become grey.
             mask: uint8 (h, w, 1), 1 = hole. What is filled is opaque.
         """
         hole = mask[..., 0] > 0
@@ -190,7 +209,9 @@ class Photo:
         return dataclasses.replace(self, pixels=pixels, alpha=alpha)
 
     def save(self, path: str | Path) -> None:
-        """Writes the photo; the suffix tells the format. InputError: that cannot hold it, or the file cannot be written."""
+        """Writes the photo; the suffix tells the format. InputError: that cannot hold it, or the
+        file cannot be written.
+        """
         check_holds(self, Path(path).suffix, str(path))
         write_atomically(Path(path), encode_photo(self, Path(path).suffix))
 
@@ -199,15 +220,17 @@ Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Photo
 
 
 def as_photo(source: Source, name: str = "the photo") -> Photo:
-    """The one door for photos, whatever they are given as. All but arrays, which have no EXIF data, come upright by their tag.
+    """The one door for photos, whatever they are given as. All but arrays, which have no EXIF data,
+    come upright by their tag.
 
     Args:
-        source: a path, a file's bytes, an open file, a Pillow image, a `Photo`, or an array: uint8 or uint16 (h, w), (h, w, 1 or 3),
-            or with opacity (h, w, 2 or 4).
+        source: a path, a file's bytes, an open file, a Pillow image, a `Photo`, or an array: uint8
+            or uint16 (h, w), (h, w, 1 or 3), or with opacity (h, w, 2 or 4).
         name: of the photo in error texts; of a path the path itself.
 
     Raises:
-        InputError: it is missing, no image, damaged, too large, or has colours that could not be given back as they are.
+        InputError: it is missing, no image, damaged, too large, or has colours that could not be
+            given back as they are.
         ValueError: an array of another type or shape.
     """
     if isinstance(source, Photo):
@@ -225,7 +248,9 @@ def as_photo(source: Source, name: str = "the photo") -> Photo:
 
 @contextlib.contextmanager
 def _without_memory_map(image: Image.Image) -> Iterator[None]:
-    """Has Pillow read a file's pixels: a TIFF that lies on its side and is mapped into memory instead is not turned by Pillow 13."""
+    """Has Pillow read a file's pixels: a TIFF that lies on its side and is mapped into memory
+    instead is not turned by Pillow 13.
+    """
     filename = getattr(image, "filename", None)
     if filename:
         image.filename = ""  # type: ignore[attr-defined]
@@ -253,7 +278,8 @@ def read_photo(source: Path | BinaryIO, name: str) -> Photo:
         name: of the photo in error texts.
 
     Raises:
-        InputError: it is missing, no image, damaged, too large, or has colours that could not be given back as they are.
+        InputError: it is missing, no image, damaged, too large, or has colours that could not be
+            given back as they are.
     """
     with _opened(source, name) as file, _image(file, name) as image:
         return Photo._of(image, name, file)
@@ -262,33 +288,40 @@ def read_photo(source: Path | BinaryIO, name: str) -> Photo:
 def read_mask(
     source: Path | BinaryIO, name: str, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white"
 ) -> np.ndarray:
-    """Reads a mask's file, as `examine_mask` does: uint8 (h, w, 1), 1 = hole; there may be none. InputError as there."""
+    """Reads a mask's file, as `examine_mask` does: uint8 (h, w, 1), 1 = hole; there may be none.
+    InputError as there.
+    """
     return examine_mask(source, name, shape, invert, dilate, mask_from).mask
 
 
 def as_mask(
     source: Source, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white", name: str = "the mask"
 ) -> np.ndarray:
-    """The one door for masks, whatever they are given as: uint8 (h, w, 1), 1 = hole. Arguments and errors as `examine_mask`."""
+    """The one door for masks, whatever they are given as: uint8 (h, w, 1), 1 = hole. Arguments and
+    errors as `examine_mask`.
+    """
     return examine_mask(source, str(source) if isinstance(source, str | Path) else name, shape, invert, dilate, mask_from).mask
 
 
 def examine_mask(
     source: Source, name: str, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white"
 ) -> Hole:
-    """A mask, and what looks mistaken about it. At or above half of the range is white; soft borders become hard ones.
+    """A mask, and what looks mistaken about it. At or above half of the range is white; soft
+    borders become hard ones.
 
     Args:
-        source: as `as_photo` takes it, and arrays of booleans, of 0 and 1, or of floating-point numbers from 0 to 1 as well. All but
-            arrays come upright by their EXIF tag.
+        source: as `as_photo` takes it, and arrays of booleans, of 0 and 1, or of floating-point
+            numbers from 0 to 1 as well. All but arrays come upright by their EXIF tag.
         name: of the mask in error texts.
         shape: height and width of the upright photo.
         invert: black is the hole, or with "alpha" what is opaque.
         dilate: pixels by which the hole grows to all sides.
-        mask_from: "white": white is the hole, and transparent parts are none; "alpha": what is transparent is the hole.
+        mask_from: "white": white is the hole, and transparent parts are none; "alpha": what is
+            transparent is the hole.
 
     Raises:
-        InputError: it is missing, no image, damaged, of another size than the photo, or marks its hole in another way.
+        InputError: it is missing, no image, damaged, of another size than the photo, or marks its
+            hole in another way.
         ValueError: an array of another type or shape, or with values outside its range.
     """
     if isinstance(source, Photo):
@@ -320,7 +353,9 @@ def _decoded(source: str | Path | bytes | BinaryIO | Image.Image, name: str) -> 
 
 
 def turned(array: np.ndarray, orientation: int) -> np.ndarray:
-    """A stored picture (h, w, ...) upright, by the EXIF tag's value; values that the standard does not know turn nothing."""
+    """A stored picture (h, w, ...) upright, by the EXIF tag's value; values that the standard does
+    not know turn nothing.
+    """
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -331,7 +366,9 @@ def turned(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def usual_suffix(photo: Photo) -> str:
-    """The suffix of the photo's own format, or .png where that could not hold the result bit for bit."""
+    """The suffix of the photo's own format, or .png where that could not hold the result bit for
+    bit.
+    """
     own = next((suffix for suffix, (kind, _) in FORMATS.items() if kind == photo.format), ".png")
     return own if not photo.deep and not is_lossy(own) else ".png"
 
@@ -348,13 +385,17 @@ def lossless_suffixes() -> str:
 
 
 def check_suffix(suffix: str, name: str) -> None:
-    """Raises InputError unless photos can be written with this suffix; `name` is that of the output."""
+    """Raises InputError unless photos can be written with this suffix; `name` is that of the
+    output.
+    """
     if suffix.lower() not in FORMATS:
         raise InputError(f"{name} must name an image file: its suffix is none of {', '.join(FORMATS)}")
 
 
 def check_holds(photo: Photo, suffix: str, name: str) -> None:
-    """Raises InputError unless the format that the suffix tells holds all that the photo has; `name` is that of the output."""
+    """Raises InputError unless the format that the suffix tells holds all that the photo has;
+    `name` is that of the output.
+    """
     check_suffix(suffix, name)
     kind = FORMATS[suffix.lower()][0]
     longest, too_large = max(photo.size), LONGEST.get(kind, max(photo.size))
@@ -423,8 +464,10 @@ def _image(file: BinaryIO, name: str) -> Iterator[Image.Image]:
         image = Image.open(file, formats=READ)
         if image.width * image.height > MOST_PIXELS:
             raise Image.DecompressionBombError
-        # Not how many there are: that takes a walk through the whole file, which can be made to last minutes.
-        if getattr(image, "is_animated", False) and image.format != "MPO":  # which phones write: a JPEG with a preview behind it
+        # Not how many there are: that takes a walk through the whole file, which can be made to
+        # last minutes.
+        # which phones write: a JPEG with a preview behind it
+        if getattr(image, "is_animated", False) and image.format != "MPO":
             raise InputError(f"{name} contains several pages or frames; save the one you want as a separate file")
         image.load()
     with image:
@@ -454,7 +497,9 @@ def _decoding(name: str, file: BinaryIO | None = None) -> Iterator[None]:
 
 
 def _arrays(image: Image.Image, name: str, file: BinaryIO | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours (h, w, 1 or 3) and opacity (h, w, 1) of an image, as stored; `file` is where it was read from."""
+    """Colours (h, w, 1 or 3) and opacity (h, w, 1) of an image, as stored; `file` is where it was
+    read from.
+    """
     if file is not None and (bits := bits_of(image, file)) > 8:
         raise InputError(f"{name} is {image.format} of {bits} bits a channel, which cannot be preserved; convert it to a PNG of 16 bits")
     if image.mode.startswith("I;16"):
@@ -469,7 +514,8 @@ def _arrays(image: Image.Image, name: str, file: BinaryIO | None) -> tuple[np.nd
         raise InputError(f"{name} has 16 bits a channel and one transparent colour; save it with an alpha channel")
     shallow = np.asarray(image if image.mode == mode else image.convert(mode))
     channels = shallow.reshape(*shallow.shape[:2], -1)
-    if deep and file is not None and mode == "RGBA" and _is_grey_png(image, file):  # which Pillow reads as colours
+    # which Pillow reads as colours
+    if deep and file is not None and mode == "RGBA" and _is_grey_png(image, file):
         mode, channels = "LA", channels[..., 2:]
     if deep and file is not None:
         channels = _deep_channels(file, channels, name)
@@ -478,7 +524,9 @@ def _arrays(image: Image.Image, name: str, file: BinaryIO | None) -> tuple[np.nd
 
 
 def _sixteen_bit_grey(image: Image.Image, name: str) -> np.ndarray:
-    """uint16 (h, w, 1). NumPy knows the order of the bytes; Pillow's own conversions cut big-endian values at 255."""
+    """uint16 (h, w, 1). NumPy knows the order of the bytes; Pillow's own conversions cut big-endian
+    values at 255.
+    """
     if image.has_transparency_data:
         raise InputError(f"{name} has 16 bits a channel and one transparent colour; save it with an alpha channel")
     tags = getattr(image, "tag_v2", {})
@@ -494,7 +542,8 @@ def _has_16_bits(image: Image.Image, file: BinaryIO) -> bool:
         return 16 in image.tag_v2.get(BITS_PER_SAMPLE, ())  # type: ignore[attr-defined]
     if image.format != "PNG":
         return False
-    file.seek(len(PNG_SIGNATURE) + 16)  # in the header chunk, behind its length, name, width and height
+    # in the header chunk, behind its length, name, width and height
+    file.seek(len(PNG_SIGNATURE) + 16)
     return file.read(1) == b"\x10"
 
 
@@ -505,7 +554,9 @@ def _is_grey_png(image: Image.Image, file: BinaryIO) -> bool:
 
 
 def _deep_channels(file: BinaryIO, shallow: np.ndarray, name: str) -> np.ndarray:
-    """A file's channels in 16 bits, uint16 (h, w, c), where Pillow read `shallow`. InputError if they are not of the same picture."""
+    """A file's channels in 16 bits, uint16 (h, w, c), where Pillow read `shallow`. InputError if
+    they are not of the same picture.
+    """
     file.seek(0)
     data, orientation = without_tiff_orientation(file.read())
     deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -520,7 +571,9 @@ def _deep_channels(file: BinaryIO, shallow: np.ndarray, name: str) -> np.ndarray
 
 
 def without_tiff_orientation(data: bytes) -> tuple[bytes, int]:
-    """A TIFF whose tag of orientation is 1, and the value that it had: Pillow turns TIFFs, OpenCV some of them. Others stay as they are."""
+    """A TIFF whose tag of orientation is 1, and the value that it had: Pillow turns TIFFs, OpenCV
+    some of them. Others stay as they are.
+    """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     if order is None:
         return data, 1
@@ -565,7 +618,9 @@ def _shallow(channels: np.ndarray) -> np.ndarray:
 
 
 def _deep_png(photo: Photo) -> bytes:
-    """A PNG of 16 bits a channel, which Pillow cannot write in colour, with profile and EXIF data."""
+    """A PNG of 16 bits a channel, which Pillow cannot write in colour, with profile and
+    EXIF data.
+    """
     channels = photo.pixels
     if photo.alpha is not None:  # OpenCV has no grey with transparency
         channels = np.concatenate([np.broadcast_to(channels, (*photo.size, 3)), photo.alpha], -1)
@@ -582,5 +637,6 @@ def _png_details(photo: Photo) -> dict[bytes, bytes]:
     """The chunks of a PNG that are not Pillow's or OpenCV's to write."""
     chunks = dict(photo.chunks)
     if photo.resolution is not None and b"pHYs" not in chunks:
-        chunks[b"pHYs"] = struct.pack(">IIB", *(round(inch / 0.0254) for inch in photo.resolution), 1)  # a metre
+        # a metre
+        chunks[b"pHYs"] = struct.pack(">IIB", *(round(inch / 0.0254) for inch in photo.resolution), 1)
     return chunks

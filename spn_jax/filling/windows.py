@@ -1,4 +1,6 @@
-"""Which parts of a photo the network is shown, at which size, and how its predictions are put together. No JAX."""
+"""Which parts of a photo the network is shown, at which size, and how its predictions are put
+together. No JAX.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,16 +8,18 @@ from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 Strategy = Literal["auto", "original", "resize", "crop"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 # Of the size that the model was trained at.
-LARGEST = 2  # side of what the network is shown, times that size; at full size 512 pixels and 1.6 GB of memory
+# side of what the network is shown, times that size; at full size 512 pixels and 1.6 GB of memory
+LARGEST = 2
 
 FEATHER = 1 / 32  # depth of the seam inside the hole, in sides of the window
-SEVERAL = 3  # windows of the trained size are shown together, in one of LARGEST times its side, if they are so many or more
+# windows of the trained size are shown together, in one of LARGEST times its side, if they are so
+# many or more
+SEVERAL = 3
 
 
 class Shown(NamedTuple):
@@ -31,7 +35,8 @@ class Window:
 
     top, left, height, width: in pixels of the photo.
     limit: the longer side is brought down to this, None if it is shown as it is.
-    weights: float32, how much this window counts in each pixel of a box in it; above 0 in those that are filled from it.
+    weights: float32, how much this window counts in each pixel of a box in it; above 0 in those
+        that are filled from it.
     corner: the row and the column in the window where that box begins.
     """
 
@@ -69,7 +74,9 @@ class Window:
 
 
 def choose_strategy(strategy: Strategy, size: tuple[int, int], trained: int) -> Strategy:
-    """The strategy for a photo of this height and width, where it was left open. ValueError: an unknown one."""
+    """The strategy for a photo of this height and width, where it was left open. ValueError: an
+    unknown one.
+    """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r} is none of {', '.join(STRATEGIES)}")
     if strategy != "auto":
@@ -93,22 +100,28 @@ def plan(mask: np.ndarray, strategy: Strategy, trained: int) -> list[Window]:
 
 
 def most_tiles(size: tuple[int, ...], trained: int) -> int:
-    """How many of the largest windows, with margins of a quarter of the trained size, cover a photo of this height and width."""
+    """How many of the largest windows, with margins of a quarter of the trained size, cover a photo
+    of this height and width.
+    """
     cell, near = _cell_and_near(trained)
     rows, columns = (_pieces(side, cell, near) for side in size[:2])
     return rows * columns
 
 
 def _cell_and_near(trained: int) -> tuple[int, int]:
-    """Side of what a window that is shown as it is fills at most, and the distance of pixels that belong together."""
+    """Side of what a window that is shown as it is fills at most, and the distance of pixels that
+    belong together.
+    """
     return LARGEST * trained - trained // 2, trained // 8
 
 
 def _crops(hole: np.ndarray, trained: int) -> list[Window]:
-    """Windows around the connected parts of the hole; parts that are nearer to each other than P / 8 count as connected.
+    """Windows around the connected parts of the hole; parts that are nearer to each other than P /
+    8 count as connected.
 
-    Parts that fit into a window together share it. A part that is too large for one is shown smaller, or cut in pieces if it is thin.
-    Where that would be many more windows than cover the photo, the photo is laid out with windows instead, whatever the parts are.
+    Parts that fit into a window together share it. A part that is too large for one is shown
+    smaller, or cut in pieces if it is thin. Where that would be many more windows than cover the
+    photo, the photo is laid out with windows instead, whatever the parts are.
     """
     cell, near = _cell_and_near(trained)
     most = most_tiles(hole.shape, trained)
@@ -128,14 +141,28 @@ def _crops(hole: np.ndarray, trained: int) -> list[Window]:
 
 
 def _parts(hole: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarray]:
-    """The number of its part, from 1 on, at each pixel of a hole (h, w), 0 elsewhere; and of each part the box [[top, left], [bottom,
-    right]] (n, 2, 2), the bottom and the right being outside."""
+    """The number of its part, from 1 on, at each pixel of a hole (h, w), 0 elsewhere; and of each
+    part the box [[top, left], [bottom, right]] (n, 2, 2), the bottom and the right being outside.
+    """
     kernel = np.ones((near + 1, near + 1), np.uint8)
-    _, labels = cv2.connectedComponents(cv2.dilate(hole.astype(np.uint8), kernel), connectivity=8, ltype=cv2.CV_32S)
+    count, labels = cv2.connectedComponents(cv2.dilate(hole.astype(np.uint8), kernel), connectivity=8, ltype=cv2.CV_32S)
     labels[~hole] = 0
-    found = ndimage.find_objects(labels)
-    boxes = [[[rows.start, columns.start], [rows.stop, columns.stop]] for rows, columns in found]
-    return labels, np.array(boxes, np.int64).reshape(-1, 2, 2)
+    return labels, _boxes_of(labels, count - 1)
+
+
+def _boxes_of(labels: np.ndarray, count: int) -> np.ndarray:
+    """The boxes of `_parts`, of the parts 1 to `count`. Without SciPy, which takes a fifth of a
+    second to import.
+    """
+    pixels = np.nonzero(labels)
+    parts = labels[pixels] - 1
+    boxes = np.zeros((count, 2, 2), np.int64)
+    for axis, places in enumerate(pixels):
+        first, last = np.full(count, labels.shape[axis], np.int64), np.zeros(count, np.int64)
+        np.minimum.at(first, parts, places)
+        np.maximum.at(last, parts, places)
+        boxes[:, 0, axis], boxes[:, 1, axis] = first, last + 1
+    return boxes
 
 
 def _depths(hole: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> np.ndarray:
@@ -143,11 +170,15 @@ def _depths(hole: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> np.ndarr
     if not len(parts):
         return np.zeros(0)
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 3)
-    return np.asarray(ndimage.maximum(depth, labels, parts + 1))
+    deepest = np.zeros(int(labels.max()) + 1, np.float32)
+    np.maximum.at(deepest, labels[hole], depth[hole])
+    return deepest[parts + 1]
 
 
 def _groups(boxes: np.ndarray, parts: np.ndarray, trained: int) -> Iterator[np.ndarray]:
-    """Parts that share a window: of the trained size, or of LARGEST times its side where that shows SEVERAL of these."""
+    """Parts that share a window: of the trained size, or of LARGEST times its side where that shows
+    SEVERAL of these.
+    """
     cell, _ = _cell_and_near(trained)
     for group in _boxes_within(boxes, parts, cell):
         fine = list(_boxes_within(boxes, group, trained - trained // 2))
@@ -155,9 +186,11 @@ def _groups(boxes: np.ndarray, parts: np.ndarray, trained: int) -> Iterator[np.n
 
 
 def _boxes_within(boxes: np.ndarray, parts: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    """Groups of parts whose boxes lie in a square of this side together; a larger part is a group of its own or with those inside it.
+    """Groups of parts whose boxes lie in a square of this side together; a larger part is a group
+    of its own or with those inside it.
 
-    Row by row: a strip begins at the uppermost part that is left, a square at the leftmost part that is left of those in the strip.
+    Row by row: a strip begins at the uppermost part that is left, a square at the leftmost part
+    that is left of those in the strip.
     """
     while len(parts):
         tops, bottoms = boxes[parts, 0, 0], boxes[parts, 1, 0]
@@ -179,7 +212,9 @@ def _window_of(labels: np.ndarray, boxes: np.ndarray, parts: np.ndarray, trained
 
 
 def _tiles(labels: np.ndarray, boxes: np.ndarray, parts: np.ndarray, trained: int) -> Iterator[Window]:
-    """Windows side by side that show these parts, each of them a piece; where two overlap, one fades into the other."""
+    """Windows side by side that show these parts, each of them a piece; where two overlap, one
+    fades into the other.
+    """
     cell, near = _cell_and_near(trained)
     (top, left), picked = _picked(labels, boxes, parts)
     for rows, down in _overlapping(picked.shape[0], cell, near):
@@ -203,7 +238,9 @@ def _pieces(length: int, cell: int, overlap: int) -> int:
 
 
 def _overlapping(length: int, cell: int, overlap: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Pieces of a length, `cell` long but for the last, and how much each counts: where two overlap, one fades into the other."""
+    """Pieces of a length, `cell` long but for the last, and how much each counts: where two
+    overlap, one fades into the other.
+    """
     count = _pieces(length, cell, overlap)
     for i in range(count):
         start = i * (cell - overlap)
@@ -234,12 +271,16 @@ def _around(piece: np.ndarray, corner: tuple[int, int], size: tuple[int, ...], t
 
 
 def _placed(low: int, high: int, length: int, size: int) -> int:
-    """Where a window of this length begins that has low..high in its middle, as far as the photo allows."""
+    """Where a window of this length begins that has low..high in its middle, as far as the photo
+    allows.
+    """
     return min(max((low + high - length) // 2, 0), size - length)
 
 
 def at_least(window: Window, side: int, size: tuple[int, int]) -> Window:
-    """The window, or a larger one around it whose sides are `side` as far as a photo of this height and width allows."""
+    """The window, or a larger one around it whose sides are `side` as far as a photo of this height
+    and width allows.
+    """
     height, width = max(window.height, min(side, size[0])), max(window.width, min(side, size[1]))
     if (height, width) == (window.height, window.width):
         return window
@@ -252,7 +293,8 @@ def at_least(window: Window, side: int, size: tuple[int, int]) -> Window:
 def show(image: np.ndarray, mask: np.ndarray, window: Window) -> Shown:
     """What the network sees of a window of a photo uint8 (h, w, 3) and its mask uint8 (h, w, 1).
 
-    A pixel of the smaller picture is part of the hole as soon as one of the pixels that it is the mean of is.
+    A pixel of the smaller picture is part of the hole as soon as one of the pixels that it is the
+    mean of is.
     """
     inside, hole = image[window.place], mask[window.place]
     height, width = window.shown_size
@@ -264,7 +306,8 @@ def show(image: np.ndarray, mask: np.ndarray, window: Window) -> Shown:
 
 
 class Canvas:
-    """A hole that is filled window by window; its memory follows the size of the hole, not the number of windows.
+    """A hole that is filled window by window; its memory follows the size of the hole, not the
+    number of windows.
 
     Args:
         mask: uint8 (h, w, 1), 1 = hole.
@@ -273,7 +316,8 @@ class Canvas:
 
     def __init__(self, mask: np.ndarray, samples: int = 1):
         hole = mask[..., 0] > 0
-        self._numbers = np.cumsum(hole, dtype=np.int32).reshape(hole.shape) - 1  # of the hole's pixels, row by row
+        # of the hole's pixels, row by row
+        self._numbers = np.cumsum(hole, dtype=np.int32).reshape(hole.shape) - 1
         count = int(np.count_nonzero(hole))
         self._total, self._weight = np.zeros((samples, count, 3), np.float32), np.zeros((samples, count, 1), np.float32)
 
@@ -293,7 +337,8 @@ def enlarged(prediction: np.ndarray, image: np.ndarray, mask: np.ndarray, window
     """What the network made of a window, at the size of the photo.
 
     Args:
-        prediction: (h', w', 3), from 0 to 255, of what the window shows, hole and known pixels alike.
+        prediction: (h', w', 3), from 0 to 255, of what the window shows, hole and known pixels
+            alike.
         image: uint8 (h, w, 3), the photo.
         mask: uint8 (h, w, 1), 1 = hole.
 
@@ -309,16 +354,19 @@ def enlarged(prediction: np.ndarray, image: np.ndarray, mask: np.ndarray, window
 def with_feathered_seam(prediction: np.ndarray, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A prediction float32 (h, w, 3) that meets the known pixels without an edge.
 
-    What it lacks of the known pixels, on average over those near by, is added along the border of the hole: all of it in the first
-    row of the hole's pixels, and less and less inwards, down to nothing at a depth of FEATHER.
+    What it lacks of the known pixels, on average over those near by, is added along the border of
+    the hole: all of it in the first row of the hole's pixels, and less and less inwards, down to
+    nothing at a depth of FEATHER.
     """
     height, width = mask.shape[:2]
-    # No deeper than the window is narrow: a mean that reaches far beyond it would need more memory than there is.
+    # No deeper than the window is narrow: a mean that reaches far beyond it would need more memory
+    # than there is.
     radius = max(1, min(round(max(height, width) * FEATHER), height, width))
     known = (1 - mask[..., 0]).astype(np.float32)
     lacking = (image - prediction) * known[..., None]
     for _ in range(2):  # twice, because the mean over a square alone would show its corners
         lacking, known = (np.asarray(cv2.blur(x, (2 * radius + 1, 2 * radius + 1)), np.float32) for x in (lacking, known))
-    depth = cv2.distanceTransform(mask[..., 0], cv2.DIST_L2, cv2.DIST_MASK_PRECISE)  # 1 in the first row
+    # 1 in the first row
+    depth = cv2.distanceTransform(mask[..., 0], cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     fading = np.clip(1 - (depth - 1) / radius, 0, 1) / np.maximum(known, 1e-6)
     return prediction + lacking * fading[..., None]

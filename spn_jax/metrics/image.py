@@ -1,8 +1,11 @@
-"""Scores of 8-bit pictures: PSNR, SSIM and MAE, as the released program computes them and as others do, and how completions differ.
+"""Scores of 8-bit pictures: PSNR, SSIM and MAE, as the released program computes them and as others
+do, and how completions differ.
 
-All functions work over any leading axes. Pictures are arrays (..., h, w, 3) of whole numbers 0..255 in any dtype. Sums are
-integers as far as they can be: float32 holds integers only up to 2^24, which the squared sums of one picture pass, and a
-variance that is the difference of two large rounded sums loses its digits in smooth regions.
+All functions work over any leading axes. Pictures are arrays (..., h, w, 3) of whole numbers 0..255
+in any dtype. Sums are
+integers as far as they can be: float32 holds integers only up to 2^24, which the squared sums of
+one picture pass, and a variance that is the difference of two large rounded sums loses its digits
+in smooth regions.
 """
 
 import functools
@@ -21,7 +24,9 @@ C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2  # of SSIM
 
 
 def psnr(a: ArrayLike, b: ArrayLike) -> Array:
-    """Peak signal-to-noise ratio in dB over all pixels and channels, (...); infinite for identical pictures."""
+    """Peak signal-to-noise ratio in dB over all pixels and channels, (...); infinite for identical
+    pictures.
+    """
     difference = _integers(a) - _integers(b)
     squares = jnp.sum(difference**2, axis=(-2, -1))  # of one row: exact below 11,000 pixels
     error = jnp.mean(squares.astype(jnp.float32), axis=-1) / (3 * difference.shape[-2])
@@ -29,9 +34,11 @@ def psnr(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def ssim(a: ArrayLike, b: ArrayLike) -> Array:
-    """Structural similarity, (...): 11-pixel uniform window, sample covariance, K1 = 0.01, K2 = 0.03, data range 255.
+    """Structural similarity, (...): 11-pixel uniform window, sample covariance, K1 = 0.01, K2 =
+    0.03, data range 255.
 
-    Averaged over the channels and over the pixels whose window lies inside the picture; scikit-image's default kind.
+    Averaged over the channels and over the pixels whose window lies inside the picture;
+    scikit-image's default kind.
 
     Raises:
         ValueError: a picture smaller than the window.
@@ -39,7 +46,8 @@ def ssim(a: ArrayLike, b: ArrayLike) -> Array:
     x, y = _pictures_for_ssim(a, b)
     n = WINDOW**2
     sum_x, sum_y, sum_squares, sum_product = _window_sum(jnp.stack([x, y, x * x + y * y, x * y]))
-    # n^2 times a mean product and n (n - 1) times a covariance are integers below 2^30, so these differences are exact.
+    # n^2 times a mean product and n (n - 1) times a covariance are integers below 2^30, so these
+    # differences are exact.
     variances = (n * sum_squares - sum_x**2 - sum_y**2).astype(jnp.float32) / (n * (n - 1))
     covariance = (n * sum_product - sum_x * sum_y).astype(jnp.float32) / (n * (n - 1))
     mean_product = (sum_x * sum_y).astype(jnp.float32) / n**2
@@ -48,16 +56,19 @@ def ssim(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def ssim_gaussian(a: ArrayLike, b: ArrayLike) -> Array:
-    """Structural similarity as Wang et al. (2004) define it, (...): 11-pixel Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03.
+    """Structural similarity as Wang et al. (2004) define it, (...): 11-pixel Gaussian window of
+    sigma 1.5, K1 = 0.01, K2 = 0.03.
 
-    Data range 255, covariance by the window's weights; averaged over the channels (Wang et al. have one) and over the pixels whose
-    window lies inside the picture. scikit-image's with gaussian_weights=True, sigma=1.5, use_sample_covariance=False.
+    Data range 255, covariance by the window's weights; averaged over the channels (Wang et al. have
+    one) and over the pixels whose window lies inside the picture. scikit-image's with
+    gaussian_weights=True, sigma=1.5, use_sample_covariance=False.
 
     Raises:
         ValueError: a picture smaller than the window.
     """
     x, y = _pictures_for_ssim(a, b)
-    # Variances do not depend on where zero lies; near the picture's mean the squares keep their digits.
+    # Variances do not depend on where zero lies; near the picture's mean the squares keep their
+    # digits.
     zero = jnp.round(jnp.mean(jnp.mean(x, axis=-1, keepdims=True, dtype=jnp.float32), axis=-2, keepdims=True)).astype(jnp.int32)
     u, v = (x - zero).astype(jnp.float32), (y - zero).astype(jnp.float32)
     mean_u, mean_v, mean_squares, mean_product = _gaussian_mean(jnp.stack([u, v, u * u + v * v, u * v]))
@@ -76,23 +87,28 @@ def _pictures_for_ssim(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
 
 
 def _similarity(mean_product: Array, mean_squares: Array, covariance: Array, variances: Array) -> Array:
-    """SSIM from the products of two pictures' means, sums of their squares, covariance and sum of variances, (..., h, w * 3)."""
+    """SSIM from the products of two pictures' means, sums of their squares, covariance and sum of
+    variances, (..., h, w * 3).
+    """
     similarity = (2 * mean_product + C1) * (2 * covariance + C2) / ((mean_squares + C1) * (variances + C2))
     return similarity.mean(-1).mean(-1)  # rows first: long float32 sums lose digits
 
 
 def mae(a: ArrayLike, b: ArrayLike) -> Array:
-    """The released program's "MAE", (...): mean absolute difference of the grey pictures (mean of the channels), in [0, 1].
+    """The released program's "MAE", (...): mean absolute difference of the grey pictures (mean of
+    the channels), in [0, 1].
 
     The paper prints ten times this value.
     """
-    grey = jnp.sum(_integers(a) - _integers(b), axis=-1)  # three times the difference of the grey values
+    # three times the difference of the grey values
+    grey = jnp.sum(_integers(a) - _integers(b), axis=-1)
     rows = jnp.sum(jnp.abs(grey), axis=-1).astype(jnp.float32)
     return jnp.mean(rows, axis=-1) / (3 * PEAK * grey.shape[-1])
 
 
 def mae_rgb(a: ArrayLike, b: ArrayLike) -> Array:
-    """Mean absolute difference over all pixels and channels, (...), in [0, 1]: what other papers call MAE or l1 error.
+    """Mean absolute difference over all pixels and channels, (...), in [0, 1]: what other papers
+    call MAE or l1 error.
 
     Never below `mae`, in which differences of the channels cancel.
     """
@@ -102,7 +118,8 @@ def mae_rgb(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def hole_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
-    """Mean absolute difference over the hole's pixels and channels, (...), in [0, 1]; 0 where there is no hole.
+    """Mean absolute difference over the hole's pixels and channels, (...), in [0, 1]; 0 where there
+    is no hole.
 
     Unlike the other scores it does not improve when the hole is made smaller.
 
@@ -115,11 +132,12 @@ def hole_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
 
 
 def border_ring(mask: ArrayLike) -> Array:
-    """The ring of BORDER pixels on either side of the hole's border: int32 (..., h, w, 1), 1 = in the ring.
+    """The ring of BORDER pixels on either side of the hole's border: int32 (..., h, w, 1), 1 = in
+    the ring.
 
-    Those are the hole's pixels at most BORDER from a known one and the known ones at most BORDER from the hole, the larger of
-    the steps along rows and columns counting. The picture's own edge is no border. Without a hole, or without a known pixel,
-    there is no ring.
+    Those are the hole's pixels at most BORDER from a known one and the known ones at most BORDER
+    from the hole, the larger of the steps along rows and columns counting. The picture's own edge
+    is no border. Without a hole, or without a known pixel, there is no ring.
 
     Args:
         mask: (..., h, w, 1), 1 = hole.
@@ -138,7 +156,8 @@ def _near(marked: Array) -> Array:
 
 
 def border_psnr(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
-    """PSNR in dB over the pixels and channels of `border_ring`, (...): how well a completion meets what surrounds the hole.
+    """PSNR in dB over the pixels and channels of `border_ring`, (...): how well a completion meets
+    what surrounds the hole.
 
     Infinite where the pictures are equal in the ring, and where there is no ring.
 
@@ -152,7 +171,8 @@ def border_psnr(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
 
 
 def border_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
-    """Mean absolute difference over the pixels and channels of `border_ring`, (...), in [0, 1]; 0 where there is no ring.
+    """Mean absolute difference over the pixels and channels of `border_ring`, (...), in [0, 1]; 0
+    where there is no ring.
 
     Args:
         mask: (..., h, w, 1), 1 = hole.
@@ -163,10 +183,11 @@ def border_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
 
 
 def diversity(completions: ArrayLike, mask: ArrayLike) -> Array:
-    """Mean absolute difference of two completions of a photo over the hole's pixels and channels, (...), in [0, 1].
+    """Mean absolute difference of two completions of a photo over the hole's pixels and channels,
+    (...), in [0, 1].
 
-    The mean is over all pairs. It is 0 where there is no hole, which says nothing about a model: means over photos leave such
-    photos out.
+    The mean is over all pairs. It is 0 where there is no hole, which says nothing about a model:
+    means over photos leave such photos out.
 
     Args:
         completions: (..., s, h, w, 3), two or more of each photo.
@@ -188,7 +209,9 @@ def diversity(completions: ArrayLike, mask: ArrayLike) -> Array:
 
 
 def hole_area(mask: ArrayLike) -> Array:
-    """Pixels of a mask (..., h, w, 1) that are hole, int32 (...). A ratio in float32 could fall on the wrong side of 20 %."""
+    """Pixels of a mask (..., h, w, 1) that are hole, int32 (...). A ratio in float32 could fall on
+    the wrong side of 20 %.
+    """
     return jnp.sum(_integers(mask), axis=(-3, -2, -1))
 
 
@@ -196,12 +219,14 @@ def _integers(values: ArrayLike) -> Array:
     return jnp.asarray(values).astype(jnp.int32)
 
 
-# The four maps of an SSIM go through the next two functions as one array: apart, XLA's CPU compiler would compute each of them
-# anew for every pixel of the window, ten times the work.
+# The four maps of an SSIM go through the next two functions as one array: apart, XLA's CPU compiler
+# would compute each of them anew for every pixel of the window, ten times the work.
 
 
 def _window_sum(x: Array) -> Array:
-    """Sums over the 11 x 11 windows that lie inside, (..., h, w * 3) -> (..., h - 10, (w - 10) * 3)."""
+    """Sums over the 11 x 11 windows that lie inside, (..., h, w * 3) -> (..., h - 10, (w - 10) *
+    3).
+    """
     for axis, step in _AXES:
         twos = _part(x, axis, 0, step) + _part(x, axis, step, step)
         fours = _part(twos, axis, 0, 2 * step) + _part(twos, axis, 2 * step, 2 * step)
@@ -212,7 +237,9 @@ def _window_sum(x: Array) -> Array:
 
 
 def _gaussian_mean(x: Array) -> Array:
-    """Means by Gaussian weights over the 11 x 11 windows that lie inside, (..., h, w * 3) -> (..., h - 10, (w - 10) * 3)."""
+    """Means by Gaussian weights over the 11 x 11 windows that lie inside, (..., h, w * 3) -> (...,
+    h - 10, (w - 10) * 3).
+    """
     # Sums of slices and no convolution: accelerators round the factors of those.
     weights = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
     centre, *sides = (weights / weights.sum()).tolist()[WINDOW // 2 :]

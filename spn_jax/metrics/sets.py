@@ -1,8 +1,10 @@
-"""Distances between two sets of pictures, from their Inception features: FID, KID, P-IDS and U-IDS. NumPy and SciPy, float64.
+"""Distances between two sets of pictures, from their Inception features: FID, KID, P-IDS and U-IDS.
+NumPy and SciPy, float64.
 
-Features are (n, d), one row a picture (`models.inception`: d = 2048), in any type. They may lie in a memory-mapped file: FID and KID
-read parts of them, so that memory does not grow with the number of pictures; P-IDS and U-IDS take all features
-at once, as their SVM does. Wrong sets of features are an InputError.
+Features are (n, d), one row a picture (`models.inception`: d = 2048), in any type. They may lie in
+a memory-mapped file: FID and KID read parts of them, so that memory does not grow with the number
+of pictures; P-IDS and U-IDS take all features at once, as their SVM does. Wrong sets of features
+are an InputError.
 """
 
 import math
@@ -14,18 +16,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from spn_jax.errors import InputError
 
-FID_RELIABLE = 2048  # pictures; with fewer the covariance of 2048 features has no full rank, and FID is biased upwards all the more
+# pictures; with fewer the covariance of 2048 features has no full rank, and FID is biased upwards
+# all the more
+FID_RELIABLE = 2048
 ROWS = 2048  # of features in memory at a time
 IDS_LEAST = 1000  # pairs of pictures under which P-IDS and U-IDS are refused
 
 
 def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
-    """FID (Heusel et al., NeurIPS 2017): |mean a - mean b|^2 + trace(A + B - 2 (A B)^(1/2)), A and B the sample covariances.
+    """FID (Heusel et al., NeurIPS 2017): |mean a - mean b|^2 + trace(A + B - 2 (A B)^(1/2)), A and
+    B the sample covariances.
 
-    The trace of the root is the sum of the singular values of X Y^T / sqrt((n - 1) (m - 1)), X and Y the centred features: the
-    same number as pytorch-fid's from a matrix root, without its imaginary parts, and defined whatever the number of pictures.
-    (Where its root is not finite, pytorch-fid adds 1e-6 to both diagonals and so gets a slightly different number.)
-    Rounding could make the distance of equal sets negative (about -1e-13 of the traces): a negative result is returned as 0.
+    The trace of the root is the sum of the singular values of X Y^T / sqrt((n - 1) (m - 1)), X and
+    Y the centred features: the same number as pytorch-fid's from a matrix root, without its
+    imaginary parts, and defined whatever the number of pictures. (Where its root is not finite,
+    pytorch-fid adds 1e-6 to both diagonals and so gets a slightly different number.) Rounding could
+    make the distance of equal sets negative (about -1e-13 of the traces): a negative result is
+    returned as 0.
 
     Args:
         a: (n, d) features, n at least 2.
@@ -43,7 +50,9 @@ def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def _covariance_root(x: NDArray, mean: NDArray) -> NDArray:
-    """(n, d) -> R (min(n, d), d) with R^T R the sample covariance of x. Of many pictures it takes the time of one eigendecomposition."""
+    """(n, d) -> R (min(n, d), d) with R^T R the sample covariance of x. Of many pictures it takes
+    the time of one eigendecomposition.
+    """
     centred = ((part - mean) / math.sqrt(len(x) - 1) for part in _parts(x))
     if len(x) <= x.shape[1]:
         return np.concatenate(list(centred))
@@ -52,10 +61,12 @@ def _covariance_root(x: NDArray, mean: NDArray) -> NDArray:
 
 
 def kernel_distance(a: ArrayLike, b: ArrayLike, *, subsets: int = 100, size: int = 1000, seed: int = 2020) -> tuple[float, float]:
-    """KID (Binkowski et al., ICLR 2018): mean and standard deviation over subsets of the unbiased squared MMD, kernel (x y / d + 1)^3.
+    """KID (Binkowski et al., ICLR 2018): mean and standard deviation over subsets of the unbiased
+    squared MMD, kernel (x y / d + 1)^3.
 
-    Defaults, order of drawing and generator are torch-fidelity's, so both programs draw the same subsets. Unbiased means that KID of two
-    sets from one distribution scatters around 0, below it too.
+    Defaults, order of drawing and generator are torch-fidelity's, so both programs draw the same
+    subsets. Unbiased means that KID of two sets from one distribution scatters around 0, below it
+    too.
 
     Args:
         a: (n, d) features.
@@ -77,7 +88,9 @@ def kernel_distance(a: ArrayLike, b: ArrayLike, *, subsets: int = 100, size: int
 
 
 def _squared_mmd(x: NDArray, y: NDArray) -> float:
-    """Unbiased estimate (Gretton et al., JMLR 2012) from two sets (m, d): a picture is not compared with itself."""
+    """Unbiased estimate (Gretton et al., JMLR 2012) from two sets (m, d): a picture is not compared
+    with itself.
+    """
     m, dimensions = x.shape
 
     def kernel(x: NDArray, y: NDArray) -> NDArray:
@@ -89,11 +102,13 @@ def _squared_mmd(x: NDArray, y: NDArray) -> float:
 
 
 def ids(real: ArrayLike, fake: ArrayLike) -> tuple[float, float]:
-    """P-IDS and U-IDS (Zhao et al., ICLR 2021) in [0, 1], higher is better: how often a linear SVM takes a result for the real one.
+    """P-IDS and U-IDS (Zhao et al., ICLR 2021) in [0, 1], higher is better: how often a linear SVM
+    takes a result for the real one.
 
-    As in the authors' program: scikit-learn's LinearSVC (dual=False, otherwise its defaults) is fitted to all features and asked about the
-    same ones. U-IDS is the share of pictures that it classifies wrongly, P-IDS the share of pairs whose completed picture
-    lies further on the real side than the photo. Few pictures are separable by chance (both are 0), hence the least number.
+    As in the authors' program: scikit-learn's LinearSVC (dual=False, otherwise its defaults) is
+    fitted to all features and asked about the same ones. U-IDS is the share of pictures that it
+    classifies wrongly, P-IDS the share of pairs whose completed picture lies further on the real
+    side than the photo. Few pictures are separable by chance (both are 0), hence the least number.
     A fit that does not converge is scikit-learn's ConvergenceWarning.
 
     Args:
@@ -101,7 +116,8 @@ def ids(real: ArrayLike, fake: ArrayLike) -> tuple[float, float]:
         fake: (n, d) features of the completed ones; row i belongs to photo i.
 
     Raises:
-        InputError: fewer than IDS_LEAST pairs, other shapes, values that are not finite, scikit-learn not installed.
+        InputError: fewer than IDS_LEAST pairs, other shapes, values that are not finite,
+            scikit-learn not installed.
     """
     real, fake = _features(real, fake, least=IDS_LEAST, score="P-IDS and U-IDS")
     if len(real) != len(fake):
@@ -120,7 +136,9 @@ def ids(real: ArrayLike, fake: ArrayLike) -> tuple[float, float]:
 
 
 def _features(a: ArrayLike, b: ArrayLike, *, least: int, score: str) -> tuple[NDArray, NDArray]:
-    """Both as arrays. InputError if they are no features of `least` pictures each and of one network."""
+    """Both as arrays. InputError if they are no features of `least` pictures each and of one
+    network.
+    """
     a, b = np.asarray(a), np.asarray(b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise InputError(f"{score}: features of shapes {a.shape} and {b.shape} must be (n, d) and (m, d)")

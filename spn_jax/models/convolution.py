@@ -1,7 +1,7 @@
-"""Convolutions in PyTorch's conventions. A program for the CPU gets that backend's fast forms, any other the plain ones.
+"""Convolves in PyTorch's conventions. A program for the CPU gets fast forms, any other plain ones.
 
-Activations are `b h w c`, kernels `h w in out`. A kernel may have a wider type than the activations: it is rounded to theirs here,
-and its gradient has its own.
+Activations are `b h w c`, kernels `h w in out`. A kernel may have a wider type than the
+activations: it is rounded to theirs here, and its gradient has the wider one.
 """
 
 import functools
@@ -17,19 +17,21 @@ from spn_jax.models.cpu_convolution import plain_convolution
 
 EVERY_PLATFORM = "every platform"
 
-# The platform ("cpu", "gpu", "tpu", ...) that the program being traced will run on: `with compiled_for("gpu"): ...`. None is JAX's
-# default device; EVERY_PLATFORM is for exported programs, which hold both forms. JAX keeps programs of different values apart.
+# The platform ("cpu", "gpu", "tpu", ...) that the program being traced will run on:
+# `with compiled_for("gpu"): ...`. None means JAX's default device; EVERY_PLATFORM is for exported
+# programs, which contain both forms. JAX compiles a separate program for each value.
 compiled_for = jax.make_user_context(None)
 
 
-# The mesh with the axis "data" over whose devices a program splits its batch: `with batch_split_over(mesh): ...`. None is one device.
+# The mesh with the axis "data" over whose devices a program splits its batch:
+# `with batch_split_over(mesh): ...`. None is one device.
 batch_split_over = jax.make_user_context(None)
 
-Form = Callable[[Array, Array], Array]  # x (b, h, w, in) and kernel (k, k, in, out) of one type -> (b, h', w', out)
+Form = Callable[[Array, Array], Array]  # x and kernel, which have one type -> (b, h', w', out)
 
 
 def choose_form(x: Array, kernel: Array, *, cpu: Form, elsewhere: Form) -> Array:
-    """The convolution of x with the kernel, in the form for the platform that the program is traced for."""
+    """Convolves x with the kernel in the form for the platform that the program is traced for."""
     platform = compiled_for.value or jax.default_backend()
     if platform == EVERY_PLATFORM:
         return lax.platform_dependent(x, kernel, cpu=cpu, default=elsewhere)
@@ -37,15 +39,18 @@ def choose_form(x: Array, kernel: Array, *, cpu: Form, elsewhere: Form) -> Array
 
 
 def convolve(x: Array, kernel: Array, *, stride: int = 1, padding: int = 0, dilation: int = 1) -> Array:
-    """Cross-correlation with explicit zero padding: (b, h, w, in) and (k, k, in, out) -> (b, h', w', out).
+    """Computes the cross-correlation with explicit zero padding: (b, h, w, in) and (k, k, in, out)
+    -> (b, h', w', out).
 
-    On the CPU its gradients inside a caller's own `jax.shard_map` need check_vma=False, and the caller adds up those for the kernel.
+    On the CPU, gradients inside a caller's own `jax.shard_map` need check_vma=False, and the caller
+    must sum those with respect to the kernel over the shards.
     """
     zeros = ((padding, padding), (padding, padding))
 
     def form(x: Array, kernel: Array) -> Array:
         if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0:
-            return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])  # a matrix product: the CPU backend's 1x1 convolution is slow
+            # A matrix product is used, because the CPU backend's 1x1 convolution is slow.
+            return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
         return choose_form(
             x,
             kernel,
@@ -57,7 +62,9 @@ def convolve(x: Array, kernel: Array, *, stride: int = 1, padding: int = 0, dila
 
 
 def convolve_reflected(x: Array, kernel: Array, *, padding: int, dilation: int = 1) -> Array:
-    """Cross-correlation of stride 1 with reflection padding, size-preserving: (b, h, w, in) -> (b, h, w, out)."""
+    """Computes the cross-correlation of stride 1 with reflection padding. The size is preserved:
+    (b, h, w, in) -> (b, h, w, out).
+    """
 
     def padded_before(x: Array, kernel: Array) -> Array:
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
@@ -75,7 +82,9 @@ def convolve_reflected(x: Array, kernel: Array, *, padding: int, dilation: int =
 
 
 def in_the_type_of_x(form: Form, x: Array, kernel: Array) -> Array:
-    """form(x, kernel) in the type of x. Where the kernel's is wider, several devices add up their parts of its gradient in that one."""
+    """Computes form(x, kernel) in the type of x. Where the kernel's type is wider, several devices
+    add up their parts of its gradient in that one.
+    """
     mesh = batch_split_over.value
     if mesh is None or mesh.size == 1 or kernel.dtype == x.dtype:
         return form(x, kernel.astype(x.dtype))
@@ -96,7 +105,9 @@ def _backward(form: Form, mesh: Mesh, kept: tuple[Array, Array], gradient: Array
     narrow = kernel.astype(x.dtype)
 
     def of_kernel(x: Array, narrow: Array, gradient: Array) -> Array:
-        """On one device. The compiler itself would add up the devices' parts where they arise, in the narrow type."""
+        """Differentiates on one device and sums over all. The compiler itself would sum the
+        devices' parts where they arise, in the narrow type.
+        """
         (part,) = jax.vjp(lambda narrow: form(x, narrow), narrow)[1](gradient)
         return lax.psum(part.astype(kernel.dtype), "data")
 
@@ -111,7 +122,7 @@ _in_the_type_of_x.defvjp(_forward, _backward)
 
 @jax.custom_vjp
 def add_bias(x: Array, bias: Array) -> Array:
-    """x (b, h, w, c) + bias (c,) in the type of x; the bias's gradient is summed in the type of the bias."""
+    """Adds a bias (c,) to x (b, h, w, c) in the type of x; its gradient has its own type."""
     return x + bias.astype(x.dtype)
 
 

@@ -1,7 +1,8 @@
-"""Layers shared by the networks: convolutions with their parameters, region normalisation, SPADE, spectral norm.
+"""Defines layers shared by the networks: convolutions, region norm, SPADE, spectral normalisation.
 
-Activations are `b h w c`, kernels `h w in out`. Parameters are float32; `dtype` is the type convolutions compute in.
-Statistics of every normalisation are float32 or wider, whatever the compute type.
+Activations are `b h w c`, kernels `h w in out`. Parameters are float32; `dtype` is the type
+convolutions compute in. Statistics of every normalisation are float32 or wider, whatever the
+compute type.
 """
 
 import functools
@@ -19,17 +20,19 @@ from spn_jax.models.convolution import add_bias, convolve, convolve_reflected
 
 EPSILON = 1e-5  # of every instance and region normalisation (PyTorch's default)
 
-REGION_THRESHOLD = 0.8  # importance from which a pixel belongs to the region of LearntRegionNorm
+REGION_THRESHOLD = 0.8  # least importance of the pixels in the region of LearntRegionNorm
 
 Activation = Callable[[Array], Array]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def leaky_relu(x: Array, slope: float = 0.2) -> Array:
-    """LeakyReLU; slope 0.2 is the one of decoder, discriminator and posterior encoder, slope 0 is ReLU.
+    """Applies LeakyReLU. Decoder, discriminator and posterior encoder have slope 0.2; slope 0 is
+    ReLU.
 
-    Its derivative is read from the output, which the next convolution keeps anyway. From the input, an accelerator's compiler would
-    compute it anew, and keep all that the input is made of: in SPADE a map more for each norm.
+    Its derivative is read from the output, which the next convolution keeps anyway. From the input,
+    an accelerator's compiler would compute the output anew, and keep all that the input is made of:
+    in SPADE that is one map more for each norm.
     """
     return jax.nn.leaky_relu(x, slope) if slope else jax.nn.relu(x)
 
@@ -40,7 +43,8 @@ def _activate(x: Array, slope: float) -> tuple[Array, Array]:
 
 
 def _pull_back(slope: float, out: Array, gradient: Array) -> tuple[Array]:
-    out = lax.optimization_barrier(out)  # else the compiler sees again what it is made of
+    # Without the barrier the compiler would see through `out` and keep what it is made of.
+    out = lax.optimization_barrier(out)
     return (jnp.where(out >= 0, gradient, slope * gradient) if slope else jnp.where(out > 0, gradient, 0),)
 
 
@@ -48,36 +52,42 @@ leaky_relu.defvjp(_activate, _pull_back)
 
 
 def relu(x: Array) -> Array:
-    """`leaky_relu` of slope 0, for maps that the next convolution keeps."""
+    """Applies `leaky_relu` of slope 0, for maps that the next convolution keeps."""
     return leaky_relu(x, 0.0)
 
 
 def torch_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Array:
-    """PyTorch's default initialisation of weights and biases alike: uniform in +-1/sqrt(fan_in).
+    """Draws PyTorch's default initialisation of weights and biases alike: uniform in
+    +-1/sqrt(fan_in).
 
-    Drawn by NumPy: the same numbers on every backend, and no random program to compile for each of a hundred shapes.
+    NumPy draws it, so every backend has the same numbers, and no random program must be compiled
+    for each of a hundred shapes.
     """
     return jnp.asarray((2 * rng.random(shape, np.float32) - 1) * np.float32(fan_in**-0.5))
 
 
 def resize_mask(mask: Array, height: int) -> Array:
-    """Brings a mask (b, H, W, 1) to a feature map's height by nearest neighbour: every k-th pixel."""
+    """Resizes a mask (b, H, W, 1) to a feature map's height by nearest neighbour: takes every k-th
+    pixel.
+    """
     step = mask.shape[1] // height
     return mask[:, ::step, ::step]
 
 
 def enlarge(x: Array, factor: int = 2) -> Array:
-    """Nearest-neighbour enlargement (b, h, w, c) -> (b, factor h, factor w, c)."""
+    """Enlarges by nearest neighbour: (b, h, w, c) -> (b, factor h, factor w, c)."""
     return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)
 
 
 def pixel_shuffle(x: Array) -> Array:
-    """(b, h, w, 4 c) -> (b, 2 h, 2 w, c) with PyTorch's order of channels."""
+    """Rearranges (b, h, w, 4 c) to (b, 2 h, 2 w, c) with PyTorch's order of channels."""
     return rearrange(x, "b h w (c i j) -> b (h i) (w j) c", i=2, j=2)
 
 
 class Conv(nnx.Module):
-    """Convolution, with bias unless told otherwise; `reflect` pads by reflection instead of zeros (stride 1 only)."""
+    """Convolves, with a bias by default. `reflect` pads by reflection instead of zeros (stride 1
+    only).
+    """
 
     def __init__(
         self,
@@ -109,10 +119,12 @@ class Conv(nnx.Module):
 
 
 def dense_maps(x: Array, convs: Sequence[Conv]) -> Array:
-    """What the convolutions of a dense block add to x (b, h, w, c), each followed by ReLU: (b, h, w, n growth), in their order.
+    """Returns what the convolutions of a dense block add to x (b, h, w, c), each followed by ReLU,
+    in order: (b, h, w, n growth).
 
-    Convolution i (k3 p1, with bias) is on x and on what those before it added. Its part on x is computed for all of them at once: one
-    convolution of many outputs is faster than many of few, and x is not copied into a larger map for each.
+    Convolution i (k3 p1, with bias) has as input x and the maps of those before it. The part that
+    acts on x is computed for all of them at once: one convolution with many outputs is faster than
+    many with few, and x is not copied into a larger map for each.
     """
     x = jnp.asarray(x, convs[0].dtype)
     kernels = [conv.kernel[...] for conv in convs]
@@ -127,7 +139,9 @@ def dense_maps(x: Array, convs: Sequence[Conv]) -> Array:
 
 
 class ResidualBlock(nnx.Module):
-    """x + [k3 r1, ReLU, k3 r1](x); where the width changes the shortcut is a k3 r1 convolution."""
+    """Computes x + [k3 r1, ReLU, k3 r1](x) (r: reflection padding). Where the width changes, the
+    shortcut is a k3 r1 convolution.
+    """
 
     def __init__(self, features_in: int, features_out: int, *, rng: np.random.Generator, dtype: DTypeLike):
         def conv(width_in: int) -> Conv:
@@ -144,12 +158,14 @@ class ResidualBlock(nnx.Module):
 
 
 def statistics_dtype(x: Array) -> jnp.dtype:
-    """float32, or float64 where the input has it."""
+    """Returns float32, or float64 where the input has it."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def instance_norm(x: Array) -> Array:
-    """Instance normalisation without parameters: zero mean, unit (biased, two-pass) variance per image and channel."""
+    """Normalises each image and channel to zero mean and unit (biased, two-pass) variance, without
+    parameters.
+    """
     wide = x.astype(statistics_dtype(x))
     centred = wide - wide.mean((1, 2), keepdims=True)
     variance = jnp.square(centred).mean((1, 2), keepdims=True)
@@ -157,19 +173,20 @@ def instance_norm(x: Array) -> Array:
 
 
 def region_normalise(x: Array, region: Array) -> tuple[Array, Array, Array]:
-    """Region normalisation (Yu et al., AAAI 2020) before its affine map.
+    """Applies region normalisation (Yu et al., AAAI 2020) without its affine map.
 
-    Definition, per region r of `area` pixels out of h w: fill the other region with r's mean, instance-normalise the whole,
-    multiply by sqrt(area / (h w)); add both. Filling with the mean makes the other region exactly zero and scales the variance
-    by area / (h w), so both regions are computed at once.
+    It is defined per region r of `area` pixels out of h w: fill the other region with r's mean,
+    instance-normalise the whole and multiply by sqrt(area / (h w)); then add both results. Filling
+    with the mean makes the other region exactly zero and scales the variance by area / (h w), so
+    both regions are computed at once.
 
     Args:
         x: (b, h, w, c) in float32 or wider.
         region: (b, h, w, 1) of 0 and 1.
 
     Returns:
-        (centred, scale, scale_rest): the result is centred * scale inside the region and centred * scale_rest outside;
-        centred (b, h, w, c), both scales (b, 1, 1, c).
+        (centred, scale, scale_rest): the result is centred * scale inside the region and centred *
+        scale_rest outside; centred (b, h, w, c), both scales (b, 1, 1, c).
     """
     rest = 1 - region
     centred = x - (region * region_mean(x, region) + rest * region_mean(x, rest))
@@ -177,7 +194,9 @@ def region_normalise(x: Array, region: Array) -> tuple[Array, Array, Array]:
 
 
 class RegionNorm(nnx.Module):
-    """Region normalisation with the given mask as region (RN-B), then one learnt affine map a region."""
+    """Applies region normalisation with the given mask as region (RN-B), then one learnt affine map
+    per region.
+    """
 
     def __init__(self, features: int):
         self.hole_gamma, self.hole_beta, self.known_gamma, self.known_beta = (nnx.Param(jnp.zeros(features)) for _ in range(4))
@@ -193,10 +212,12 @@ class RegionNorm(nnx.Module):
 
 
 class LearntRegionNorm(nnx.Module):
-    """Region normalisation whose region the network finds itself (RN-L; Yu et al., AAAI 2020).
+    """Applies region normalisation with a region that the network learns (RN-L; Yu et al., AAAI
+    2020).
 
-    Mean and maximum over the channels give each pixel an importance in (0, 1); the region is where it reaches 0.8, a choice that
-    no gradient flows through. Importance also gives the affine map, alike for all channels.
+    Mean and maximum over the channels give each pixel an importance in (0, 1). The region is where
+    it reaches 0.8; no gradient flows through this threshold. Importance also gives the affine map,
+    which is the same for all channels.
     """
 
     def __init__(self, *, rng: np.random.Generator, dtype: DTypeLike):
@@ -216,20 +237,26 @@ class LearntRegionNorm(nnx.Module):
 
 
 def region_mean(x: Array, region: Array) -> Array:
-    """Mean (b, 1, 1, c) of x over a region (b, h, w, 1); an empty region counts as one pixel, so its mean is 0."""
+    """Returns the mean (b, 1, 1, c) of x over a region (b, h, w, 1). An empty region counts as one
+    pixel, so its mean is 0.
+    """
     area = jnp.maximum(region.sum((1, 2), keepdims=True), 1)
     return (x * region).sum((1, 2), keepdims=True) / area
 
 
 def region_scale(centred: Array, region: Array) -> Array:
-    """Factor (b, 1, 1, c) by which region normalisation multiplies the centred values of one region."""
+    """Returns the factor (b, 1, 1, c) by which region normalisation multiplies the centred values
+    of one region.
+    """
     share = jnp.maximum(region.sum((1, 2), keepdims=True), 1) / (centred.shape[1] * centred.shape[2])
     variance = (jnp.square(centred) * region).mean((1, 2), keepdims=True)
     return jnp.sqrt(share) * lax.rsqrt(variance + EPSILON)
 
 
 class SPADE(nnx.Module):
-    """Spatially-adaptive normalisation (Eq. 8; Park et al., CVPR 2019): instance norm, then gamma and beta from a prior."""
+    """Applies spatially-adaptive normalisation (Eq. 8; Park et al., CVPR 2019): instance norm, then
+    gamma and beta from a prior.
+    """
 
     def __init__(self, features: int, prior_features: int, hidden: int, *, rng: np.random.Generator, dtype: DTypeLike):
         self.shared = Conv(prior_features, hidden, 3, padding=1, rng=rng, dtype=dtype)
@@ -244,10 +271,12 @@ class SPADE(nnx.Module):
 
 
 class ConcatNorm(nnx.Module):
-    """Stands where SPADE does in the ablation "w/ Concat" (Fig. 7): instance norm, then a convolution of features and prior together.
+    """Replaces SPADE in the ablation "w/ Concat" (Fig. 7): instance norm, then a convolution of
+    features and prior together.
 
-    The paper says no more than that features and prior are concatenated in place of the SPADE blocks. Here blocks, widths and norms
-    stay, and concatenation with a k3 p1 convolution back to the features' width replaces gamma and beta alone.
+    The paper only says that features and prior are concatenated in place of the SPADE blocks. Here
+    blocks, widths and norms stay. Concatenation and a k3 p1 convolution back to the features' width
+    replace only gamma and beta.
     """
 
     def __init__(self, features: int, prior_features: int, *, rng: np.random.Generator, dtype: DTypeLike):
@@ -260,23 +289,29 @@ class ConcatNorm(nnx.Module):
 
 
 class PlainNorm(nnx.Module):
-    """Stands where a scale without prior has no SPADE: instance norm alone (the paper's ablation of prior scales)."""
+    """Replaces SPADE at a scale without prior: instance norm alone (the paper's ablation of prior
+    scales).
+    """
 
     def __call__(self, x: Array, prior: Array | None) -> Array:
-        """(b, h, w, c) -> (b, h, w, c); `prior` is not looked at."""
+        """(b, h, w, c) -> (b, h, w, c); `prior` is ignored."""
         return instance_norm(x)
 
 
 class SpectralVector(nnx.Variable):
-    """A singular vector that spectral norm carries from step to step; state, not a parameter."""
+    """Holds a singular vector that spectral normalisation keeps from step to step: state, not a
+    parameter.
+    """
 
 
 class SpectralConv(nnx.Module):
-    """Bias-free convolution whose kernel is divided by its largest singular value (Miyato et al., ICLR 2018).
+    """Convolves without bias, with a kernel divided by its largest singular value (Miyato et al.,
+    ICLR 2018).
 
-    PyTorch's classic form: the kernel as a matrix (out, in kh kw), sigma = u . (W v), u and v constant for the gradient.
-    Calling the layer never changes u and v; `power_iteration` does. Flax's own SpectralNorm overwrites the stored kernel
-    at every call, evaluation included, hence this class.
+    It follows PyTorch's classic form: the kernel is a matrix W (out, in kh kw), sigma = u . (W v),
+    and u and v are constant for the gradient. Only `power_iteration` changes u and v, not a call of
+    the layer. Flax's own SpectralNorm overwrites the stored kernel at every call, evaluation
+    included; hence this class.
     """
 
     def __init__(
@@ -289,11 +324,15 @@ class SpectralConv(nnx.Module):
         self.dtype, self.stride, self.padding = dtype, stride, padding
 
     def matrix(self) -> Array:
-        """The kernel as (out, in kh kw): PyTorch's flattening, so that u and v are interchangeable with its own."""
+        """Returns the kernel as (out, in kh kw). The order is PyTorch's, so that u and v are
+        interchangeable with PyTorch's.
+        """
         return rearrange(self.kernel[...], "h w i o -> o (i h w)")
 
     def power_iteration(self) -> None:
-        """One step towards the leading singular vectors; a training forward pass begins with it."""
+        """Makes one power iteration towards the leading singular vectors. A training forward pass
+        begins with it.
+        """
         matrix = lax.stop_gradient(self.matrix())
         self.v[...] = unit_vector(jnp.matmul(self.u[...], matrix, precision="highest"))
         self.u[...] = unit_vector(jnp.matmul(matrix, self.v[...], precision="highest"))
@@ -306,11 +345,11 @@ class SpectralConv(nnx.Module):
 
 
 def random_direction(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A normalised Gaussian vector (size,), float32."""
+    """Returns a normalised Gaussian vector (size,) in float32."""
     vector = rng.standard_normal(size, np.float32)
     return vector / np.linalg.norm(vector)
 
 
 def unit_vector(x: Array) -> Array:
-    """x / max(|x|, 1e-12)."""
+    """Returns x / max(|x|, 1e-12)."""
     return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)

@@ -6,6 +6,6 @@
     photo.py    the same with everything around it: a photo of any size in, the completed photo out
     web.py      the web page without a server, from the scripts in static/
 
-The command `spn_jax.export` imports from here, nobody else. The package `onnx` is needed, of the extra `onnx`. Files are read by
-`spn_jax.filling.onnx_network`, ours and anybody's.
+The command `spn_jax.export` imports from here, nobody else. The package `onnx` is needed, of the
+extra `onnx`. Files are read by `spn_jax.filling.onnx_network`, ours and anybody's.
 """

@@ -1,4 +1,6 @@
-"""The nodes and weights of an ONNX graph while it is being written. Maps are b c h w, as ONNX has them."""
+"""The nodes and weights of an ONNX graph while it is being written. Maps are b c h w, as ONNX has
+them.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -7,7 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 17  # the newest that ONNX Runtime Web 1.16 and all later ones run, with reductions that take their axes as attributes
+# the newest that ONNX Runtime Web 1.16 and all later ones run, with reductions that take their axes
+# as attributes
+OPSET = 17
 IR_VERSION = 8  # of the file format, the one that belongs to this opset
 
 Precision = Literal["float32", "float16"]
@@ -26,7 +30,8 @@ class Graph:
     """Collects nodes in the order of computation.
 
     Args:
-        precision: convolutions compute in it, and their weights are stored in it. Statistics are always float32.
+        precision: convolutions compute in it, and their weights are stored in it. Statistics are
+            always float32.
     """
 
     def __init__(self, precision: Precision):

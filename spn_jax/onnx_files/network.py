@@ -1,7 +1,9 @@
-"""The layers of `spn_jax.models` as nodes of an ONNX graph: one function a layer, in the order of those modules.
+"""The layers of `spn_jax.models` as nodes of an ONNX graph: one function a layer, in the order of
+those modules.
 
-What a layer computes is defined there; here stands how ONNX says it. Types follow the model's: convolutions in the graph's precision,
-statistics in float32. Kernels are turned from h w in out to out in h w, because ONNX has channels before pixels.
+What a layer computes is defined there; here stands how ONNX says it. Types follow the model's:
+convolutions in the graph's precision, statistics in float32. Kernels are turned from h w in out to
+out in h w, because ONNX has channels before pixels.
 """
 
 from collections.abc import Mapping
@@ -36,7 +38,8 @@ class Writer:
     """Adds the nodes of a model's layers to a graph.
 
     Args:
-        model: its parameters become the graph's weights, under the names that checkpoints have for them.
+        model: its parameters become the graph's weights, under the names that checkpoints have for
+            them.
     """
 
     def __init__(self, graph: Graph, model: SPN):
@@ -46,7 +49,9 @@ class Writer:
 
     @property
     def left_out(self) -> list[str]:
-        """The model's parameters that the graph does not use: those of the distillation heads alone, unless a layer was forgotten."""
+        """The model's parameters that the graph does not use: those of the distillation heads
+        alone, unless a layer was forgotten.
+        """
         return [name for name in named_arrays(self.model) if name.removesuffix(".value").rpartition(".")[0] not in self._written]
 
     def _name(self, module: nnx.Module) -> str:
@@ -55,7 +60,9 @@ class Writer:
         return name
 
     def spn(self, masked: Name, mask: Name, noise: Name | None) -> Name:
-        """Masked photo (b, 3, h, w), mask (b, 1, h, w), noise (b, z, h/32, w/32) or None, all float32 -> prediction (b, 3, h, w)."""
+        """Masked photo (b, 3, h, w), mask (b, 1, h, w), noise (b, z, h/32, w/32) or None, all
+        float32 -> prediction (b, 3, h, w).
+        """
         learner, generator = self.model.prior_learner, self.model.generator
         base = self.smooth_fill(masked, mask) if self.model.hole_fill == "smooth" else None
         masked = masked if base is None else base
@@ -73,7 +80,8 @@ class Writer:
         image = graph.multiply(image, known)
         sizes = [(image, known)]
         for _ in range(HALVINGS):
-            # Where a side is odd its last pixels are means of two: of colours and of shares alike, so that their ratio is right.
+            # Where a side is odd its last pixels are means of two: of colours and of shares alike,
+            # so that their ratio is right.
             image, shares = (graph.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1) for x in (image, known))
             known = graph.cast(graph.node("Greater", shares, graph.number(0, "float32")), "float32")
             image = graph.node("Div", image, graph.add(shares, graph.complement(known)))

@@ -1,10 +1,12 @@
-"""A checkpoint's model with everything around it as one .onnx file: a photo and a mask of any size in, the completed photo out.
+"""A checkpoint's model with everything around it as one .onnx file: a photo and a mask of any size
+in, the completed photo out.
 
-Inputs: `image` uint8 (height, width, 3), RGB; `mask` uint8 (height, width), above 127 in the hole. Output: `completed` uint8
-(height, width, 3), the image's own values outside the hole, bit for bit. Padding, rounding and pasting are nodes of the graph, and equal
-those of `spn_jax.filling.inpainter` at the strategy "original": the network sees the whole photo as it is, which for photos of more
-than twice the trained size takes much memory and shows the network sizes that it never saw. The probabilistic model draws its noise
-itself; every run gives another completion.
+Inputs: `image` uint8 (height, width, 3), RGB; `mask` uint8 (height, width), above 127 in the hole.
+Output: `completed` uint8 (height, width, 3), the image's own values outside the hole, bit for bit.
+Padding, rounding and pasting are nodes of the graph, and equal those of `spn_jax.filling.inpainter`
+at the strategy "original": the network sees the whole photo as it is, which for photos of more than
+twice the trained size takes much memory and shows the network sizes that it never saw. The
+probabilistic model draws its noise itself; every run gives another completion.
 """
 
 import numpy as np
@@ -63,7 +65,9 @@ def padded_length(graph: Graph, length: Name, size: int, steps: tuple[int, int, 
 
 
 def mirrored_places(graph: Graph, length: Name, padded: Name) -> Name:
-    """Which row stands at each place of the padded photo: 0 1 2 2 1 0 0 1 ... for three rows, as NumPy's "symmetric" padding; int64 (p)."""
+    """Which row stands at each place of the padded photo: 0 1 2 2 1 0 0 1 ... for three rows, as
+    NumPy's "symmetric" padding; int64 (p).
+    """
     one, first = graph.constant([1], "int64"), graph.constant(0, "int64")
     places = graph.node("Range", first, graph.node("Squeeze", padded), graph.constant(1, "int64"))
     within = graph.node("Mod", places, graph.add(length, length))

@@ -1,7 +1,9 @@
-"""The web page without a server: a folder that any web server hands out as it is, in which the network runs in the visitor's browser.
+"""The web page without a server: a folder that any web server hands out as it is, in which the
+network runs in the visitor's browser.
 
-The page is `spn_jax.demo`'s; `static/local.js` takes the place of the module that asks its server, and `static/windows.js` says in the
-browser what `spn_jax.filling.windows` says here. ONNX Runtime's files come from the package onnxruntime-web, which npm fetches.
+The page is `spn_jax.demo`'s; `static/local.js` takes the place of the module that asks its server,
+and `static/windows.js` says in the browser what `spn_jax.filling.windows` says here. ONNX Runtime's
+files come from the package onnxruntime-web, which npm fetches.
 """
 
 import io
@@ -25,7 +27,8 @@ from spn_jax.onnx_files.write import network_file
 HERE = Path(__file__).parent / "static"
 DEMO = Path(__file__).parent.parent / "demo" / "static"
 PACKAGE = "onnxruntime-web@1.30.0"
-RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")  # of its folder dist
+# of its folder dist
+RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 FETCH_SECONDS = 600
 SAMPLES, MEGABYTES, MEGAPIXELS = 8, 64, 24  # the most that the page takes
 FORMATS = ("PNG", "JPEG", "WebP")  # that every browser reads
@@ -53,7 +56,8 @@ def write_page(folder: Path, checkpoint: str, precision: Precision, package: Pat
         package: onnxruntime-web as a folder or .tgz; None: npm fetches it.
 
     Raises:
-        InputError: the folder holds something or cannot be written; the checkpoint cannot be read; the package is not there.
+        InputError: the folder holds something or cannot be written; the checkpoint cannot be read;
+            the package is not there.
     """
     require_new_folder(folder)
     loaded = load_model(checkpoint)
@@ -115,7 +119,9 @@ def description(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def runtime_files(package: Path | None) -> dict[str, bytes]:
-    """ONNX Runtime's files by name. InputError: the package is not there, or is none, or npm could not fetch it."""
+    """ONNX Runtime's files by name. InputError: the package is not there, or is none, or npm could
+    not fetch it.
+    """
     if package is None:
         with tempfile.TemporaryDirectory() as temporary:
             return runtime_in_archive(fetched(Path(temporary)))

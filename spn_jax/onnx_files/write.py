@@ -1,9 +1,10 @@
 """A checkpoint's model as one .onnx file.
 
-Inputs, all float32: `image` (batch, 3, height, width), RGB in [0, 1]; `mask` (batch, 1, height, width), above 0.5 in the hole; and for
-the probabilistic model `noise` (batch, z, height/32, width/32), standard normal. Height and width are any multiples of the stride, at
-least 16. Outputs, float32 (batch, 3, height, width): `completion`, the prediction in the hole and the image elsewhere, and `prediction`,
-the network's own pixels everywhere.
+Inputs, all float32: `image` (batch, 3, height, width), RGB in [0, 1]; `mask` (batch, 1, height,
+width), above 0.5 in the hole; and for the probabilistic model `noise` (batch, z, height/32,
+width/32), standard normal. Height and width are any multiples of the stride, at least 16. Outputs,
+float32 (batch, 3, height, width): `completion`, the prediction in the hole and the image elsewhere,
+and `prediction`, the network's own pixels everywhere.
 """
 
 import json
@@ -30,7 +31,9 @@ RANGES = {
 
 
 def network_file(loaded: LoadedModel, precision: Precision) -> bytes:
-    """The file's bytes. `precision`: of convolutions and stored weights; inputs, outputs and statistics are float32 in either."""
+    """The file's bytes. `precision`: of convolutions and stored weights; inputs, outputs and
+    statistics are float32 in either.
+    """
     graph = Graph(precision)
     batch, sides = "batch", ("height", "width")
     inputs = [described("image", "float32", (batch, 3, *sides)), described("mask", "float32", (batch, 1, *sides))]
@@ -45,7 +48,9 @@ def network_file(loaded: LoadedModel, precision: Precision) -> bytes:
 
 
 def predict(graph: Graph, model: SPN, image: Name, hole: Name, noise: Name) -> Name:
-    """Adds the network: image float32 (b, 3, h, w) in [0, 1], hole bool (b, 1, h, w) -> prediction float32 (b, 3, h, w)."""
+    """Adds the network: image float32 (b, 3, h, w) in [0, 1], hole bool (b, 1, h, w) -> prediction
+    float32 (b, 3, h, w).
+    """
     writer = Writer(graph, model)
     masked = graph.node("Where", hole, graph.number(1, "float32"), image)
     prediction = writer.spn(masked, graph.cast(hole, "float32"), noise if model.variational else None)

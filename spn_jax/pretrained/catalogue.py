@@ -1,4 +1,6 @@
-"""Finds the models that come with the package: `pretrained:NAME` stands for one wherever a checkpoint is asked for."""
+"""Finds the models that come with the package: `pretrained:NAME` stands for one wherever a
+checkpoint is asked for.
+"""
 
 from pathlib import Path
 
@@ -23,7 +25,9 @@ def names() -> list[str]:
 
 
 def pretrained_file(spec: str) -> Path:
-    """The model file that `pretrained:NAME` stands for. InputError if there is none of this name."""
+    """The model file that `pretrained:NAME` stands for. InputError if there is none of this
+    name.
+    """
     name = spec.removeprefix(PREFIX)
     if name not in names():
         there = ", ".join(names()) or "none"

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""Runs the training loop."""
 
 import contextlib
 import functools
@@ -26,12 +26,15 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
 
     Args:
         config: all settings.
-        workdir: receives checkpoints, metrics.jsonl, TensorBoard events, the resolved config and the table of parameters.
-        config_file: named in error texts.
-        init: checkpoint whose parameters a new run starts from; a run that has checkpoints of its own continues those.
+        workdir: receives checkpoints, metrics.jsonl, TensorBoard events, the resolved config and
+            the table of parameters.
+        config_file: named in errors.
+        init: checkpoint whose parameters a new run starts from; a run with checkpoints of its own
+            continues from those.
 
     Raises:
-        InputError: wrong settings, data or checkpoint; a loss that is not finite; a file that cannot be written.
+        InputError: settings, data or checkpoint are wrong; a loss is not finite; a file cannot be
+            written.
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     # Devices
@@ -58,8 +61,8 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
         say(line)
 
     with contextlib.ExitStack() as stack:
-        # Where to start: from this run's newest checkpoint, from the parameters of another run, or anew. The folder is locked
-        # first, because a run that is about to end may still write to it.
+        # The start: this run's newest checkpoint, another run's parameters, or new ones. The folder
+        # is locked first, because a run that is about to end may still write to it.
         if is_main:
             stack.enter_context(only_run_in(workdir))
         info = checkpoint_info(config, data, distillation, origins.vgg)
@@ -95,14 +98,16 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
         reports = StepReports(config.train.log_every, log, clock, say)
         held_out = HeldOut(config, mesh, data, log, say, stop)
 
-        # The loop. What is due comes first, with the state that is about to be stepped: a run that was stopped before an
-        # evaluation comes to it by itself. A step is reported while the next one runs, so that the device never waits.
+        # The loop. What is due at a step is done before it, with the state before it, so that a run
+        # stopped before an evaluation makes it after its restart. A step is reported while the next
+        # one runs, so that the device never waits.
         for step in range(start, schedule.length + 1):
             due = first_due if step == start else due_at(step, schedule.length, config.train)
             stopping = stop(step)
             failure = checkpoints.background_failure()
             if due.evaluation or due.picture or due.checkpoint or stopping or failure:
-                reports.flush()  # every line about the steps up to here is on the disk before their checkpoint is
+                # The lines about all steps so far must be on the disk before their checkpoint.
+                reports.flush()
                 scores = None
                 with clock.paused():
                     if not stopping and (due.evaluation or due.picture):

@@ -1,6 +1,6 @@
-"""The training step: a pure function, compiled once.
+"""Defines the training step, a pure function that is compiled once.
 
-Imports no data loader, so that the benchmark and a bare accelerator image can run it.
+It imports no data loader, so that the benchmark and a bare accelerator image can run it.
 """
 
 import contextlib
@@ -28,19 +28,21 @@ from spn_jax.training.state import Batch, Frozen, Metrics, StepGraph, TrainState
 
 
 def train_step(graph: StepGraph, state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update of discriminator and generator, in the released programs' order.
+    """Updates discriminator and generator once, in the released programs' order.
 
-    1. One forward pass of prior learner and generator. 2. The discriminator sees the photos, then the predictions, and is
-    updated. 3. With its new kernels it sees the predictions again; the generator's losses are pulled back through the forward
-    pass of 1. A power iteration precedes each of the discriminator's three passes. Every loss sees the raw prediction.
+    1. Prior learner and generator run forward once. 2. The discriminator runs on the photos, then
+    on the predictions, and is updated. 3. With its new kernels it runs on the predictions again,
+    and the generator's losses are backpropagated through the forward pass of 1. A power iteration
+    precedes each of the discriminator's three passes. Every loss uses the raw prediction.
 
     Args:
         graph: static description of networks, losses, optimiser and schedule.
         state: donated.
         frozen: networks that are used but not trained.
-        batch: "image" (b, P, P, 3) and "mask" (b, P, P, 1) as uint8 (photos 0..255, masks 0 and 1) or float in [0, 1];
-            "targets" {level: (b, h, w, c), or its codes, see `features_of`} or "image_2x" (b, 2P, 2P, 3) for a teacher in
-            `frozen`. A probabilistic model takes "noise" (b, s, P/32, P/32, z), or draws it from the seed and the step.
+        batch: "image" (b, P, P, 3) and "mask" (b, P, P, 1) as uint8 (photos 0..255, masks 0 and 1)
+            or float in [0, 1]; "targets" {level: (b, h, w, c), or its codes, see `features_of`} or
+            "image_2x" (b, 2P, 2P, 3) for a teacher in `frozen`. A probabilistic model takes "noise"
+            (b, s, P/32, P/32, z), or draws it from the seed and the step.
 
     Returns:
         The new state and scalar metrics under path-like names.
@@ -74,15 +76,17 @@ def train_step(graph: StepGraph, state: TrainState, frozen: Frozen, batch: Batch
 def compile_train_step(
     graph: StepGraph, mesh: Mesh, state_sharding: Any = None
 ) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
-    """The step of a graph, jitted for a mesh with the axis "data": (state, frozen, batch) -> (state, metrics).
+    """Compiles the step of a graph for a mesh with the axis "data": (state, frozen, batch) ->
+    (state, metrics).
 
-    State and frozen networks are replicated on every device; a batch is split along its first axis, one part a device.
-    The compiler derives the rest: every mean over the batch becomes an all-reduce, in float32 whatever train.compute_dtype is. The
-    state's memory is reused (donated).
+    State and frozen networks are replicated on every device. A batch is sharded along its first
+    axis. The compiler derives the rest: every mean over the batch becomes an all-reduce, in float32
+    whatever train.compute_dtype is. The state is donated: its memory is reused.
 
     Args:
-        state_sharding: where the state is split between steps, see `runtime.sharding`; a step begins by gathering the
-            parameters, and each device updates its part of them with its part of the optimisers.
+        state_sharding: shardings of the state between steps, see `runtime.sharding`. With them a
+            step begins by gathering the parameters, and each device updates its shard of them with
+            its shard of the optimisers.
     """
     replicated, by_photo = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     between_steps = replicated if state_sharding is None else state_sharding
@@ -100,5 +104,7 @@ def compile_train_step(
 
 
 def matmul_precision(config: Config) -> contextlib.AbstractContextManager[Any]:
-    """The context in which a step, or a pass of its networks, is traced with train.precision."""
+    """Returns the context in which a step, or a pass of its networks, must be traced for
+    train.precision.
+    """
     return jax.default_matmul_precision("highest") if config.train.precision == "highest" else contextlib.nullcontext()

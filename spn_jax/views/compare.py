@@ -12,7 +12,8 @@ from spn_jax.runtime.sharding import make_mesh
 from spn_jax.views.subjects import Subject, about_all, add_arguments, chosen, open_subjects, subjects
 
 FRAME = figures.PALETTE[5]  # colour of the frame around a detail
-DETAIL = 4  # the side of a detail is a DETAIL-th of the photo's, where the command line does not say
+# the side of a detail is a DETAIL-th of the photo's, where the command line does not say
+DETAIL = 4
 
 Window = tuple[int, int, int]  # left, top, side in pixels
 
@@ -65,7 +66,9 @@ def busiest_window(subject: Subject) -> Window:
 
 
 def framed(picture: np.ndarray, window: Window) -> np.ndarray:
-    """A copy of a picture (h, w, 3) with a frame around the window, one pixel wide in each of 64."""
+    """A copy of a picture (h, w, 3) with a frame around the window, one pixel wide in each
+    of 64.
+    """
     left, top, side = window
     thick = max(1, len(picture) // 64)
     copy = picture.copy()

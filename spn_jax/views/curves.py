@@ -10,7 +10,6 @@ import numpy as np
 from spn_jax.drawing import figures
 from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
-from spn_jax.evaluation.methods import named_checkpoints
 
 METRICS = ("generator/loss", "generator/reconstruction", "generator/prior", "discriminator/loss", "eval/psnr", "eval/ssim")
 COLOURS = figures.PALETTE[[4, 5, 2, 6, 0, 1, 7]]  # without yellow, which is hard to see on white
@@ -37,6 +36,8 @@ def draw(options: argparse.Namespace) -> np.ndarray:
     """A panel a metric, a line a run."""
     if not options.checkpoint:
         raise InputError("no run was given; pass --checkpoint DIR, its work directory")
+    from spn_jax.evaluation.methods import named_checkpoints  # imports JAX, and scripts/report.py draws curves without
+
     folders = {name: run_folder(Path(given)) for name, given in named_checkpoints(options.checkpoint).items()}
     return page({name: figures.read_metrics(folder / "metrics.jsonl") for name, folder in folders.items()}, folders, options.metric)
 
@@ -50,7 +51,9 @@ def page(runs: Mapping[str, Lines], folders: Mapping[str, Path], metrics: Sequen
 
 
 def run_folder(given: Path) -> Path:
-    """The work directory that a path means: the folder with metrics.jsonl. InputError: there is none."""
+    """The work directory that a path means: the folder with metrics.jsonl. InputError: there is
+    none.
+    """
     for folder in (given, *given.absolute().parents[:2]):
         if (folder / "metrics.jsonl").is_file():
             return folder
@@ -94,7 +97,9 @@ def _look(run: int) -> dict[str, Any]:
 
 
 def difference(folders: Mapping[str, Path]) -> str:
-    """In which settings the runs differ, by the config.txt of each; of a lone run where it is and what it trained."""
+    """In which settings the runs differ, by the config.txt of each; of a lone run where it is and
+    what it trained.
+    """
     configs = {name: read_config(folder) for name, folder in folders.items()}
     if len(configs) == 1:
         (config,) = configs.values()

@@ -1,4 +1,6 @@
-"""What a detector finds in the results of several methods (the paper's Fig. 4): draws the boxes that `teacher_export.detect` wrote."""
+"""What a detector finds in the results of several methods (the paper's Fig. 4): draws the boxes
+that `teacher_export.detect` wrote.
+"""
 
 import argparse
 import dataclasses
@@ -15,7 +17,6 @@ from spn_jax.data.images import decode_photo
 from spn_jax.drawing import figures
 from spn_jax.drawing.sheet import Cell, Key, Row, sheet, swatch
 from spn_jax.errors import InputError
-from spn_jax.evaluation import gallery
 
 FORMAT = 1
 OTHER = np.array([120, 120, 120], np.uint8)  # of labels beyond the palette's
@@ -121,7 +122,11 @@ def _boxes(found: Sequence[Mapping[str, Any]]) -> list[Box]:
 
 
 def pictures_shown(detections: Detections, count: int) -> list[str]:
-    """Pictures that every method has, evenly chosen from those in which anything was found. InputError: they have none in common."""
+    """Pictures that every method has, evenly chosen from those in which anything was found.
+    InputError: they have none in common.
+    """
+    from spn_jax.evaluation import gallery  # imports JAX
+
     first, *others = detections.found.values()
     common = [name for name in first if all(name in of_method for of_method in others)]
     if not common:
@@ -139,7 +144,9 @@ def colours_of(labels: Any) -> dict[str, np.ndarray]:
 
 
 def draw_boxes(picture: np.ndarray, boxes: Sequence[Box], colours: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A picture (h, w, 3), enlarged by a whole factor, with boxes, labels and scores; the surest on top."""
+    """A picture (h, w, 3), enlarged by a whole factor, with boxes, labels and scores; the surest on
+    top.
+    """
     factor = max(1, -(-SIDE // len(picture)))
     image = Image.fromarray(picture.repeat(factor, 0).repeat(factor, 1))
     canvas, font = ImageDraw.Draw(image), ImageFont.load_default(size=12)

@@ -1,4 +1,6 @@
-"""Where the completions of a probabilistic model differ: standard deviation of every pixel over the samples."""
+"""Where the completions of a probabilistic model differ: standard deviation of every pixel over the
+samples.
+"""
 
 import argparse
 
@@ -44,7 +46,9 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 
 def deviations(completions: np.ndarray) -> np.ndarray:
-    """Completions uint8 (n, s, h, w, 3) -> standard deviation over the samples, (n, h, w), in [0, 1]."""
+    """Completions uint8 (n, s, h, w, 3) -> standard deviation over the samples, (n, h, w), in [0,
+    1].
+    """
     return np.sqrt(completions.astype(np.float64).var(axis=1).mean(-1)) / 255
 
 

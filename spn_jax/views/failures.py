@@ -30,7 +30,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """The worst of all photos, worst first, a row each: input, every method with its score, the photo."""
+    """The worst of all photos, worst first, a row each: input, every method with its score, the
+    photo.
+    """
     if options.metric.startswith("lpips") and getattr(options, options.metric) is None:
         raise InputError(f"--metric {options.metric} needs the network's weights; pass --{options.metric.replace('_', '-')} FILE.npz")
     if options.only is not None:

@@ -1,4 +1,6 @@
-"""The generator's features before and after the prior (the paper's Fig. 12), and the teacher's features beside what the heads predict."""
+"""The generator's features before and after the prior (the paper's Fig. 12), and the teacher's
+features beside what the heads predict.
+"""
 
 import argparse
 import dataclasses
@@ -32,7 +34,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """A row a photo: F_enc, coarsest prior, F_dec, and for each level the teacher's map and the head's prediction of it."""
+    """A row a photo: F_enc, coarsest prior, F_dec, and for each level the teacher's map and the
+    head's prediction of it.
+    """
     if options.cached and (options.photos or options.pairs or options.image or options.teacher):
         raise InputError("--cached shows the training photos of the run; leave --photos, --pairs, --image and --teacher out")
     if options.cached:
@@ -67,7 +71,9 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 
 def lessons(taught: Maps, inside: Inside) -> dict[str, list[Cell]]:
-    """Columns of the teacher's maps, where there are any, and of the heads' predictions, coarsest first."""
+    """Columns of the teacher's maps, where there are any, and of the heads' predictions, coarsest
+    first.
+    """
     columns: dict[str, list[Cell]] = {}
     for level in sorted(inside.distilled, reverse=True):
         predicted = inside.distilled[level]
@@ -83,17 +89,21 @@ def lessons(taught: Maps, inside: Inside) -> dict[str, list[Cell]]:
 
 
 def relative_error(predicted: np.ndarray, target: np.ndarray) -> float:
-    """Mean absolute error of a map (h, w, c) by the mean absolute target (h', w', c), which is enlarged by nearest neighbour."""
+    """Mean absolute error of a map (h, w, c) by the mean absolute target (h', w', c), which is
+    enlarged by nearest neighbour.
+    """
     factor = predicted.shape[0] // target.shape[0]
     enlarged = target.repeat(factor, 0).repeat(factor, 1)
     return float(np.abs(predicted - enlarged).mean() / max(float(np.abs(enlarged).mean()), 1e-12))
 
 
 def teachers_maps(options: argparse.Namespace, evaluation: Evaluation, method: ModelMethod, numbers: Sequence[int]) -> tuple[Maps, str]:
-    """The teacher's features of the photos and where they come from; nothing where the command line names no source.
+    """The teacher's features of the photos and where they come from; nothing where the command line
+    names no source.
 
     Raises:
-        InputError: weights or a cache that cannot be read or are of another teacher than the model's.
+        InputError: weights or a cache that cannot be read or are of another teacher than the
+            model's.
     """
     config = method.loaded.config
     wanted = tuple(sorted(config.model.prior_levels))

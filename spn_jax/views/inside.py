@@ -1,4 +1,6 @@
-"""What a model computes between its input and its result: priors, the generator's features, the heads' predictions."""
+"""What a model computes between its input and its result: priors, the generator's features, the
+heads' predictions.
+"""
 
 import argparse
 import functools
@@ -26,7 +28,8 @@ class Inside(NamedTuple):
     encoded: np.ndarray  # F_enc (n, P/4, P/4, c)
     refined: np.ndarray  # F_dec of the first completion, (n, P/4, P/4, c)
     prior: Maps  # {l: (n, s, h, w, c)}
-    distilled: Maps  # what the heads predict of the teacher's maps for the first completion, {l: (n, h, w, c)}
+    # what the heads predict of the teacher's maps for the first completion, {l: (n, h, w, c)}
+    distilled: Maps
 
 
 @functools.partial(jax.jit, static_argnames="settings")
@@ -46,7 +49,8 @@ def _look_inside(model: SPN, image: jax.Array, mask: jax.Array, numbers: jax.Arr
 
 
 def several_completions(options: argparse.Namespace) -> tuple[Evaluation, ModelMethod, np.ndarray, np.ndarray, Inside]:
-    """What the options name, opened: the evaluation, its one probabilistic model, and `look_inside` of the chosen photos.
+    """What the options name, opened: the evaluation, its one probabilistic model, and `look_inside`
+    of the chosen photos.
 
     Raises:
         InputError: something does not fit, or the model has no samples.
@@ -58,7 +62,9 @@ def several_completions(options: argparse.Namespace) -> tuple[Evaluation, ModelM
 
 
 def look_inside(evaluation: Evaluation, method: ModelMethod, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, Inside]:
-    """Photos (n, P, P, 3), masks (n, P, P, 1) and what the model computes for them, with the noise that an evaluation has."""
+    """Photos (n, P, P, 3), masks (n, P, P, 1) and what the model computes for them, with the noise
+    that an evaluation has.
+    """
     images, masks = load_pictures(evaluation, numbers)
     size = method.settings.batch_size
     parts = []

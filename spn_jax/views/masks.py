@@ -46,7 +46,9 @@ class Measured:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """How many masks there are of each tenth of hole ratio, with and without contact, and examples of them."""
+    """How many masks there are of each tenth of hole ratio, with and without contact, and examples
+    of them.
+    """
     if min(options.image_size, options.measured, options.examples) < 1:
         raise InputError("--image-size, --measured and --examples must be at least 1")
     given = [f"data.test_masks={options.masks}"] if options.masks else []
@@ -66,7 +68,9 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 
 def rows_of(masks: MaskSource, found: Measured, tenths: list[int], contact: bool, label: str, examples: int) -> list[Row]:
-    """Examples of masks with or without contact to the border, and under the last of a tenth how many there are."""
+    """Examples of masks with or without contact to the border, and under the last of a tenth how
+    many there are.
+    """
     kinds = [found.numbers[(found.tenths == tenth) & (found.touching == contact)] for tenth in tenths]
     columns = []
     for kind in kinds:

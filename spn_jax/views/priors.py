@@ -13,7 +13,8 @@ from spn_jax.views.subjects import about_all, add_arguments, chosen, only_model,
 
 CLUSTERS = 8  # the paper's K
 CANNY = (100, 200)  # OpenCV's lower and upper threshold, as of the teacher `canny`
-KNOWN, HIDDEN = np.array([0, 0, 0], np.uint8), figures.PALETTE[5]  # colours of edges outside and inside the hole
+# colours of edges outside and inside the hole
+KNOWN, HIDDEN = np.array([0, 0, 0], np.uint8), figures.PALETTE[5]
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """Input, edge map, priors from the coarsest scale to the finest, result and photo, a row each."""
+    """Input, edge map, priors from the coarsest scale to the finest, result and photo, a
+    row each.
+    """
     evaluation = open_subjects(options)
     method = only_model(evaluation)
     numbers = chosen(options, len(evaluation.photos))
@@ -51,12 +54,16 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 
 def clusters_of(inside: Inside) -> dict[int, np.ndarray]:
-    """{level: clusters (n, h, w)} of the first completions' priors, coarsest first; alike numbered on all levels."""
+    """{level: clusters (n, h, w)} of the first completions' priors, coarsest first; alike numbered
+    on all levels.
+    """
     levels = sorted(inside.prior, reverse=True)
     return matched_clusters({level: joint_clusters(inside.prior[level][:, 0], CLUSTERS) for level in levels}, CLUSTERS)
 
 
 def edge_map(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Canny edges of a photo (h, w, 3) on white; those in the hole of the mask (h, w, 1) have a colour of their own."""
+    """Canny edges of a photo (h, w, 3) on white; those in the hole of the mask (h, w, 1) have a
+    colour of their own.
+    """
     edges = cv2.Canny(np.rint(image.mean(-1)).astype(np.uint8), *CANNY)[..., None] > 0
     return np.where(edges, np.where(mask > 0, HIDDEN, KNOWN), np.uint8(255))

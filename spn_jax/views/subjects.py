@@ -1,4 +1,6 @@
-"""What the pictures show: photos and their masks, and what every method makes of them; as `spn_jax.evaluate run` opens them."""
+"""What the pictures show: photos and their masks, and what every method makes of them; as
+`spn_jax.evaluate run` opens them.
+"""
 
 import argparse
 import dataclasses
@@ -40,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser, count: int, others: bool = Fa
 
     Args:
         count: photos where the command line does not say.
-        others: results of other programs, and methods that need no training, may stand beside checkpoints.
+        others: results of other programs, and methods that need no training, may stand beside
+            checkpoints.
     """
     add = parser.add_argument
     add("--checkpoint", action="append", default=[], metavar="[NAME=]DIR", help="a run's work directory (its newest checkpoint) or one")
@@ -66,7 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser, count: int, others: bool = Fa
 
 
 def open_subjects(options: argparse.Namespace) -> Evaluation:
-    """The photos, masks and methods that the command line names. InputError: something does not fit."""
+    """The photos, masks and methods that the command line names. InputError: something does not
+    fit.
+    """
     names = [named(text, "--results")[0] for text in options.results]
     check_names(named_checkpoints(options.checkpoint), names, list(named_methods(options.method)))
     if not options.image and not options.mask:
@@ -156,7 +161,8 @@ def subjects(evaluation: Evaluation, mesh: Mesh, numbers: Sequence[int]) -> list
 def completed_batches(
     evaluation: Evaluation, mesh: Mesh, numbers: Sequence[int], detail: Detail
 ) -> Iterator[tuple[np.ndarray, dict[str, Arrays]]]:
-    """The numbers (b,) of some photos and {method: {entry of `scoring.score_batch`: rows}}, a batch at a time.
+    """The numbers (b,) of some photos and {method: {entry of `scoring.score_batch`: rows}}, a batch
+    at a time.
 
     Raises:
         InputError: a prediction is not finite.

@@ -1,4 +1,6 @@
-"""Results of several methods and the photos they are of, as points of one t-SNE map (the paper's Fig. 9)."""
+"""Results of several methods and the photos they are of, as points of one t-SNE map (the paper's
+Fig. 9).
+"""
 
 import argparse
 from collections.abc import Callable
@@ -70,13 +72,16 @@ def require_scikit_learn() -> None:
 
 
 def teacher_embedding(path: str) -> tuple[Embedding, str]:
-    """Features of the teacher's trunk at its coarsest level, mean over positions, and what they are in words."""
+    """Features of the teacher's trunk at its coarsest level, mean over positions, and what they are
+    in words.
+    """
     teacher, origin = weights.load_tresnet(path, (3,), jnp.float32)
 
     @jax.jit
     def features(model: Any, pictures: jax.Array) -> jax.Array:
         b, h, w, c = pictures.shape
-        enlarged = jax.image.resize(pictures.astype(jnp.float32) / 255, (b, 2 * h, 2 * w, c), "bilinear")  # it sees photos at 2P
+        # it sees photos at 2P
+        enlarged = jax.image.resize(pictures.astype(jnp.float32) / 255, (b, 2 * h, 2 * w, c), "bilinear")
         return model(enlarged)[3].mean((1, 2))
 
     words = f"layer2 of TResNet-L (the teacher's level 3), mean over all positions, of pictures enlarged to 2P; weights: {origin}"

@@ -1,4 +1,6 @@
-"""The frozen networks that a prior learner can distil, by the name that `teacher.name` gives; see interface.py to add one."""
+"""The frozen networks that a prior learner can distil, by the name that `teacher.name` gives; see
+interface.py to add one.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +35,8 @@ BY_SUFFIX: dict[str, Callable[[Path, str | None, int, torch.device], Extractor]]
 
 
 def load_teacher(settings: TeacherConfig, weights: str | None, device: str, image_size: int) -> Teacher:
-    """The teacher that `settings` describe on `device` ("cpu", "cuda", ...), its maps assigned to the levels of the prior.
+    """The teacher that `settings` describe on `device` ("cpu", "cuda", ...), its maps assigned to
+    the levels of the prior.
 
     Args:
         settings: name, layers, levels, resize and the seed of random weights.
@@ -42,7 +45,8 @@ def load_teacher(settings: TeacherConfig, weights: str | None, device: str, imag
         image_size: P; the teacher sees 2P.
 
     Raises:
-        InputError: unknown teacher, weights that cannot be had or do not fit, a device that is not there, maps of no use.
+        InputError: unknown teacher, weights that cannot be had or do not fit, a device that is not
+            there, maps of no use.
     """
     name, where = settings.name, _device(device)
     if name in BY_NAME:
@@ -65,7 +69,8 @@ def _device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name} cannot be used: {first_line(error)}") from error
-    # Features must not depend on which machine made them: no TF32, no choice of algorithm by a stopwatch.
+    # Features must not depend on which machine made them: no TF32, no choice of algorithm by a
+    # stopwatch.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

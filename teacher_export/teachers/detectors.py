@@ -1,4 +1,6 @@
-"""`torchvision:DETECTOR`: the backbones of torchvision's detectors, with the feature pyramids that they were trained with."""
+"""`torchvision:DETECTOR`: the backbones of torchvision's detectors, with the feature pyramids that
+they were trained with.
+"""
 
 import difflib
 from pathlib import Path
@@ -10,7 +12,8 @@ from teacher_export.teachers.interface import Extractor, need, normalise
 
 
 def load(name: str, weights: str | None, seed: int, device: torch.device, image_size: int) -> Extractor:
-    """Weights are `pretrained` (downloaded), `random` (seeded) or a file of the whole detector. Mean and std are the detector's.
+    """Weights are `pretrained` (downloaded), `random` (seeded) or a file of the whole detector.
+    Mean and std are the detector's.
 
     Raises:
         InputError: no such detector, weights that cannot be had or do not fit.

@@ -1,4 +1,6 @@
-"""Edge maps in place of a network's features (the paper's Fig. 8 and 9): one channel at each level's own size."""
+"""Edge maps in place of a network's features (the paper's Fig. 8 and 9): one channel at each
+level's own size.
+"""
 
 import cv2
 import numpy as np

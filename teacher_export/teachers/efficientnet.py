@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0 trained on ImageNet: a teacher whose weights come in a package under a free licence."""
+"""EfficientNet-Lite0 trained on ImageNet: a teacher whose weights come in a package under a free
+licence.
+"""
 
 import importlib.util
 import itertools
@@ -17,7 +19,8 @@ NAME = "efficientnet_lite0"
 
 
 def load(weights: str | None, seed: int, device: torch.device) -> Extractor:
-    """The trunk of EfficientNet-Lite0: the deepest maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the photo's side.
+    """The trunk of EfficientNet-Lite0: the deepest maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the
+    photo's side.
 
     Weights are a FILE with the released names or `random` (seeded); None: those of the package.
 
@@ -52,7 +55,9 @@ def trunk_tensors(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
 
 
 def package_file() -> Path:
-    """The weights in the installed package. InputError, naming the command that installs it, if there is none."""
+    """The weights in the installed package. InputError, naming the command that installs it, if
+    there is none.
+    """
     network = NETWORKS[NAME]
     assert network.package is not None
     spec = importlib.util.find_spec(network.package.replace("-", "_"))
@@ -67,7 +72,8 @@ def package_file() -> Path:
 
 
 def _with_weights(weights: str | None, seed: int) -> tuple[Any, str]:
-    # The seed decides the weights whatever was drawn before, and the caller's random state is left alone.
+    # The seed decides the weights whatever was drawn before, and the caller's random state is left
+    # alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -93,7 +99,9 @@ def timm_names() -> dict[str, str]:
 
 
 def _timm_layer(ours: str) -> tuple[str, str]:
-    """The names of convolution and batch norm in timm, which numbers blocks by stage and batch norms in their order."""
+    """The names of convolution and batch norm in timm, which numbers blocks by stage and batch
+    norms in their order.
+    """
     if ours == "stem":
         return "conv_stem", "bn1"
     _, number, part = ours.split(".")

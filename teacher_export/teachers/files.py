@@ -30,7 +30,8 @@ def read_torch_file(path: str | Path, what: str, layout: str) -> Any:
 
 
 def read_state_dict(path: str, option: str = "--weights") -> dict[str, torch.Tensor]:
-    """The tensors of a torch file that holds {"model": {name: tensor}} or {name: tensor}; nothing in it is executed.
+    """The tensors of a torch file that holds {"model": {name: tensor}} or {name: tensor}; nothing
+    in it is executed.
 
     Raises:
         InputError: no such file, not a torch file, or anything but tensors in it.
@@ -46,7 +47,9 @@ def read_state_dict(path: str, option: str = "--weights") -> dict[str, torch.Ten
 
 
 def read_tensors(path: str, option: str = "--weights") -> dict[str, torch.Tensor]:
-    """The tensors of a torch file (see `read_state_dict`) or a .safetensors file. InputError if it is neither."""
+    """The tensors of a torch file (see `read_state_dict`) or a .safetensors file. InputError if it
+    is neither.
+    """
     if not path.endswith(".safetensors"):
         return read_state_dict(path, option)
     if not Path(path).is_file():

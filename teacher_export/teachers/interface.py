@@ -1,6 +1,7 @@
 """What a teacher is, for whoever adds one.
 
-A teacher is a function from photos to feature maps, with a note of its weights. In a file of your own, say `my_teacher.py`:
+A teacher is a function from photos to feature maps, with a note of its weights. In a file of your
+own, say `my_teacher.py`:
 
     import torch
     from teacher_export.teachers.interface import Extractor
@@ -8,14 +9,19 @@ A teacher is a function from photos to feature maps, with a note of its weights.
     def load(weights, seed, device):
         network = torch.hub.load("owner/repository", "model").to(device).eval()
 
-        def forward(photos):                  # float (b, 3, 2P, 2P) on `device`, in [0, 1]; mean and std are the teacher's business
-            return network.stages(photos)     # a list of maps (b, c, h, w), finest first, of any sizes and channels
+        def forward(photos): # float (b, 3, 2P, 2P) on `device`, in [0, 1]; mean and std are the
+        teacher's business
+            return network.stages(photos) # a list of maps (b, c, h, w), finest first, of any sizes
+            and channels
 
-        return Extractor(forward=forward, weights_origin="owner/repository v1", weights_sha256="v1", names=("a", "b", "c"))
+        return Extractor(forward=forward, weights_origin="owner/repository v1", weights_sha256="v1",
+        names=("a", "b", "c"))
 
-A `forward` that keeps nothing between its calls, as hooks would, may say `parallel=True`: the export then uses all cores of a CPU.
-`python -m teacher_export --config ... teacher.name=my_teacher.py` runs it, and training reads what it wrote: nothing else has to know
-of it. How many channels a map has, how large it is and which scale of the prior it serves is found out by a trial pass.
+A `forward` that keeps nothing between its calls, as hooks would, may say `parallel=True`: the
+export then uses all cores of a CPU.
+`python -m teacher_export --config ... teacher.name=my_teacher.py` runs it, and training reads what
+it wrote: nothing else has to know of it. How many channels a map has, how large it is and which
+scale of the prior it serves is found out by a trial pass.
 """
 
 import contextlib
@@ -34,12 +40,14 @@ from teacher_export.frameworks import torch
 class Extractor:
     """Photos in, feature maps out."""
 
-    forward: Callable[[torch.Tensor], Sequence[torch.Tensor]]  # (b, 3, 2P, 2P) in [0, 1] -> maps (b, c, h, w)
+    # (b, 3, 2P, 2P) in [0, 1] -> maps (b, c, h, w)
+    forward: Callable[[torch.Tensor], Sequence[torch.Tensor]]
     weights_origin: str  # for people
     weights_sha256: str  # equal for equal features
     names: tuple[str, ...] = ()  # of the maps; none: map_0, map_1, ...
     model: Any = None  # the network behind `forward`, if there is one
-    parallel: bool = False  # threads may call `forward` at the same time; hooks that store maps would mix up their photos
+    # threads may call `forward` at the same time; hooks that store maps would mix up their photos
+    parallel: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +57,8 @@ class Choice:
     index: int  # in what `forward` returns
     name: str
     size: tuple[int, int]  # of the map
-    resize_to: tuple[int, int] | None  # None: it is stored as it is, and the trainer enlarges it by a whole factor
+    # None: it is stored as it is, and the trainer enlarges it by a whole factor
+    resize_to: tuple[int, int] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +89,9 @@ class Teacher:
 
     @property
     def resized(self) -> dict[int, str]:
-        """Level -> how its map's size was changed, such as "area 75x75 to 64x64"; empty where it was not."""
+        """Level -> how its map's size was changed, such as "area 75x75 to 64x64"; empty where it
+        was not.
+        """
         return {
             level: "{} {}x{} to {}x{}".format(self.resize, *choice.size, *choice.resize_to) if choice.resize_to else ""
             for level, choice in self.choices.items()
@@ -88,7 +99,8 @@ class Teacher:
 
     @torch.inference_mode()
     def __call__(self, photos: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Photos (b, h, w, 3) with values in [0, 1] -> {level: (b, h', w', c)}, both on `device`. May be called from several threads.
+        """Photos (b, h, w, 3) with values in [0, 1] -> {level: (b, h', w', c)}, both on `device`.
+        May be called from several threads.
 
         Raises:
             InputError: what `forward` returns is not what it was for one photo.
@@ -110,15 +122,18 @@ class Teacher:
 
 
 def assign(name: str, extractor: Extractor, settings: TeacherConfig, device: torch.device, image_size: int) -> Teacher:
-    """The teacher whose maps, found by a trial pass on a blank photo, serve the levels of the prior.
+    """The teacher whose maps, found by a trial pass on a blank photo, serve the levels of the
+    prior.
 
-    Level l has the side P / 2^(l-1). It gets the map that teacher.layers names; otherwise, from the coarsest level on, the map whose
-    side is nearest by ratio, of several the one that serves no coarser level, and of those the deepest. The map is stored as it is if
-    teacher.resize is `nearest` and the level's side a whole multiple of its own (the released rule: the trainer enlarges it);
-    otherwise it is brought to the level's side by that rule.
+    Level l has the side P / 2^(l-1). It gets the map that teacher.layers names; otherwise, from the
+    coarsest level on, the map whose side is nearest by ratio, of several the one that serves no
+    coarser level, and of those the deepest. The map is stored as it is if teacher.resize is
+    `nearest` and the level's side a whole multiple of its own (the released rule: the trainer
+    enlarges it); otherwise it is brought to the level's side by that rule.
 
     Raises:
-        InputError: what `forward` returns is no list of square maps; teacher.layers names others than it has.
+        InputError: what `forward` returns is no list of square maps; teacher.layers names others
+            than it has.
     """
     with torch.inference_mode():
         maps = extractor.forward(torch.zeros(1, 3, 2 * image_size, 2 * image_size, device=device))

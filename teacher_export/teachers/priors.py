@@ -1,4 +1,6 @@
-"""`spn:CHECKPOINT`: the prior pyramid of a trained model of ours, of the whole photo (the paper's Table 5)."""
+"""`spn:CHECKPOINT`: the prior pyramid of a trained model of ours, of the whole photo (the paper's
+Table 5).
+"""
 
 import functools
 import hashlib
@@ -21,9 +23,11 @@ HEADS = "distillation_heads."  # serve training alone
 
 
 def load(folder: str, weights: str | None, seed: int, device: torch.device, image_size: int) -> Extractor:
-    """The model sees the photo at P (2 x 2 means of the teacher's view) without a hole; a probabilistic one uses its mean latent.
+    """The model sees the photo at P (2 x 2 means of the teacher's view) without a hole; a
+    probabilistic one uses its mean latent.
 
-    It computes in float32 at the highest precision, whatever it was trained in: features must not depend on the machine.
+    It computes in float32 at the highest precision, whatever it was trained in: features must not
+    depend on the machine.
 
     Raises:
         InputError: no checkpoint there, or P does not fit the model's stride.
@@ -54,7 +58,8 @@ def load(folder: str, weights: str | None, seed: int, device: torch.device, imag
 def share_device(device: torch.device) -> None:
     """Has JAX compute where torch does, before it looks for devices, and leave torch its memory.
 
-    By itself every process would take three quarters of all GPUs of the machine and compute on the first.
+    By itself every process would take three quarters of all GPUs of the machine and compute on the
+    first.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if device.type == "cuda":
@@ -69,7 +74,8 @@ def pyramid(model: SPN, image: jax.Array) -> dict[int, Any]:
     """{level: (b, h, w, c)} of whole photos (b, P, P, 3)."""
     mask = jnp.zeros((*image.shape[:3], 1), image.dtype)
     noise = jnp.zeros((len(image), 1, *model.noise_shape(*image.shape[1:3]))) if model.variational else None
-    with jax.default_matmul_precision("highest"):  # features must not depend on the machine that makes them
+    # features must not depend on the machine that makes them
+    with jax.default_matmul_precision("highest"):
         return {level: prior[:, 0] for level, prior in model(image, mask, noise).prior.items()}
 
 

@@ -1,6 +1,8 @@
-"""Teachers that are files: a `torch.export` program (.pt2), a TorchScript module (.pt, .pth, .ts) or a Python file (.py).
+"""Teachers that are files: a `torch.export` program (.pt2), a TorchScript module (.pt, .pth, .ts)
+or a Python file (.py).
 
-Each of them is a program that runs with the rights of whoever starts the export: take only files that you trust.
+Each of them is a program that runs with the rights of whoever starts the export: take only files
+that you trust.
 """
 
 import dataclasses
@@ -18,7 +20,9 @@ from teacher_export.teachers.interface import Extractor, refuse
 
 
 def load_exported(path: Path, weights: str | None, seed: int, device: torch.device) -> Extractor:
-    """A `torch.export` program from an image batch to a map, a list of maps or a dictionary. InputError if the file is none."""
+    """A `torch.export` program from an image batch to a map, a list of maps or a dictionary.
+    InputError if the file is none.
+    """
     refuse(weights, str(path), "the program has its own")
     try:
         module = torch.export.load(path).module().to(device)
@@ -30,7 +34,9 @@ def load_exported(path: Path, weights: str | None, seed: int, device: torch.devi
 
 
 def load_torchscript(path: Path, weights: str | None, seed: int, device: torch.device) -> Extractor:
-    """A TorchScript module from an image batch to a map, a list of maps or a dictionary. InputError if the file is none."""
+    """A TorchScript module from an image batch to a map, a list of maps or a dictionary. InputError
+    if the file is none.
+    """
     refuse(weights, str(path), "the program has its own")
     try:
         with warnings.catch_warnings():
@@ -45,7 +51,9 @@ def load_torchscript(path: Path, weights: str | None, seed: int, device: torch.d
 
 
 def load_python(path: Path, weights: str | None, seed: int, device: torch.device) -> Extractor:
-    """What `load(weights, seed, device)` in the Python file returns; see interface.py. InputError for an error in it."""
+    """What `load(weights, seed, device)` in the Python file returns; see interface.py. InputError
+    for an error in it.
+    """
     try:
         load = runpy.run_path(str(path)).get("load")
         extractor = load(weights, seed, device) if callable(load) else None

@@ -15,16 +15,19 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of models that do not
 
 
 def load(name: str, weights: str | None, seed: int, device: torch.device, image_size: int) -> Extractor:
-    """Weights are `pretrained` (downloaded), `random` (seeded) or a file with timm's names. Mean and std are those of the model.
+    """Weights are `pretrained` (downloaded), `random` (seeded) or a file with timm's names. Mean
+    and std are those of the model.
 
     Raises:
-        InputError: no such model, one without feature maps, weights that cannot be had or do not fit.
+        InputError: no such model, one without feature maps, weights that cannot be had or do not
+            fit.
     """
     weights = need(weights, f"timm:{name}", "pretrained, random or FILE with timm's names")
     if not timm.is_model(name.partition(".")[0]):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise InputError(f"timm has no model {name}{f'; did you mean {chr(32).join(close)}?' if close else '; see timm.list_models()'}")
-    # The seed decides the weights whatever was drawn before, and the caller's random state is left alone.
+    # The seed decides the weights whatever was drawn before, and the caller's random state is left
+    # alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = create(name, weights == "pretrained", 2 * image_size)
@@ -52,7 +55,8 @@ def channels_first(model: Any, maps: Sequence[torch.Tensor]) -> list[torch.Tenso
 
 
 def fill_from_file(model: Any, name: str, weights: str, side: int) -> str:
-    """Loads a file of the whole network, or of its trunk, into the `model` that gives feature maps; returns what was left out.
+    """Loads a file of the whole network, or of its trunk, into the `model` that gives feature maps;
+    returns what was left out.
 
     Raises:
         InputError: it cannot be read or does not fit, with everything that does not.
@@ -65,7 +69,8 @@ def fill_from_file(model: Any, name: str, weights: str, side: int) -> str:
             tensors = dict(adapt(tensors, whole))
         except Exception as error:  # it takes the names for granted
             raise InputError(f"--weights {weights} does not fit {name} ({type(error).__name__}: {error})") from error
-    # What gives feature maps is a wrapper: its names begin with "model." or have an underscore for a dot.
+    # What gives feature maps is a wrapper: its names begin with "model." or have an underscore for
+    # a dot.
     known = whole.state_dict()
     theirs = {n.replace(".", "_"): n for n in known}
 
@@ -76,7 +81,9 @@ def fill_from_file(model: Any, name: str, weights: str, side: int) -> str:
 
 
 def create(name: str, pretrained: bool, side: int, features_only: bool = True) -> Any:
-    """The model, or what gives its feature maps, for photos of this side. InputError if it has none or cannot be downloaded."""
+    """The model, or what gives its feature maps, for photos of this side. InputError if it has none
+    or cannot be downloaded.
+    """
     try:
         # Transformers are made for one size; other networks do not know the argument.
         try:

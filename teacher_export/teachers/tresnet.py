@@ -11,10 +11,11 @@ from teacher_export.teachers.interface import Extractor, need
 
 
 def load(weights: str | None, seed: int, device: torch.device) -> Extractor:
-    """The trunk of TResNet-L: stem (76 channels), layer1 (76), layer2 (152), at 1/4, 1/4 and 1/8 of the photo's size.
+    """The trunk of TResNet-L: stem (76 channels), layer1 (76), layer2 (152), at 1/4, 1/4 and 1/8 of
+    the photo's size.
 
-    The stem serves level 1 although it lies at P/2; the trainer enlarges it to P. `random` is the network's usual
-    initialisation, which starts every residual branch of layer1 and layer2 at zero.
+    The stem serves level 1 although it lies at P/2; the trainer enlarges it to P. `random` is the
+    network's usual initialisation, which starts every residual branch of layer1 and layer2 at zero.
     """
     model, origin = _tresnet_l(need(weights, "tresnet_l", "FILE of the ASL release, timm:tresnet_l.TAG or random"), seed)
     # Later stages are neither run nor hashed.
@@ -42,7 +43,8 @@ BEYOND_TRUNK = ("body.layer3", "body.layer4", "head")  # of every complete TResN
 def _tresnet_l(weights: str, seed: int) -> tuple[Any, str]:
     if weights.startswith("timm:"):
         return _download(weights.removeprefix("timm:"))
-    # The seed decides the weights whatever was drawn before, and the caller's random state is left alone.
+    # The seed decides the weights whatever was drawn before, and the caller's random state is left
+    # alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model("tresnet_l", pretrained=False)
@@ -69,7 +71,9 @@ def _download(name: str) -> tuple[Any, str]:
 
 
 def _fill_trunk(model: Any, tensors: dict[str, torch.Tensor], path: str) -> None:
-    """Loads a file's trunk into `model`; says what was left out. InputError lists everything that does not fit, at once."""
+    """Loads a file's trunk into `model`; says what was left out. InputError lists everything that
+    does not fit, at once.
+    """
     renamed = rename_tresnet(tensors, model)
     wanted = trunk_tensors(model.state_dict())
     given = {name: tensor for name, tensor in renamed.items() if counts(name)}

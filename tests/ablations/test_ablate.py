@@ -1,4 +1,6 @@
-"""Sweeps through their command line: forms of all tables, runs that are skipped, continued and shared, wrong input in one sentence."""
+"""Sweeps through their command line: forms of all tables, runs that are skipped, continued and
+shared, wrong input in one sentence.
+"""
 
 import dataclasses
 import json
@@ -76,7 +78,8 @@ def test_finished_runs_are_not_trained_or_evaluated_again(
     workdir = Path(shutil.copytree(sweep, tmp_path / "runs"))
     monkeypatch.setattr(conduct, "train", lambda *given, **named: pytest.fail("a finished run was trained"))
     monkeypatch.setattr(conduct, "evaluate", lambda given: pytest.fail("a finished run was evaluated"))
-    ablate.main(arguments(inputs, workdir, "fig7", "--only", "scales-1"))  # another table, the same run
+    # another table, the same run
+    ablate.main(arguments(inputs, workdir, "fig7", "--only", "scales-1"))
     printed = capsys.readouterr().out
     assert "scales-1: trained and evaluated" in printed and (workdir / "fig7.md").read_text() in printed
     assert rows((workdir / "fig7.md").read_text())[2][1] == "scales-1"
@@ -200,7 +203,8 @@ def test_every_table_has_the_papers_form(
     assert [line[0] for line in lines] == first_column
     assert all(re.fullmatch(r"0\.\d{4} ± 0\.\d{4}", line[-4]) and re.fullmatch(r"\d\.\d\d ± \d\.\d\d", line[-3]) for line in lines)
     assert (f"### {tables.NOT_COMPARABLE}" in text) == (table != "weights")
-    assert text.count("the masks differ: the models were trained on strokes") == 1  # of all runs together
+    # of all runs together
+    assert text.count("the masks differ: the models were trained on strokes") == 1
     assert "picture by picture" in text and "### by hole ratio" in text
     assert len(json.loads((tmp_path / f"{name}.json").read_text())["rows"]) == len(lines)
     assert (tmp_path / f"{name}.tex").read_text().count(r"\\") == len(lines) + 1
@@ -272,7 +276,9 @@ def test_a_stopped_run_stops_the_sweep(tmp_path: Path) -> None:
 def test_a_stopped_sweep_ends_what_comes_after_it(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`make` and `&&` go on after status 0 alone; 143 is what shells say of a program that SIGTERM ended."""
+    """`make` and `&&` go on after status 0 alone; 143 is what shells say of a program that SIGTERM
+    ended.
+    """
 
     def stopped(work: Any) -> None:
         raise Stopped(signal.SIGTERM)

@@ -82,6 +82,42 @@ def test_a_flipped_bit_never_passes_for_a_model(packed, tmp_path, place):
     assert all(np.array_equal(arrays[name], untouched[name]) for name in untouched)
 
 
+def entry(data, name):
+    """Where the header of an entry begins in an archive, and where it is described in the directory
+    at its end.
+    """
+    described = data.index(f"{name}.npy".encode(), data.index(b"PK\1\2")) - 46
+    return data.index(f"{name}.npy".encode()) - 30, described
+
+
+@pytest.mark.parametrize(
+    ("place", "changed"),
+    [
+        ("packed data", b"\xff"),  # zlib.error
+        ("way of compression", b"\x63"),  # NotImplementedError
+        ("flag of encryption", b"\x01"),  # RuntimeError
+        ("name in the directory", b"X"),
+    ],
+)
+@pytest.mark.parametrize("name", [INFO, "generator.output.kernel"])
+def test_whatever_a_reader_objects_to_is_one_sentence(packed, tmp_path, name, place, changed):
+    data = bytearray(packed.read_bytes())
+    header, described = entry(data, name)
+    names_end = header + 30 + len(f"{name}.npy") + int.from_bytes(data[header + 28 : header + 30], "little")
+    for at in {
+        "packed data": [names_end],
+        "way of compression": [described + 10],
+        "flag of encryption": [header + 6, described + 8],
+        "name in the directory": [described + 46],
+    }[place]:
+        data[at : at + 1] = changed
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(data)
+    with pytest.raises(InputError, match="model file|checkpoint") as raised:
+        load_model(broken)
+    assert str(broken) in str(raised.value) and "\n" not in str(raised.value)
+
+
 def test_values_beyond_float16_are_refused(tmp_path):
     with pytest.raises(InputError, match="not finite in float16"):
         write_model_file(tmp_path / "w.npz", {"a.kernel": np.array([1e6])}, {"step": 1})

@@ -1,4 +1,6 @@
-"""The table of released names: complete in both directions for all three models, bit-identical, and strict. No forward passes."""
+"""The table of released names: complete in both directions for all three models, bit-identical, and
+strict. No forward passes.
+"""
 
 import json
 import math
@@ -56,7 +58,9 @@ def zeros(kind: str, network: str) -> Arrays:
 
 
 def filled(kind: str, network: str) -> Arrays:
-    """The same with values of their own, each name another array; the first convolution's two names have the same."""
+    """The same with values of their own, each name another array; the first convolution's two names
+    have the same.
+    """
     prefix = "discriminator." if network == "discriminator" else ""
     spectral = kind != "spn-probabilistic"
     return {
@@ -275,7 +279,8 @@ def test_problems_are_told_by_the_file_s_own_names() -> None:
     discriminator["conv1.0.weight_u"] = np.ones(64, np.float32)
     del discriminator["conv5.0.weight_u"]
     arrays = {f"generator.module.{n}": a for n, a in generator.items()} | {f"discriminator.{n}": a for n, a in discriminator.items()}
-    arrays["decoder.9.bias"] = arrays.pop("generator.module.decoder.9.bias")  # where names are mixed, one that is missing gets the usual
+    # where names are mixed, one that is missing gets the usual
+    arrays["decoder.9.bias"] = arrays.pop("generator.module.decoder.9.bias")
     with pytest.raises(InputError) as error:
         convert(arrays, FULL_SIZE["spl"])
     assert problems_of(error.value) == {
@@ -294,7 +299,8 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
     arrays["conv5.0.weight_v"] = np.full_like(arrays["conv5.0.weight_v"], -np.inf)
     with pytest.raises(InputError) as error:
         convert_released(split_released(arrays), FULL_SIZE["spl"], "file.pt", hint="other sizes?")
-    assert str(error.value).startswith("file.pt does not fit the model spl: ")  # of other sizes it is not
+    # of other sizes it is not
+    assert str(error.value).startswith("file.pt does not fit the model spl: ")
     size = arrays["conv5.0.weight_v"].size
     assert problems_of(error.value) == {
         "gff.0.bias holds numbers that are not finite (2 of 256)",
@@ -345,7 +351,9 @@ def test_heads_without_channels_are_misshapen() -> None:
 
 @pytest.mark.parametrize("blocks", [4, 12])
 def test_other_numbers_of_middle_blocks_are_covered(blocks: int) -> None:
-    """Table 4's models: a checkpoint of another depth is refused, naming the blocks that are too many or missing."""
+    """Table 4's models: a checkpoint of another depth is refused, naming the blocks that are too
+    many or missing.
+    """
     with pytest.raises(InputError) as error:
         model_from_released(zeros("spn", "generator"), ModelConfig(middle_blocks=blocks))
     line = "middle.7.conv_block.7.bias is left over" if blocks == 4 else "middle.11.conv_block.7.bias is missing"
@@ -362,7 +370,9 @@ def test_other_numbers_of_middle_blocks_are_covered(blocks: int) -> None:
     ],
 )
 def test_the_paper_s_ablations_have_their_place_in_the_table(config: ModelConfig, channels: dict[int, int]) -> None:
-    """Scales without prior have no SPADE, levels without teacher no head; no array of ours is left without a name."""
+    """Scales without prior have no SPADE, levels without teacher no head; no array of ours is left
+    without a name.
+    """
     layout = model_layout(config, channels)
     assert ("feature_mapping_128.weight" in layout) == (2 in channels)
     assert ("decoder.1.SPADE_s.mlp_gamma.bias" in layout) == (2 in config.prior_levels)

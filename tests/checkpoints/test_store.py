@@ -1,4 +1,6 @@
-"""Checkpoints: what is saved comes back, which are kept, and what is said about folders that are none or broken."""
+"""Checkpoints: what is saved comes back, which are kept, and what is said about folders that are
+none or broken.
+"""
 
 import dataclasses
 import gc
@@ -20,6 +22,7 @@ from spn_jax.config import Config, EvalConfig
 from spn_jax.errors import InputError
 from spn_jax.runtime.sharding import make_mesh, replicate
 from spn_jax.settings import to_dict
+from tests.tiny import CHANNELS, new_state, tiny
 from tests.trainer import saved_arrays
 
 INFO = {"config": {}, "teacher": {"channels": {"1": 5, "3": 7}}, "note": "kept as it is"}
@@ -28,7 +31,9 @@ INFO = {"config": {}, "teacher": {"channels": {"1": 5, "3": 7}}, "note": "kept a
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """A small stand-in for a TrainState: the fields that go into parts of their own, and the rest."""
+    """A small stand-in for a TrainState: the fields that go into parts of their own, and
+    the rest.
+    """
 
     step: Any
     model: Any
@@ -168,9 +173,13 @@ def test_a_save_that_failed_in_the_background_is_reported_once_and_the_next_one_
         checkpoints.save(2, state(2), INFO, None)
         checkpoints.wait()
 
-        checkpoints._is_writing = True  # the next save is what meets the failure: it writes its own state
+        # the next save is what meets the failure: it writes its own state
+        checkpoints._is_writing = True
         monkeypatch.setattr(checkpoints._checkpointer, "wait", fail)
+        failed = checkpoints._checkpointer
         checkpoints.save(3, state(3), INFO, None)
+        # and not only later
+        assert checkpoints._checkpointer is not failed and (tmp_path / FOLDER / "3" / METADATA).is_file()
     assert steps(tmp_path / FOLDER) == [2, 3]
 
 
@@ -216,7 +225,8 @@ def test_a_checkpoint_of_another_program(tmp_path: Path) -> None:
         load_model(tmp_path / "5")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves coroutines behind where it fails
+# Orbax leaves coroutines behind where it fails
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("files", ["_CHECKPOINT_METADATA", "model/_METADATA", "model/manifest.ocdbt", "training/d/*"])
 def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path, files: str) -> None:
     folder = save(tmp_path, {1: None}) / "1"
@@ -289,3 +299,15 @@ def test_model_of_a_run_is_the_moving_average(reference: Path) -> None:
     assert loaded.step == 6 and loaded.config.train.ema_decay == 0.5
     assert to_dict(loaded.config) == loaded.info["config"]
     assert loaded.info["model"] == "spn" and loaded.info["teacher"]["channels"] == {"1": 5, "2": 3, "3": 7}
+
+
+@pytest.mark.parametrize(("given", "computed_in"), [(None, "bfloat16"), (np.float32, "float32"), ("float16", "float16")])
+def test_a_model_computes_in_the_run_s_type_unless_told_otherwise(tmp_path: Path, given: Any, computed_in: str) -> None:
+    config = tiny("train.compute_dtype=bfloat16")
+    info = {"config": to_dict(config), "teacher": {"channels": {str(level): count for level, count in CHANNELS.items()}}}
+    with Checkpoints(tmp_path, 1, 0) as checkpoints:
+        checkpoints.save(1, new_state(config)[1], info, None)
+        checkpoints.wait()
+    loaded = load_model(tmp_path, given)
+    assert loaded.model.generator.output.dtype == jnp.dtype(computed_in)
+    assert {array.dtype for array in named_arrays(loaded.model).values()} == {jnp.dtype("float32")}

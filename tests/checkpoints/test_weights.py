@@ -1,4 +1,6 @@
-"""Weights files: what is written is read; a file that is damaged, of another kind or of another network is refused in words."""
+"""Weights files: what is written is read; a file that is damaged, of another kind or of another
+network is refused in words.
+"""
 
 import hashlib
 import io
@@ -31,6 +33,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network of one convolution beside the real ones."""
     entry = Network(shapes=lambda: SHAPES, left_out=("head",), release="small.pth", address="https://example.com/small.pth", timm="small")
     monkeypatch.setitem(weights.NETWORKS, "small", entry)
+    monkeypatch.setattr("teacher_export.weights.NAMES", ("small", *sorted(weights.NETWORKS)))
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -220,7 +223,9 @@ def test_wrong_input_is_one_line_on_the_terminal(tmp_path: Path) -> None:
 
 
 def npz(path: Path, **changes: Any) -> None:
-    """A weights file of the small network with other statements about it, or other entries (an array each)."""
+    """A weights file of the small network with other statements about it, or other entries (an
+    array each).
+    """
     entries = {name: change for name, change in changes.items() if isinstance(change, np.ndarray)}
     statements = {name: change for name, change in changes.items() if name not in entries}
     info = {"format": 1, "network": "small", **ORIGIN, **statements}

@@ -45,7 +45,9 @@ def train(steps=6, start_step=0, **options):
 
 
 def sides(batches) -> np.ndarray:
-    """Side, in pixels of the photo, of every crop, from the distance of its first and last column."""
+    """Side, in pixels of the photo, of every crop, from the distance of its first and last
+    column.
+    """
     image = np.concatenate([batch["image_2x"] for batch in batches]).astype(float)
     across = np.abs(image[:, 0, -1, 0] - image[:, 0, 0, 0])
     return across * image.shape[2] / (image.shape[2] - 1)

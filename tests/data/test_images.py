@@ -1,4 +1,6 @@
-"""Reading photos: what is found, in what order, what every kind of file becomes, and what is said when one is broken."""
+"""Reading photos: what is found, in what order, what every kind of file becomes, and what is said
+when one is broken.
+"""
 
 import dataclasses
 import shutil
@@ -228,7 +230,8 @@ def test_pictures_beside_records_are_refused(tmp_path):
     save(tmp_path / "set" / "previews" / "1.png", noise())
     with pytest.raises(InputError, match=r"holds 1 ArrayRecord file and 1 picture, such as previews/1\.png, .* move one kind"):
         open_photos(str(tmp_path / "set"), SETTING)
-    assert len(open_photos(f"{tmp_path}/set/*.array_record*", SETTING)) == 2  # what the message proposes
+    # what the message proposes
+    assert len(open_photos(f"{tmp_path}/set/*.array_record*", SETTING)) == 2
 
 
 def test_empty_flist_is_an_error(tmp_path):
@@ -309,7 +312,8 @@ def test_center_crop_takes_the_middle_square():
 def test_box_filter_averages():
     photo = noise(8, 8)
     means = photo.reshape(4, 2, 4, 2, 3).mean((1, 3))
-    assert np.abs(prepare_photo(photo, 4, "none", "box") - means).max() <= 1  # Pillow rounds after each axis
+    # Pillow rounds after each axis
+    assert np.abs(prepare_photo(photo, 4, "none", "box") - means).max() <= 1
 
 
 def settings(photo: str) -> Config:

@@ -1,4 +1,6 @@
-"""Masks are read once before long work: broken ones are named together, whole sets remembered, inverted ones asked about."""
+"""Masks are read once before long work: broken ones are named together, whole sets remembered,
+inverted ones asked about.
+"""
 
 import zipfile
 from pathlib import Path
@@ -143,7 +145,8 @@ def test_replaced_files_are_another_data_set(tmp_path: Path) -> None:
 
     before = info()
     check_same_run(before, info(), config, tmp_path)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(photos / "3.png")  # the same name
+    # the same name
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(photos / "3.png")
     with pytest.raises(InputError, match=r"holds a run with other settings \(training photo files: \w+ -> \w+\)"):
         check_same_run(before, info(), config, tmp_path)
     photos_changed = info()

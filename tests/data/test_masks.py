@@ -1,4 +1,6 @@
-"""Masks: one meaning (1 = hole) whatever the file, and drawn strokes that fill every bin of hole share."""
+"""Masks: one meaning (1 = hole) whatever the file, and drawn strokes that fill every bin of hole
+share.
+"""
 
 import io
 import zipfile

@@ -1,4 +1,6 @@
-"""Photos out of a Debian package: only those whose licence allows it, whole scenes held out, every licence written down."""
+"""Photos out of a Debian package: only those whose licence allows it, whole scenes held out, every
+licence written down.
+"""
 
 import hashlib
 import io
@@ -62,7 +64,9 @@ def picture(seed: int) -> bytes:
 
 
 def package(copyright: str | None = TEXT) -> dict[str, bytes]:
-    """Eighteen photos: 12 donated lakes and dunes, one CC0 lake among them, three of Ann's, two of Bob's; a sprite and a sound."""
+    """Eighteen photos: 12 donated lakes and dunes, one CC0 lake among them, three of Ann's, two of
+    Bob's; a sprite and a sound.
+    """
     names = [f"dune{i}@2x.jpg" for i in range(7)] + [f"lake{i}@2x.jpg" for i in range(6)] + ["hill0@2x.jpg", "hill1@2x.jpg"]
     names += ["cliff0-ann@2x.jpg", "cliff1-ann@2x.jpg", "lake10-ann@2x.jpg"]
     files = {f"{LAND}/{name}": picture(seed) for seed, name in enumerate(names)}

@@ -1,4 +1,6 @@
-"""Batches are a function of the seed and the step: not of threads, processes or the step a run started at."""
+"""Batches are a function of the seed and the step: not of threads, processes or the step a run
+started at.
+"""
 
 import dataclasses
 import subprocess
@@ -50,7 +52,9 @@ class NumberedPhotos(PhotoSource):
 
 
 class FakeCache:
-    """Maps that tell which photo and orientation they were asked for, and whether anyone mirrored them (they rise to the right)."""
+    """Maps that tell which photo and orientation they were asked for, and whether anyone mirrored
+    them (they rise to the right).
+    """
 
     def features(self, i: int, flipped: bool, checksum: int, name: str) -> dict[int, np.ndarray]:
         assert (checksum, name) == (zlib.crc32(str(i).encode()), str(i))
@@ -72,7 +76,8 @@ def test_a_shuffle_window_visits_every_photo_once_in_runs_of_neighbours(photos: 
     if photos == 1000:
         run = max(1, window // RUNS)
         neighbours = [np.diff(np.sort(orders[0][start : start + window])) for start in range(0, photos, window)]
-        assert np.mean(np.concatenate(neighbours) == 1) > (run - 1) / run * 0.9  # of random photos: window / photos
+        # of random photos: window / photos
+        assert np.mean(np.concatenate(neighbours) == 1) > (run - 1) / run * 0.9
         assert len(np.unique(orders[0][:window])) == window and orders[0][:window].max() - orders[0][:window].min() > photos / 2
 
 
@@ -213,7 +218,8 @@ def test_flip_together_mirrors_photo_and_mask_alike():
 def test_flip_independent_makes_all_four_combinations():
     config = settings(flip="independent")
     photo, mask = mirrored_photos(config), mask_is_mirrored(config)
-    assert min(np.sum((photo == a) & (mask == b)) for a in (False, True) for b in (False, True)) >= 8  # 20 expected
+    # 20 expected
+    assert min(np.sum((photo == a) & (mask == b)) for a in (False, True) for b in (False, True)) >= 8
 
 
 def test_targets_belong_to_the_photo_and_to_its_orientation():

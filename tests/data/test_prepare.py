@@ -1,4 +1,6 @@
-"""Each data set is recognised in its published layout, split by the published lists and copied bit for bit, whatever interrupts."""
+"""Each data set is recognised in its published layout, split by the published lists and copied bit
+for bit, whatever interrupts.
+"""
 
 import dataclasses
 import gzip
@@ -67,7 +69,9 @@ def as_tar(folder: Path, files: Mapping[str, bytes], mode: Any = "w", suffix: st
 
 
 def celeba() -> dict[str, bytes]:
-    """Six photos for training, one for validation, four in the test partition, of which the first three are used."""
+    """Six photos for training, one for validation, four in the test partition, of which the first
+    three are used.
+    """
     parts = [0] * 6 + [1] + [2] * 4
     photos = {f"Img/img_align_celeba/{i:06d}.jpg": picture(i) for i in range(1, 12)}
     return photos | {"Eval/list_eval_partition.txt": "".join(f"{i:06d}.jpg {part}\n" for i, part in enumerate(parts, 1)).encode()}
@@ -454,7 +458,8 @@ def test_names_that_lead_out_of_an_archive_do_no_harm(tmp_path: Path) -> None:
     for pack in (as_zip, as_tar):
         run("folder", [pack(tmp_path / "deep" / "in" / "source", files)], tmp_path / pack.__name__)
         names = [open_photos(str(tmp_path / pack.__name__ / split), "x").names for split in ("train", "test")]
-        assert sorted(sum(map(list, names), [])) == ["a.jpg", "absolute.jpg"]  # a name with .. is taken for a hidden one
+        # a name with .. is taken for a hidden one
+        assert sorted(sum(map(list, names), [])) == ["a.jpg", "absolute.jpg"]
     assert not list(tmp_path.rglob("escaped.jpg"))
 
 

@@ -1,4 +1,6 @@
-"""The writer of shards and of the small files beside them: modes, links, and what a killed process leaves behind."""
+"""The writer of shards and of the small files beside them: modes, links, and what a killed process
+leaves behind.
+"""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""The feature cache's files: what is written is read, what is damaged or does not fit is refused in words."""
+"""The feature cache's files: what is written is read, what is damaged or does not fit is refused in
+words.
+"""
 
 import dataclasses
 import json
@@ -316,7 +318,8 @@ def test_a_cache_that_does_not_fit_is_refused(
     cache = make_cache(tmp_path, make_plan(**changes))
     with pytest.raises(InputError, match=text) as raised:
         cache.check(apply_overrides(CONFIG, overrides), photos)
-    assert str(raised.value).count(" is ") + str(raised.value).count(" are ") <= 2  # nothing else is complained about
+    # nothing else is complained about
+    assert str(raised.value).count(" is ") + str(raised.value).count(" are ") <= 2
 
 
 def test_all_differences_are_listed_at_once(tmp_path: Path) -> None:
@@ -497,7 +500,9 @@ def test_a_cache_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 @contextmanager
 def files_limited_to(size: int) -> Iterator[None]:
-    """Every write beyond `size` bytes of a file fails, the way a full disk fails: in the middle of a shard."""
+    """Every write beyond `size` bytes of a file fails, the way a full disk fails: in the middle of
+    a shard.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -1,4 +1,6 @@
-"""The page's server by its requests: what comes back, what is refused and in which words. The network is a fake here."""
+"""The page's server by its requests: what comes back, what is refused and in which words. The
+network is a fake here.
+"""
 
 import asyncio
 import contextlib
@@ -21,12 +23,14 @@ from urllib.parse import urljoin
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from starlette.datastructures import Headers
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from spn_jax.demo import __main__ as command
 from spn_jax.demo import connections, intake
 from spn_jax.demo.app import STATIC, Settings, create_app
+from spn_jax.demo.guard import Guard
 from spn_jax.demo.jobs import Job, Progress
 from spn_jax.demo.limits import Limits
 from spn_jax.demo.pictures import clean_name
@@ -142,7 +146,9 @@ def start(client: TestClient, photo: str, what: str = "fill", **fields: Any) -> 
 
 
 def check_known(data: bytes, original: Photo, value: int) -> None:
-    """The file is the original, bit for bit and with its profile, but for the hole, which holds a value."""
+    """The file is the original, bit for bit and with its profile, but for the hole, which holds a
+    value.
+    """
     filled, hole = read_photo(io.BytesIO(data), "the result"), HOLE[..., 0] > 0
     assert filled.pixels.dtype == original.pixels.dtype and filled.icc_profile == original.icc_profile
     np.testing.assert_array_equal(filled.pixels[~hole], original.pixels[~hole])
@@ -463,7 +469,9 @@ def test_a_request_has_the_minutes_that_the_command_gives_it(painter: Painter) -
 
 
 class Client:
-    """Sends a request to an application piece by piece, as a connection would, and keeps what it answers."""
+    """Sends a request to an application piece by piece, as a connection would, and keeps what it
+    answers.
+    """
 
     def __init__(self, app: Any, path: str, headers: dict[str, str] | None = None):
         sent = {"host": "127.0.0.1:7860", "content-type": "multipart/form-data; boundary=b"} | (headers or {})
@@ -627,7 +635,15 @@ def test_a_connection_whose_request_does_not_come_is_closed(address: tuple[str, 
             connection.sendall(beginning)
             began = time.monotonic()
             answered(connection)
-            assert time.monotonic() - began < 4  # five seconds is uvicorn's own patience, after a request
+            # five seconds is uvicorn's own patience, after a request
+            assert time.monotonic() - began < 4
+
+
+def test_what_is_no_http_is_refused_in_plain_text(address: tuple[str, int]) -> None:
+    with socket.create_connection(address) as connection:
+        connection.sendall(b"what is this?\r\n\r\n")
+        head, _, body = answered(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: text/plain" in head.lower() and body
 
 
 def test_open_connections_have_a_number(address: tuple[str, int]) -> None:
@@ -637,10 +653,25 @@ def test_open_connections_have_a_number(address: tuple[str, int]) -> None:
             connection.sendall(b"GET /")
         with socket.create_connection(address) as one_more:
             one_more.sendall(b"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-            assert answered(one_more).startswith(b"HTTP/1.1 503 ")
+            head, _, body = answered(one_more).partition(b"\r\n\r\n")
+            # as /docs says, and not JSON
+            assert head.startswith(b"HTTP/1.1 503 ") and b"content-type: text/plain" in head.lower()
+            assert body == b"Service Unavailable"
     with socket.create_connection(address) as later:
         later.sendall(b"GET /api/model HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         assert answered(later).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("method", ["GET", "CONNECT", "DELETE", "HEAD", "POST", "PUT"])
+def test_only_a_link_that_somebody_follows_may_come_from_another_site(method: str) -> None:
+    headers = Headers({"host": "127.0.0.1", "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"})
+    refusal = Guard(lambda *_: None, "127.0.0.1", (), 1).foreign(method, headers)
+    assert refusal == ("" if method == "GET" else "cross-site requests are refused")
+
+
+def test_a_limit_is_named_to_the_digit() -> None:
+    for number, named in ((2**20, "1 MB"), (3 * 2**19, "1.5 MB"), (2**20 // 4, "0.25 MB")):
+        assert Guard(lambda *_: None, "127.0.0.1", (), number).too_large == f"a request may have {named} at most; make the photo smaller"
 
 
 # --- below a prefix ---

@@ -1,4 +1,6 @@
-"""The line of jobs: one at a time, in order, bounded, to be given up, and not ended by a job that fails."""
+"""The line of jobs: one at a time, in order, bounded, to be given up, and not ended by a job that
+fails.
+"""
 
 import gc
 import threading

@@ -75,9 +75,12 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(server: tuple[subprocess.Popen[str], str], browser: Browser) -> Iterator[Page]:
-    """The page, with a profile of its own; what a script or the policy of contents complains about fails the test."""
+    """The page, with a profile of its own; what a script or the policy of contents complains about
+    fails the test.
+    """
     complaints: list[str] = []
-    refusal = "Failed to load resource"  # what the browser calls an answer of the server that is a sentence
+    # what the browser calls an answer of the server that is a sentence
+    refusal = "Failed to load resource"
     with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -112,7 +115,9 @@ def stroke(page: Page, *points: tuple[float, float]) -> None:
 
 
 def brush(page: Page, pixels: int) -> None:
-    """Sets the slider, whose steps grow with the size: 32 pixels, half the photo's longer side, at its end."""
+    """Sets the slider, whose steps grow with the size: 32 pixels, half the photo's longer side, at
+    its end.
+    """
     page.locator("#size").fill(str(np.log(pixels) / np.log(WIDTH / 2)))
     expect(page.locator("#size-shown")).to_have_text(f"{pixels} pixels")
 
@@ -235,7 +240,8 @@ def test_a_mask_from_a_file_is_painted_as_the_server_reads_it(page: Page) -> Non
     page.set_input_files("#mask-file", {"name": "hole.png", "mimeType": "image/png", "buffer": buffer.getvalue()})
     expect(page.locator("#undo")).to_be_enabled()
     np.testing.assert_array_equal(mask(page), hole > 0)
-    with page.expect_download() as waiting:  # and comes back as a file by which a program fills the same photo
+    # and comes back as a file by which a program fills the same photo
+    with page.expect_download() as waiting:
         page.click("#save-mask")
     assert waiting.value.suggested_filename == "photo_mask001.png"
     with Image.open(waiting.value.path()) as saved:
@@ -450,7 +456,9 @@ def test_a_name_is_shown_as_it_is_and_starts_nothing(page: Page) -> None:
 
 
 def test_the_photo_is_as_large_as_the_window_allows(page: Page) -> None:
-    """All of it is seen at once, with what stands above and under it, before and after it is filled."""
+    """All of it is seen at once, with what stands above and under it, before and after it is
+    filled.
+    """
     page.set_viewport_size({"width": 1920, "height": 1000})
     load(page, encode_photo(deep_photo(), ".png"))
     sizes = [page.locator("#frame").bounding_box()]
@@ -485,7 +493,8 @@ def test_on_a_phone_nothing_stands_alone_or_far_away(page: Page) -> None:
     lines = page.locator("#maps figcaption span").evaluate_all("all => all.map((e) => e.getClientRects().length)")
     assert lines == [1] * 6
     frame = page.locator("#frame").bounding_box()
-    assert frame is not None and frame["y"] >= 0 and frame["y"] + frame["height"] <= 844  # the result is seen
+    # the result is seen
+    assert frame is not None and frame["y"] >= 0 and frame["y"] + frame["height"] <= 844
     assert page.evaluate("() => document.documentElement.scrollWidth") == 390
 
 

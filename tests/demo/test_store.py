@@ -47,7 +47,9 @@ def test_small_things_are_kept_up_to_a_number(store: Store) -> None:
 
 
 def test_a_look_takes_no_longer_where_many_were_sent(clock: Clock) -> None:
-    """What is kept is counted and bounded: twenty thousand small uploads would make every look walk over all of them."""
+    """What is kept is counted and bounded: twenty thousand small uploads would make every look walk
+    over all of them.
+    """
     store = Store(1000, 2**30, 50, clock)
     for number in range(20_000):
         store.put(Thing(str(number), 1))

@@ -16,7 +16,8 @@ def ramp() -> np.ndarray:
 def mask() -> np.ndarray:
     mask = np.zeros((32, 32, 1), np.uint8)
     mask[8:24, 20:28] = 1
-    mask[:3, :10] = mask[28:, 15:] = 1  # at the border OpenCV's methods would look at what is in the hole
+    # at the border OpenCV's methods would look at what is in the hole
+    mask[:3, :10] = mask[28:, 15:] = 1
     return mask
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,8 @@ def test_operations_in_nested_programs_and_none_that_nothing_uses() -> None:
     assert profile.count_operations(jax.checkpoint(unused), a) == product
     assert profile.count_operations(lambda x: lax.scan(lambda c, _: (c @ c, None), x, length=5)[0], a) == 5 * product
     by_platform = lambda x: lax.platform_dependent(x, cpu=lambda x: x @ x @ x, default=lambda x: x @ x)  # noqa: E731
-    assert profile.count_operations(by_platform, a) == product  # the form without work that is cut away
+    # the form without work that is cut away
+    assert profile.count_operations(by_platform, a) == product
     assert profile.count_operations(lambda x: jnp.sin(x) + 1, a) == 0
     with pytest.raises(ValueError, match="length is not known"):
         profile.count_operations(lambda x: lax.while_loop(lambda c: c.sum() < 1, lambda c: c @ c, x), a)
@@ -100,8 +102,9 @@ def test_profile_of_a_tiny_model(measured: profile.Profile) -> None:
     assert (measured.kind, measured.step, measured.samples, measured.dtype) == ("spn", 7, 1, "float32")
     for seconds in (measured.network, measured.complete):
         assert 0 < seconds.lower_quartile <= seconds.median <= seconds.upper_quartile
-    assert measured.compile_seconds > measured.network.median
-    # XLA has the additions and norms too, which matter in a model as small as this one, and leaves out taps on padding.
+    assert measured.compile_seconds > measured.network.median and measured.trace_seconds > 0
+    # XLA has the additions and norms too, which matter in a model as small as this one, and leaves
+    # out taps on padding.
     assert measured.compiled_operations is not None
     assert 0.7 < measured.operations / measured.compiled_operations < 1.1
 
@@ -117,7 +120,8 @@ def test_operations_are_of_one_image_with_all_its_samples(measured: profile.Prof
         noise = jnp.zeros((1, samples, *model.noise_shape(64, 64)))
         return profile.count_operations(lambda *inputs: model(*inputs).image, image, mask, noise)
 
-    assert operations(1) < operations(2) < 2 * operations(1)  # what precedes the latent is computed once
+    # what precedes the latent is computed once
+    assert operations(1) < operations(2) < 2 * operations(1)
 
 
 def test_report_names_device_precision_and_definitions(measured: profile.Profile) -> None:
@@ -127,6 +131,7 @@ def test_report_names_device_precision_and_definitions(measured: profile.Profile
         f"{measured.without_heads:,}",
         "A multiply-add is 2 FLOPs",
         "compiled program (XLA)",
+        "time of tracing",
         "time of compilation",
         "network alone",
         "with pre- and post-processing",
@@ -160,6 +165,19 @@ def test_compilation_is_timed_without_the_cache_and_the_cache_comes_back() -> No
     with pytest.raises(RuntimeError), profile.without_compilation_cache():
         raise RuntimeError
     assert jax.config.values["jax_enable_compilation_cache"] == before
+
+
+def test_tracing_and_compiling_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(profile, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def slow_to_trace(x: jax.Array) -> jax.Array:
+        clock[0] += 3
+        return x + 1
+
+    program, tracing, compiling = profile.compiled(slow_to_trace, jnp.zeros(3))
+    assert program(jnp.zeros(3)).tolist() == [1, 1, 1]
+    assert (tracing, compiling) == (3, 0)
 
 
 def test_backends_without_a_count_of_operations() -> None:

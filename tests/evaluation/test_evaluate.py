@@ -266,7 +266,8 @@ def test_all_kinds_of_methods_together_and_without_a_checkpoint(run_folder: Path
     assert rows_of(table, "ssim")["same"][-1].startswith("1.0000") and rows_of(table, "mae")["same"][-1].startswith("0.0000")
     assert rows_of(table, "psnr")["same"][-1] == "inf" and "same: 5 of 5 results equal the photo" in table
     assert "results of same got the photo's own pixels outside the hole" in table and "checkpoint" not in printed
-    with Image.open(out / "grid.png") as grid:  # drawn without being asked for, as there is something to compare
+    # drawn without being asked for, as there is something to compare
+    with Image.open(out / "grid.png") as grid:
         assert grid.height == 4 + 4 * (128 + 4)
 
     evaluate.main(f"run {shared} --checkpoint new={run_folder} --checkpoint old={run_folder} --method mean".split())
@@ -304,7 +305,8 @@ def test_pairs_per_bin_measure_the_masks(run_folder: Path) -> None:
     listed = run_folder / "pairs.tsv.gz"
     evaluate.main(f"pairs --photos {run_folder}/photos --masks {run_folder}/masks --per-bin --output {listed}".split())
     pair_list = open_pair_list(str(listed), [], [])
-    assert pair_list.drawn == "seed 0, per bin" and pair_list.masks.count("4.png") in (1, 2)  # bins 0-10, 10-20 and 90-100 %
+    # bins 0-10, 10-20 and 90-100 %
+    assert pair_list.drawn == "seed 0, per bin" and pair_list.masks.count("4.png") in (1, 2)
     names = run_folder / "names.flist"
     names.write_text("\n".join(f"nowhere/{i}.jpg" for i in range(7)))
     evaluate.main(f"pairs --photos {names} --masks strokes --per-bin --output {listed}".split())
@@ -460,7 +462,9 @@ def test_masks_are_checked_before_the_models_run_and_asked_about(run_folder: Pat
 
 
 def quoted(data_set: str, *models: tuple[bool, int], pairs: str | None = None, photos: int, crop: str = "none") -> paper.Quotation | None:
-    """What stands beside the scores of models (probabilistic, samples), on the paper's number of photos and masks and at its size."""
+    """What stands beside the scores of models (probabilistic, samples), on the paper's number of
+    photos and masks and at its size.
+    """
     options: Any = SimpleNamespace(pairs=pairs, paper=data_set, raw_results=False)
     evaluation: Any = SimpleNamespace(
         models=[
@@ -486,7 +490,8 @@ def test_the_papers_figures_stand_beside_its_own_images_alone() -> None:
             others is not None and len(others.differences) == 1 and others.differences[0].startswith("the images are not known to be the")
         )
     faces = quoted("celebahq", (True, 5), pairs="celebahq", photos=2_800)
-    assert faces is not None and not faces.comparable  # the paper does not tell which images these are
+    # the paper does not tell which images these are
+    assert faces is not None and not faces.comparable
 
 
 def test_one_completion_of_a_probabilistic_model_is_not_set_beside_table_1() -> None:
@@ -525,7 +530,8 @@ def test_the_truth_as_a_result_has_perfect_scores(run_folder: Path, networks: st
 
     results = json.loads((out / "results.json").read_text(), parse_constant=no_constant)
     row, images = results["rows"]["truth"][-1], results["images"]["truth"]
-    assert row["images"] == row["identical"] == 5 and row["psnr"] is None  # no mean of infinite values
+    # no mean of infinite values
+    assert row["images"] == row["identical"] == 5 and row["psnr"] is None
     assert row["ssim"] == pytest.approx(1, abs=1e-6) and images["ssim"] == pytest.approx([1] * 5, abs=1e-6)
     assert row["mae"] == row["lpips_alex"] == row["lpips_vgg"] == 0 and row["fid"] == pytest.approx(0, abs=1e-6)
     table = (out / "results.md").read_text()
@@ -541,7 +547,8 @@ def test_changed_files_start_an_evaluation_anew(
         interrupt(patch, after=2)
         with pytest.raises(KeyboardInterrupt):
             evaluate.main(command)
-    os.utime(run_folder / folder / "1.png", ns=(0, 10**18))  # the same name and size, made at another time
+    # the same name and size, made at another time
+    os.utime(run_folder / folder / "1.png", ns=(0, 10**18))
     evaluate.main(command)
     assert f"differs in {kind} files; starting over" in capsys.readouterr().out
 

@@ -150,6 +150,11 @@ def test_photos_are_found_in_any_order_and_others_are_left_out_with_a_note() -> 
     assert "the folders of the photos differ" in found.notes[0] and "1 of 6 photos is not in the pair list" in found.notes[1]
 
 
+@pytest.mark.parametrize(("count", "named"), [(1, "a"), (3, "a, b, c"), (4, "a, b, c and 1 more"), (9, "a, b, c and 6 more")])
+def test_the_first_three_names_stand_for_all(count: int, named: str) -> None:
+    assert pairs._some(list("abcdefghi")[:count]) == named
+
+
 def test_another_suffix_is_noted() -> None:
     assert match(drawn(), PHOTOS, MASKS).notes == ()
     found = match(drawn(), [name.replace("jpg", "png") for name in PHOTOS], MASKS)

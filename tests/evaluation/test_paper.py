@@ -3,7 +3,8 @@ import pytest
 from spn_jax.errors import InputError
 from spn_jax.evaluation import paper
 
-# Sums of the columns, added up by a program from the text of the paper and not from the figures in paper.py: a slip changes one.
+# Sums of the columns, added up by a program from the text of the paper and not from the figures in
+# paper.py: a slip changes one.
 COLUMN_SUMS: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
     ("deterministic", "places2"): {
         "ssim": (6.888, 5.642, 6.739),
@@ -37,7 +38,8 @@ COLUMN_SUMS: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
     },
 }
 METHODS = {"deterministic": ["EC", "MFE", "RFR", "RN", "WF", "CTSDG", "SPL", "SPN"], "probabilistic": ["PIC", "DSI", "SPN"]}
-NO_FIGURES = {("deterministic", "celeba"): ["WF"], ("probabilistic", "paris_streetview"): ["DSI"]}  # dashes in the paper
+# dashes in the paper
+NO_FIGURES = {("deterministic", "celeba"): ["WF"], ("probabilistic", "paris_streetview"): ["DSI"]}
 OWN = {"own_images": True, "masks": 12_000, "image_size": 256, "quantise": "truncate"}
 
 

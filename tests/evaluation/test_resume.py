@@ -108,7 +108,8 @@ def test_an_end_before_the_first_commit_leaves_nothing_in_the_way(tmp_path: Path
     monkeypatch.setattr(partial, "COMMIT_SECONDS", 1000.0)
     with Partial(tmp_path, IDENTITY) as first:
         first.add(rows(0, 2))
-    (tmp_path / ".progress.json-x1y2").write_text("{")  # of a process that was killed while it wrote
+    # of a process that was killed while it wrote
+    (tmp_path / ".progress.json-x1y2").write_text("{")
     for _ in range(2):
         with Partial(tmp_path, IDENTITY) as again:
             assert (again.done, again.restarted) == (0, "")

@@ -13,7 +13,8 @@ BINS = np.array(["20-40%"] * 1100 + ["40-60%"] * 99 + ["60-100%"])
 
 @pytest.fixture
 def features(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    monkeypatch.setattr(distances, "kernel_distance", lambda a, b: (float(len(a)), 0.5))  # of itself it takes seconds
+    # of itself it takes seconds
+    monkeypatch.setattr(distances, "kernel_distance", lambda a, b: (float(len(a)), 0.5))
     random = np.random.default_rng(0)
     truth = random.standard_normal((COUNT, 4))
     completed = truth + 0.1 * random.standard_normal((COUNT, 4))

@@ -74,7 +74,8 @@ def test_text_table_has_a_line_a_method_and_a_column_a_bin() -> None:
     assert cells(lines[0]) == ["score", "method", "20-40%", "40-60%", "All"]
     assert cells(lines[2]) == ["images", "", "2", "1", "3"]
     assert [cells(line)[:2] for line in lines[3:6]] == [["psnr", "spn"], ["psnr", "mean"], ["ssim", "spn"]]
-    assert cells(lines[3])[2:4] == ["26.12 ± 1.96", "20.00"]  # s = sqrt(2) of two pictures; of one there is no interval
+    # s = sqrt(2) of two pictures; of one there is no interval
+    assert cells(lines[3])[2:4] == ["26.12 ± 1.96", "20.00"]
     assert len({len(line) for line in lines}) == 1
     assert "1.96 s / sqrt(n) (normal approximation" in text
 
@@ -142,7 +143,8 @@ def test_no_warning_of_fid_from_2048_images_on() -> None:
 
 def test_what_is_measured_inside_the_hole_needs_one() -> None:
     at_borders = records([0.0, 0.3, 1.0], [math.inf, 20.0, 20.0]) | {"border_mae": np.array([0.0, 0.2, 0.0])}
-    assert tables.rows_of(at_borders)[-1].means["border_mae"] == 0.2  # no border without a hole, nor without a known pixel
+    # no border without a hole, nor without a known pixel
+    assert tables.rows_of(at_borders)[-1].means["border_mae"] == 0.2
     of_holes = records([0.0, 0.3, 0.3], [math.inf, 20.0, 20.0]) | {"hole_mae": np.array([0.0, 0.2, 0.3])}
     by_bin = {row.bin: row.means["hole_mae"] for row in bins.rows_of(of_holes)}
     assert by_bin["All"] == by_bin["20-40%"] == pytest.approx(0.25)
@@ -184,7 +186,9 @@ def test_tsv_has_every_digit() -> None:
 
 
 def check_tabulars(text: str) -> None:
-    """What a LaTeX run would stumble over: cells of a line, pairs of braces and dollars, characters with a meaning."""
+    """What a LaTeX run would stumble over: cells of a line, pairs of braces and dollars, characters
+    with a meaning.
+    """
     open_columns = None
     for line in text.splitlines():
         if line.startswith("%"):
@@ -235,7 +239,8 @@ def test_the_papers_figures_stand_with_ours_where_they_may(kind: str) -> None:
     assert ("ssim_gaussian", "SPN (quoted)") not in table
     assert tables.NOT_COMPARABLE not in text and "What differs" not in text
     assert "(quoted): Zhang et al." in text
-    assert ("0.886 and 0.154" in text) == (kind == "deterministic")  # where the paper disagrees with itself
+    # where the paper disagrees with itself
+    assert ("0.886 and 0.154" in text) == (kind == "deterministic")
     check_tabulars(tables.latex_table(methods, kind, quotation))
     assert "SPN (quoted)" in tables.latex_table(methods, kind, quotation)
 

@@ -1,4 +1,6 @@
-"""A model as one archive: it computes what the model does, in a process that knows JAX and not this package."""
+"""A model as one archive: it computes what the model does, in a process that knows JAX and not this
+package.
+"""
 
 import io
 import json

@@ -1,4 +1,6 @@
-"""Where a mask has its hole: the border between black and white, values of all types, and what is taken for a mistake."""
+"""Where a mask has its hole: the border between black and white, values of all types, and what is
+taken for a mistake.
+"""
 
 from typing import Any
 

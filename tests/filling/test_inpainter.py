@@ -1,4 +1,6 @@
-"""Filling holes from Python: what comes back untouched, what may influence the rest, and what is refused."""
+"""Filling holes from Python: what comes back untouched, what may influence the rest, and what is
+refused.
+"""
 
 import inspect
 import re
@@ -76,7 +78,8 @@ def test_a_photo_that_fits_is_completed_as_evaluations_complete_it(either: Inpai
     image, mask = photo(32, 32), corner(32, 32)
     noise = completion.draw_noise(either.model, 3, np.zeros(1, np.int32), np.arange(1), 32, 32)
     complete = jax.jit(completion.complete, static_argnames="how")
-    completions, _ = complete(either.model, image[None], mask[None], noise, how="round")  # and not as evaluations quantise
+    # and not as evaluations quantise
+    completions, _ = complete(either.model, image[None], mask[None], noise, how="round")
     # Another program, whose last digits may differ, and with them an 8-bit value.
     np.testing.assert_allclose(either(image, mask, seed=3).astype(int), completions[0], atol=1)
 
@@ -311,7 +314,8 @@ def test_what_cannot_fit_is_refused_before_it_is_compiled(checkpoints: dict[str,
         with pytest.raises(InputError, match="needs 0.0 GB of memory and 0.0 GB are free"):
             fresh(photo(), corner())
     assert not network_of(fresh)._programs
-    # A size between what a convolution needs and what the program does: compiled once, refused, and refused at once from then on.
+    # A size between what a convolution needs and what the program does: compiled once, refused, and
+    # refused at once from then on.
     shape = (32, 32, 3)
     monkeypatch.setattr(inpainter, "largest_convolution", lambda jaxpr: 0)
     for _ in range(2):

@@ -52,7 +52,9 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def colours_around(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """What the networks fill a hole with, where they are shown the photo as it is and no mirror image of it."""
+    """What the networks fill a hole with, where they are shown the photo as it is and no mirror
+    image of it.
+    """
     return image[mask[..., 0] == 0].mean(0)
 
 

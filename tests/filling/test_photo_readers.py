@@ -1,4 +1,5 @@
-"""Photos read, filled and written, held against independent readers: known pixels are equal, the hole lies where a person sees it.
+"""Photos read, filled and written, held against independent readers: known pixels are equal, the
+hole lies where a person sees it.
 
 tifffile and imagecodecs read and write the files; neither uses Pillow or OpenCV.
 """
@@ -22,7 +23,8 @@ from spn_jax.filling.metadata import ORIENTATION
 from spn_jax.filling.photos import as_photo, encode_photo, read_mask
 
 KINDS = {1: "grey", 2: "grey with opacity", 3: "colours", 4: "colours with opacity"}
-UPRIGHT = {  # EXIF 2.32, table 6: which side of the stored picture is the visual top, and which the left
+# EXIF 2.32, table 6: which side of the stored picture is the visual top, and which the left
+UPRIGHT = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -47,11 +49,14 @@ class Case(NamedTuple):
     width: int
     seed: int
     door: str
-    mask_lies: bool  # the mask is stored as the photo is, with its tag of orientation, and not as it is seen
+    # the mask is stored as the photo is, with its tag of orientation, and not as it is seen
+    mask_lies: bool
 
 
 def possible(case: Case) -> bool:
-    """Whether there are files of the kind, and whether they can be read: other ones are refused, which `test_photos` holds."""
+    """Whether there are files of the kind, and whether they can be read: other ones are refused,
+    which `test_photos` holds.
+    """
     if case.format == "JPEG":
         return case.bits == 8 and case.channels in (1, 3)
     if case.format == "WEBP":
@@ -141,7 +146,8 @@ def test_known_pixels_are_those_that_others_read_and_the_hole_is_where_it_is_see
     path.write_bytes(data)
 
     if case.door == "Pillow" and case.bits == 16 and case.channels > 1:
-        return  # Pillow's images of colours have 8 bits: what is handed over has lost the others already
+        # Pillow's images of colours have 8 bits: what is handed over has lost the others already
+        return
     source = {"path": path, "bytes": data, "file": io.BytesIO(data)}.get(case.door)
     photo = as_photo(Image.open(path) if source is None else source)
 
@@ -161,7 +167,8 @@ def test_known_pixels_are_those_that_others_read_and_the_hole_is_where_it_is_see
     result = imagecodecs.png_decode(encode_photo(photo.filled(completion, hole), ".png")).reshape(height, width, -1)
     known, inside = mask[..., 0] == 0, mask[..., 0] > 0
     assert result.dtype == dtype
-    if case.channels == 2 and result.shape[2] == 4:  # 16 bits: written as colours, because OpenCV has no grey with opacity
+    # 16 bits: written as colours, because OpenCV has no grey with opacity
+    if case.channels == 2 and result.shape[2] == 4:
         assert (np.ptp(result[..., :3], axis=2) == 0).all()
         result = result[..., 2:]
     np.testing.assert_array_equal(result[known], seen[known])

@@ -1,4 +1,6 @@
-"""Photos as people have them: what is kept to the bit, what a filled one is, and which files are refused, each in one sentence."""
+"""Photos as people have them: what is kept to the bit, what a filled one is, and which files are
+refused, each in one sentence.
+"""
 
 import io
 import struct
@@ -18,7 +20,7 @@ import numpy as np
 import pillow_heif
 import pytest
 import tifffile
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from spn_jax.errors import InputError
 from spn_jax.filling import metadata, photos
@@ -117,7 +119,8 @@ def test_photos_are_upright_and_say_so(orientation: int, dtype: type) -> None:
 
 def test_the_preview_in_exif_data_which_shows_the_hole_is_gone() -> None:
     preview = saved(Image.new("RGB", (8, 8)), "JPEG").getvalue()
-    # Little endian: a directory of one entry (a description), then a second one (offset and length of the preview).
+    # Little endian: a directory of one entry (a description), then a second one (offset and length
+    # of the preview).
     first, second = 8, 8 + 2 + 12 + 4
     at = second + 2 + 24 + 4
     data = b"II*\0" + struct.pack("<I", first) + struct.pack("<HHHI4sI", 1, 0x010E, 2, 3, b"ab\0\0", second)
@@ -363,6 +366,30 @@ def test_makers_notes_and_everything_else_that_may_hold_a_preview_are_left_out_a
     assert kept.get_ifd(0x8825) == {1: "N", 2: (1.0, 2.0, 3.0)}
 
 
+def test_what_a_tiff_tells_about_the_photo_comes_back_by_its_names_in_the_standard() -> None:
+    exif = Image.Exif()
+    told = ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "Copyright")
+    for name in told:
+        exif[ExifTags.Base[name].value] = name
+    exif[ExifTags.Base.HostComputer.value] = "not among them"
+    photo = read_photo(saved(Image.fromarray(channels(3)), "TIFF", exif=exif.tobytes()), "it")
+    assert dict(kept_exif(photo)) == {ExifTags.Base[name].value: name for name in told}
+
+
+def test_tags_that_say_how_pixels_lay_in_another_file_are_left_out() -> None:
+    exif = Image.Exif()
+    layout = (
+        *("ImageWidth", "ImageLength", "BitsPerSample", "Compression", "PhotometricInterpretation", "StripOffsets", "SamplesPerPixel"),
+        *("RowsPerStrip", "StripByteCounts", "TileWidth", "TileLength", "TileOffsets", "TileByteCounts", "JpegIFOffset"),
+        *("JpegIFByteCount", "InterColorProfile"),
+    )
+    for name in layout:
+        exif[ExifTags.Base[name].value] = 7
+    exif[ExifTags.Base.Make.value] = "kept"
+    photo = read_photo(saved(Image.fromarray(channels(3)), "JPEG", exif=exif.tobytes()), "it")
+    assert dict(kept_exif(photo)) == {ExifTags.Base.Make.value: "kept"}
+
+
 def test_exif_data_that_cannot_be_written_again_is_left_out_and_named() -> None:
     resolution_in_words = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI4s", 0x011A, 2, 3, b"72\0\0") + bytes(4)
     photo = read_photo(saved(Image.fromarray(channels(3)), "PNG", exif=resolution_in_words), "it")
@@ -415,7 +442,8 @@ def test_chunks_that_describe_srgb_hinder_no_other_format() -> None:
     usual = {b"sRGB": b"\0", b"gAMA": metadata.SRGB_GAMMA, b"cHRM": metadata.SRGB_PRIMARIES}
     for chunks in usual, {b"gAMA": metadata.SRGB_GAMMA, b"cHRM": metadata.SRGB_PRIMARIES}, {b"pHYs": CHUNKS[b"pHYs"]}:
         check_holds(Photo(channels(3), chunks=chunks), ".jpg", "out")
-    check_holds(Photo(channels(3), chunks={b"gAMA": CHUNKS[b"gAMA"]}, icc_profile=PROFILE), ".jpg", "out")  # the profile counts
+    # the profile counts
+    check_holds(Photo(channels(3), chunks={b"gAMA": CHUNKS[b"gAMA"]}, icc_profile=PROFILE), ".jpg", "out")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
@@ -460,7 +488,8 @@ def test_phones_other_formats_are_read_upright_and_become_png(kind: str, orienta
     assert set(photos.READ) >= {"AVIF", "HEIF"}
     exif = Image.Exif()
     exif[metadata.ORIENTATION], exif[0x010E] = orientation, "words"
-    blocks = np.kron(channels(1)[:5, :8], np.ones((8, 8, 1), np.uint8)).repeat(3, 2)  # which compression leaves nearly as they are
+    # which compression leaves nearly as they are
+    blocks = np.kron(channels(1)[:5, :8], np.ones((8, 8, 1), np.uint8)).repeat(3, 2)
     photo = read_photo(saved(Image.fromarray(blocks), kind, exif=exif.tobytes(), quality=95), "it")
     lying = Image.fromarray(blocks)
     lying.getexif()[metadata.ORIENTATION] = orientation

@@ -1,4 +1,6 @@
-"""The command that fills holes: one photo, folders, what it refuses, and that nothing half-written or replaced is left."""
+"""The command that fills holes: one photo, folders, what it refuses, and that nothing half-written
+or replaced is left.
+"""
 
 import os
 import re
@@ -107,7 +109,8 @@ def test_command_writes_several_samples(folder: Path, run, checkpoints: dict[str
     run("--samples 3 --seed 7", "spn-probabilistic")
     for i, sample in enumerate(Inpainter.load(checkpoints["spn-probabilistic"])(photo(), corner(), samples=3, seed=7)):
         np.testing.assert_array_equal(read(f"out_{i}.png"), sample)
-    told = [line for line in capsys.readouterr().out.splitlines() if "passes/s" not in line]  # which a slow machine says too
+    # which a slow machine says too
+    told = [line for line in capsys.readouterr().out.splitlines() if "passes/s" not in line]
     assert told == [f"written: out_{i}.png" for i in range(3)]
     assert not (folder / "out.png").exists()
 
@@ -179,7 +182,8 @@ def test_a_folder_is_searched_through(folder: Path, run, expected: np.ndarray, c
     assert names("photos/results") == ["a.png", "b.jfif.png", "below/a.png"]
     np.testing.assert_array_equal(read("photos/results/below/a.png"), expected)
     assert "note: left out 1 file of other formats (.ppm); convert them to .png" in capsys.readouterr().out
-    assert run("--image photos --output photos/results") == 0  # what was written is not taken for photos
+    # what was written is not taken for photos
+    assert run("--image photos --output photos/results") == 0
     assert names("photos/results") == ["a.png", "b.jfif.png", "below/a.png"]
 
 
@@ -208,7 +212,8 @@ def test_finding_masks_takes_no_longer_for_each_the_more_there_are() -> None:
     start = time.perf_counter()
     pairs = folders.matched(photos, masks)
     assert folders.apart([*photos, *masks]) == (photos, masks)
-    assert time.perf_counter() - start < 5  # a minute and a half when each photo looked at every mask
+    # a minute and a half when each photo looked at every mask
+    assert time.perf_counter() - start < 5
     assert pairs == [(photo, [mask.file]) for photo, mask in zip(photos, masks, strict=True)]
 
 
@@ -385,7 +390,8 @@ def test_a_mask_that_marks_its_hole_in_another_way_is_refused(folder: Path, run,
         "opaque": Image.fromarray(255 * mask),
     }
     if kind == "red on nothing" and inverted:
-        return  # laid on white it is a mask: what is not painted is white, and the strokes are the hole
+        # laid on white it is a mask: what is not painted is white, and the strokes are the hole
+        return
     images[kind].save("mask.png")
     with pytest.raises(InputError, match=f"--mask mask.png .*{message}"):
         run(f"{inverted} --mask-from {'alpha' if kind == 'opaque' else 'white'}")

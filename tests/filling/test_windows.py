@@ -62,7 +62,8 @@ def test_the_windows_fill_the_hole_and_nothing_else(name: str, strategy) -> None
         weight[window.filled] += window.weights
         assert all(a.start >= 0 and a.stop <= b for a, b in zip(window.inner, (window.height, window.width), strict=True))
         assert max(window.shown_size) <= LARGEST * TRAINED or strategy == "original"
-    np.testing.assert_allclose(weight, mask[..., 0], atol=1e-5)  # where windows overlap their weights are 1 together
+    # where windows overlap their weights are 1 together
+    np.testing.assert_allclose(weight, mask[..., 0], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in MASKS if name != "all"])
@@ -129,7 +130,8 @@ def test_a_seam_meets_the_known_pixels_and_leaves_the_middle_alone() -> None:
     prediction = np.full((64, 64, 3), 140, np.float32)
     met = with_feathered_seam(prediction, image, mask)
     np.testing.assert_allclose(met[20:44, 20:44], 140)
-    np.testing.assert_allclose(met[16, 32], 100, atol=0.01)  # the first row of the hole continues the known pixels
+    # the first row of the hole continues the known pixels
+    np.testing.assert_allclose(met[16, 32], 100, atol=0.01)
     assert 100 < met[17, 32, 0] < 140
     np.testing.assert_allclose(with_feathered_seam(prediction, image, np.ones_like(mask)), 140)
 
@@ -143,7 +145,8 @@ def test_no_step_is_left_at_the_border_of_a_hole(side: int) -> None:
     first = np.concatenate([met[quarter, quarter:-quarter], met[quarter:-quarter, quarter], met[-quarter - 1, quarter:-quarter]])
     np.testing.assert_allclose(first, 100, atol=0.01)
     into_the_hole = met[quarter : quarter + max(1, side // 32) + 1, side // 2, 0]
-    assert (np.diff(into_the_hole) > 0).all() and into_the_hole[-1] == 140  # and it fades evenly, without a step of its own
+    # and it fades evenly, without a step of its own
+    assert (np.diff(into_the_hole) > 0).all() and into_the_hole[-1] == 140
     np.testing.assert_allclose(np.diff(into_the_hole), 40 / (len(into_the_hole) - 1), atol=0.01)
 
 
@@ -211,7 +214,8 @@ def test_there_are_few_more_windows_than_cover_the_photo(name: str) -> None:
     for window in windows:
         weight[window.filled] += window.weights
     np.testing.assert_allclose(weight, mask[..., 0], atol=1e-5)
-    assert sum(window.weights.nbytes for window in windows) <= 8 * mask.size  # four bytes a pixel and what overlaps
+    # four bytes a pixel and what overlaps
+    assert sum(window.weights.nbytes for window in windows) <= 8 * mask.size
 
 
 def test_dust_on_a_photo_of_twelve_megapixels_takes_as_many_windows_as_would_cover_it() -> None:

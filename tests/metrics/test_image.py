@@ -13,7 +13,8 @@ from spn_jax.metrics import image as metrics
 # One compilation a function and shape instead of one an operation.
 psnr, ssim, mae = jax.jit(metrics.psnr), jax.jit(metrics.ssim), jax.jit(metrics.mae)
 ssim_gaussian, mae_rgb = jax.jit(metrics.ssim_gaussian), jax.jit(metrics.mae_rgb)
-WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}  # of scikit-image: SSIM of Wang et al.
+# of scikit-image: SSIM of Wang et al.
+WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 
 def noisy(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -107,7 +108,8 @@ def test_diversity_is_the_mean_difference_of_all_pairs_in_the_hole(samples: int)
 def test_border_scores_are_of_three_pixels_on_either_side() -> None:
     rng = np.random.default_rng(6)
     mask = np.zeros((5, 24, 20, 1), np.uint8)
-    mask[0, 6:18, 4:15] = mask[1, :, :9] = mask[2, 0, 0] = 1  # inside, at the picture's edge, a corner pixel
+    # inside, at the picture's edge, a corner pixel
+    mask[0, 6:18, 4:15] = mask[1, :, :9] = mask[2, 0, 0] = 1
     mask[3] = rng.random((24, 20, 1)) < 0.05
     mask[4, :, 7] = 1
     a, b = noisy(rng, (5, 24, 20, 3)), noisy(rng, (5, 24, 20, 3))

@@ -1,4 +1,6 @@
-"""Distances of sets: FID is pytorch-fid's, KID its definition written out, P-IDS and U-IDS what scikit-learn's SVM says."""
+"""Distances of sets: FID is pytorch-fid's, KID its definition written out, P-IDS and U-IDS what
+scikit-learn's SVM says.
+"""
 
 import sys
 
@@ -23,11 +25,14 @@ def features(seed: int, n: int, d: int = 32, scale: float = 1.0, shift: float = 
 # --- FID ---
 
 
-@pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated:DeprecationWarning")  # pytorch-fid's call of SciPy
+# pytorch-fid's call of SciPy
+@pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Matrix is:scipy.linalg.LinAlgWarning")
 @pytest.mark.parametrize(("n", "m"), [(300, 200), (33, 500), (20, 20), (10, 200), (2, 3)])
 def test_frechet_distance_is_pytorch_fids_with_more_and_with_fewer_pictures_than_features(n: int, m: int) -> None:
-    """Of two and three pictures to 1e-3: there pytorch-fid adds 1e-6 to the variances on some processors, which moves its value by 2e-4."""
+    """Of two and three pictures to 1e-3: there pytorch-fid adds 1e-6 to the variances on some
+    processors, which moves its value by 2e-4.
+    """
     a, b = features(1, n), features(2, m, scale=1.2, shift=0.1)
     moments = [(x.mean(0), np.cov(x, rowvar=False)) for x in (a.astype(np.float64), b.astype(np.float64))]
     expected = calculate_frechet_distance(*moments[0], *moments[1])

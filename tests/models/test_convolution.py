@@ -1,4 +1,6 @@
-"""Convolutions: the CPU's forms against the plain ones, and which of them a program for a platform holds."""
+"""Convolutions: the CPU's forms against the plain ones, and which of them a program for a platform
+holds.
+"""
 
 from collections.abc import Callable
 
@@ -58,7 +60,9 @@ def test_reflected_convolution_has_right_values_and_gradients_in_either_form(
 
 @pytest.mark.parametrize(("size", "padding", "enlarged"), [(3, 1, 0), (3, 2, 0), (7, 3, 3)])
 def test_reflected_convolution_is_padded_with_zeros_on_the_cpu(size: int, padding: int, enlarged: int) -> None:
-    """A 3x3 one is of the map itself, and gets what its borders lack afterwards; a larger one is of the reflected map."""
+    """A 3x3 one is of the map itself, and gets what its borders lack afterwards; a larger one is of
+    the reflected map.
+    """
     x, kernel = jnp.ones((1, 8, 6, 3)), jnp.ones((size, size, 3, 4))
     dilation = padding if size == 3 else 1
     function = jax.jit(lambda x, kernel: convolve_reflected(x, kernel, padding=padding, dilation=dilation))
@@ -76,7 +80,9 @@ def test_reflected_convolution_is_padded_with_zeros_on_the_cpu(size: int, paddin
 def test_forms_for_the_cpu_are_the_convolution(
     size: int, stride: int, padding: int, dilation: int, widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Value and both gradients, with spare rows, in phases, in strips of one row, of some and of all, whatever the sizes."""
+    """Value and both gradients, with spare rows, in phases, in strips of one row, of some and of
+    all, whatever the sizes.
+    """
     x, kernel = random(2, 18, 14, widths[0]), random(size, size, *widths)
     monkeypatch.setattr(cpu_convolution, "MANY_PRODUCTS", 0)
 
@@ -123,7 +129,9 @@ LOWERED_FOR = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # JAX's names of lowe
 
 
 def convolutions(platform: str, stride: int = 1, widths: tuple[int, int] = (16, 8)) -> list[str]:
-    """Results of the convolutions in the program of one convolution and its gradients, lowered for a platform."""
+    """Results of the convolutions in the program of one convolution and its gradients, lowered for
+    a platform.
+    """
     gradient = jax.jit(jax.value_and_grad(lambda x, kernel: jnp.sin(convolve(x, kernel, stride=stride, padding=1)).sum(), (0, 1)))
     x, kernel = jnp.ones((1, 128, 128, widths[0])), jnp.ones((2 + stride, 2 + stride, *widths))
     with compiled_for(platform):
@@ -138,7 +146,8 @@ def test_only_the_cpu_has_forms_of_its_own(stride: int, monkeypatch: pytest.Monk
     side, size = 128 // stride, 2 + stride
     plain = [f"tensor<1x{side}x{side}x8xf32>", "tensor<1x128x128x16xf32>", f"tensor<{size}x{size}x16x8xf32>"]
     for platform in ("gpu", "tpu"):
-        assert sorted(convolutions(platform, stride)) == sorted(plain)  # forward, for the input, for the kernel
+        # forward, for the input, for the kernel
+        assert sorted(convolutions(platform, stride)) == sorted(plain)
     strips = side // max(cpu_convolution.STRIP_ROWS, cpu_convolution.STRIP_PIXELS // side)
     on_cpu = convolutions("cpu", stride)
     if stride == 1:  # spare rows; strips of the gradient with input and output exchanged

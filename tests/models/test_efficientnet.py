@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0 in JAX is the published network, from the weights file on; training with it in the step is training from a cache."""
+"""EfficientNet-Lite0 in JAX is the published network, from the weights file on; training with it in
+the step is training from a cache.
+"""
 
 import argparse
 import hashlib
@@ -41,7 +43,9 @@ Change = Callable[[dict[str, torch.Tensor]], object]
 
 
 def released_file(path: Path, change: Change = lambda tensors: None) -> str:
-    """A file laid out like the released one, with random weights and running statistics that are not those of a new network."""
+    """A file laid out like the released one, with random weights and running statistics that are
+    not those of a new network.
+    """
     generator, tensors = torch.Generator().manual_seed(0), {}
     for name, array in random_arrays(NAME, seed=3).items():
         tensors[name] = torch.from_numpy(array)
@@ -90,7 +94,8 @@ def assert_maps_equal(path: str, weights: str | None, photos: np.ndarray) -> Non
         assert relative_error(maps[name], theirs.permute(0, 2, 3, 1).numpy()) < 1e-5, name
 
 
-@pytest.mark.parametrize("size", [(64, 96), (72, 56)], ids=str)  # of the second, the deeper maps have odd sides
+# of the second, the deeper maps have odd sides
+@pytest.mark.parametrize("size", [(64, 96), (72, 56)], ids=str)
 def test_every_map_equals_timm_s(weights: str, released: str, size: tuple[int, int]) -> None:
     assert_maps_equal(weights, released, np.random.default_rng(0).random((2, *size, 3), np.float32))
 
@@ -197,7 +202,8 @@ def losses(config: Config) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-@pytest.mark.parametrize("layers", ["", "block2,block4,block10"])  # of P = 32, 4 pixels for the 8 of level 3
+# of P = 32, 4 pixels for the 8 of level 3
+@pytest.mark.parametrize("layers", ["", "block2,block4,block10"])
 def test_online_and_cached_training_agree(tmp_path: Path, released: str, weights: str, layers: str) -> None:
     with jax.default_matmul_precision("highest"):
         online = losses(settings(tmp_path, "teacher.mode=online", f"teacher.weights={weights}", f"teacher.layers={layers}"))

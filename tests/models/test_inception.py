@@ -1,10 +1,15 @@
-"""Inception's features are pytorch-fid's, on the way from a file in the released layout; so is the FID of photos."""
+"""Inception's features are pytorch-fid's, on the way from a file in the released layout; so is the
+FID of photos.
+"""
 
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+
+# isort: skip after torch's door, which makes its import of torchvision work
+import pytorch_fid.inception
 from flax import nnx
 from PIL import Image
 from skimage import data
@@ -17,14 +22,15 @@ from teacher_export.frameworks import torch
 from teacher_export.weights import main
 from tests.golden_model import nchw, nhwc, relative_error
 
-import pytorch_fid.inception  # isort: skip  after torch's door, which makes its import of torchvision work
 from pytorch_fid.fid_score import calculate_frechet_distance  # isort: skip
 
 SIZES = ((256, 256), (64, 200), (400, 300), (SIZE, SIZE), (31, 47))
 
 
 def released_layout() -> dict[str, torch.Tensor]:
-    """Random values under the names of the released file, under which activations keep their size with depth."""
+    """Random values under the names of the released file, under which activations keep their size
+    with depth.
+    """
     rng = np.random.default_rng(0)
 
     def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -42,7 +48,9 @@ def released_layout() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def reference() -> torch.nn.Module:
-    """pytorch-fid's network with these values; it takes them only if every name and shape is the release's."""
+    """pytorch-fid's network with these values; it takes them only if every name and shape is the
+    release's.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pytorch_fid.inception, "load_state_dict_from_url", lambda url, progress: released_layout())
         return pytorch_fid.inception.InceptionV3().eval()
@@ -58,7 +66,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> InceptionV3:
 
 @jax.jit
 def features_of_resized(model: InceptionV3, images: np.ndarray) -> jax.Array:
-    """Compiled once, for the size that all images are resized to; resizing that size changes nothing."""
+    """Compiled once, for the size that all images are resized to; resizing that size changes
+    nothing.
+    """
     return model(images)
 
 
@@ -91,7 +101,8 @@ def test_features_of_photos_are_pytorch_fids(compared: dict[tuple[int, int], tup
         assert relative_error(features, expected) < 1e-5, size
 
 
-@pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated:DeprecationWarning")  # pytorch-fid's call of SciPy
+# pytorch-fid's call of SciPy
+@pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Matrix is:scipy.linalg.LinAlgWarning")
 def test_fid_of_photos_is_pytorch_fids(compared: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]) -> None:
     some = slice(0, 64)  # of the features: the reference's matrix root of all would take minutes

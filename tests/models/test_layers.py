@@ -1,4 +1,6 @@
-"""Layers against their definitions, written out here the slow way, and against PyTorch where it has the layer."""
+"""Layers against their definitions, written out here the slow way, and against PyTorch where it has
+the layer.
+"""
 
 import functools
 
@@ -76,7 +78,7 @@ def test_activations_have_the_derivatives_of_jax(slope: float) -> None:
 
 
 def test_the_backward_pass_of_an_accelerator_is_given_activated_maps_alone() -> None:
-    """Neither what they are made of, nor the copy with a reflected border that the convolution sees."""
+    """It gets neither what they are made of, nor the copy with a reflected border."""
     x, kernel = jnp.asarray(random(2, 16, 12, 8)), jnp.asarray(random(3, 3, 8, 8))
 
     def layer(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -137,9 +139,12 @@ def test_region_norm_follows_its_definition(hole: str) -> None:
 
 @pytest.mark.parametrize(("left", "right", "share"), [(-10.0, 20.0, "some"), (-20.0, -20.0, "none"), (20.0, 20.0, "all")])
 def test_region_norm_with_a_learnt_region_follows_its_definition(left: float, right: float, share: str) -> None:
-    """The golden file of SPL has one region with nearly all pixels and one with none: here is a mixed one."""
+    """The golden file of SPL has one region with nearly all pixels and one with none: here is a
+    mixed one.
+    """
     x, norm = random(2, 16, 16, 3), LearntRegionNorm(rng=rng(), dtype=jnp.float32)
-    x += np.linspace(left, right, 16, dtype=np.float32)[:, None]  # moves mean and maximum, hence the importance
+    # moves mean and maximum, hence the importance
+    x += np.linspace(left, right, 16, dtype=np.float32)[:, None]
     norm.importance.kernel[...] = jnp.abs(norm.importance.kernel[...]) / 4
 
     def conv(layer: Conv, maps: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ from tests.golden_model import nchw
 
 import lpips  # isort: skip  after torch's door, which makes its import of torchvision work
 
-SHIPPED = Path(lpips.__file__).parent / "weights" / "v0.1"  # LPIPS's own weights are part of the package
+# LPIPS's own weights are part of the package
+SHIPPED = Path(lpips.__file__).parent / "weights" / "v0.1"
 distance = jax.jit(lambda model, a, b: model(a, b))
 
 
@@ -41,7 +42,9 @@ def converted(folder: Path, net: Net, trunk: str, lin: str) -> str:
 
 
 def reference(net: Net, trunk: str, lin: str) -> torch.nn.Module:
-    """The package's network; the trunk's numbers are torchvision's, `slice1.0.weight` is `features.0.weight`."""
+    """The package's network; the trunk's numbers are torchvision's, `slice1.0.weight` is
+    `features.0.weight`.
+    """
     model = lpips.LPIPS(net=net, pnet_rand=True, model_path=lin, verbose=False)
     tensors = torch.load(trunk, weights_only=True)
     model.net.load_state_dict({name: tensors[f"features.{name.split('.', 1)[1]}"] for name in model.net.state_dict()})
@@ -56,7 +59,8 @@ def pairs(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return (photos / 255).astype(np.float32), (changed / 255).astype(np.float32)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:torchvision")  # the package calls torchvision the old way
+# the package calls torchvision the old way
+@pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 def test_distances_of_photos_are_the_packages(tmp_path: Path, net: Net) -> None:
     files = torch_files(tmp_path, net)
@@ -78,7 +82,8 @@ def test_the_file_inside_the_package_is_accepted_and_recognised(tmp_path: Path, 
     assert "left out: classifier (2 tensors)" in capsys.readouterr().out
     model, origin = load_lpips(path, net)
     assert origin.startswith(f"file trunk.pth and {net}.pth (LPIPS 0.1), sha256 ")
-    shipped = torch.load(SHIPPED / f"{net}.pth", weights_only=True, map_location="cpu")  # it was saved on a GPU
+    # it was saved on a GPU
+    shipped = torch.load(SHIPPED / f"{net}.pth", weights_only=True, map_location="cpu")
     for i, lin in enumerate(model.lins):
         np.testing.assert_array_equal(lin[...], shipped[f"lin{i}.model.1.weight"].numpy().reshape(-1))
     assert load_lpips(converted(tmp_path, net, trunk, random), net)[1].startswith("file trunk.pth and lin.pth (not LPIPS 0.1's own file)")

@@ -173,12 +173,15 @@ def test_samples_of_one_call_equal_single_calls_with_their_noise(sampler: SPN) -
 
 
 def test_what_precedes_the_latent_is_computed_once_however_many_samples_there_are(sampler: SPN) -> None:
-    """Convolutions of the photo itself and of what is made of it have batch 2, all after the latent 2 x 3."""
+    """Convolutions of the photo itself and of what is made of it have batch 2, all after the latent
+    2 x 3.
+    """
     text = jax.jit(lambda m, *inputs: m(*inputs)).trace(sampler, *photos(), noise(3)).lower().as_text()
     width = tiny().model.width
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
     batches = [int(re.search(r"-> tensor<(\d+)x", line)[1]) for line in convolutions]  # type: ignore[index]
-    encoders = 4 + 1 + tiny().model.dense_layers + 1 + 3 + 3  # prior encoder, trunk (1x1 are products), posterior, image encoder
+    # prior encoder, trunk (1x1 are products), posterior, image encoder
+    encoders = 4 + 1 + tiny().model.dense_layers + 1 + 3 + 3
     assert batches.count(2) == encoders
     assert set(batches) == {2, 6}
     assert f"tensor<6x32x32x{width}xf32>" in text
@@ -255,7 +258,9 @@ def test_fewer_prior_scales_leave_the_others_without_priors_heads_and_spade(leve
 
 
 def test_concatenation_takes_the_place_of_every_spade_and_of_nothing_else() -> None:
-    """Fig. 7's ablation: all that is not a norm keeps its name and shape, and the prior still reaches the image."""
+    """Fig. 7's ablation: all that is not a norm keeps its name and shape, and the prior still
+    reaches the image.
+    """
     spade, concat = (abstract_spn(dataclasses.replace(ModelConfig(), conditioning=kind)) for kind in ("spade", "concat"))
     ours, theirs = ({n: x.shape for n, x in named_arrays(nnx.as_pure(nnx.state(m))).items()} for m in (concat, spade))
     assert {n: s for n, s in ours.items() if ".norm_" not in n} == {n: s for n, s in theirs.items() if ".norm_" not in n}
@@ -320,7 +325,8 @@ def test_probabilistic_discriminator_gives_the_features_of_its_normalised_layers
     judgement = discriminator(photos(64, 64)[0])
     assert [features.shape for features in judgement.features] == [(2, 16, 16, 8), (2, 8, 8, 16), (2, 7, 7, 32)]
     assert judgement.logits.shape == (2, 6, 6, 1)
-    positive = jnp.where(judgement.features[0] > 0, judgement.features[0], judgement.features[0] / 0.2)  # undoes LeakyReLU
+    # undoes LeakyReLU
+    positive = jnp.where(judgement.features[0] > 0, judgement.features[0], judgement.features[0] / 0.2)
     np.testing.assert_allclose(positive.mean((1, 2)), 0, atol=1e-5)
     names = named_arrays(nnx.as_pure(nnx.state(discriminator)))
     assert {name for name in names if name.endswith("bias")} == {"convs.0.bias", "convs.4.bias"}

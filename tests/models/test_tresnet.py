@@ -1,4 +1,6 @@
-"""The teacher in the step is timm's and the released one, from the weights file on; training with it is training from a cache."""
+"""The teacher in the step is timm's and the released one, from the weights file on; training with
+it is training from a cache.
+"""
 
 import re
 from pathlib import Path
@@ -59,7 +61,8 @@ def test_features_equal_timm_s_and_so_does_the_hash(tmp_path: Path) -> None:
     teacher = tresnet("random", seed=3)
     generator = torch.Generator().manual_seed(0)
     for name, tensor in teacher.extractor.model.state_dict().items():
-        if name.endswith(("running_var", "bn.weight")):  # as they are after initialisation, they would hide the residual branches
+        # as they are after initialisation, they would hide the residual branches
+        if name.endswith(("running_var", "bn.weight")):
             tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
         elif name.endswith(("running_mean", ".bias")):
             tensor.copy_(torch.randn(tensor.shape, generator=generator) / 4)
@@ -107,7 +110,8 @@ def losses(config: Config) -> dict[str, float]:
     graph, state = create_state(config, resolve_schedule(config, 1), *build_networks(config, distillation.channels))
     batch = next(read_batches(config, data, 0, 1))
     assert ("image_2x" in batch) != ("targets" in batch)
-    if "targets" in batch:  # 8-bit codes become numbers here, so that the same compiled step serves both caches
+    # 8-bit codes become numbers here, so that the same compiled step serves both caches
+    if "targets" in batch:
         batch["targets"] = targets(frozen, jax.tree.map(jnp.asarray, batch))
     _, metrics = compiled_step(graph)(state, frozen, batch)
     return {name: float(value) for name, value in metrics.items()}

@@ -1,4 +1,6 @@
-"""VGG19's five maps equal the golden ones, from torchvision's file on; a random one has something to say at every depth."""
+"""VGG19's five maps equal the golden ones, from torchvision's file on; a random one has something
+to say at every depth.
+"""
 
 import json
 import re

@@ -1,4 +1,6 @@
-"""Small models of every kind with parameters that matter, biases and affine maps among them, and how both programs are called."""
+"""Small models of every kind with parameters that matter, biases and affine maps among them, and
+how both programs are called.
+"""
 
 import functools
 from collections.abc import Mapping

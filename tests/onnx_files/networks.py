@@ -1,4 +1,6 @@
-"""Networks of other people's contracts as small .onnx files: each fills the hole with the mean of what it sees outside it."""
+"""Networks of other people's contracts as small .onnx files: each fills the hole with the mean of
+what it sees outside it.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,9 @@ def lama(path: Path, size: int = 512, white: float = 255) -> Path:
 
 
 def migan(path: Path) -> Path:
-    """As MI-GAN's pipeline: bytes in and out, of any size, and a mask that is 255 where the photo is known."""
+    """As MI-GAN's pipeline: bytes in and out, of any size, and a mask that is 255 where the photo
+    is known.
+    """
     graph = Graph("float32")
     mask = graph.cast(graph.node("Less", graph.cast("mask", "float32"), graph.number(128)), "float32")
     filled = mean_fill(graph, graph.cast("image", "float32"), mask)
@@ -29,7 +33,9 @@ def migan(path: Path) -> Path:
 
 
 def centred(path: Path) -> Path:
-    """As no published file: channels last, values from -1 to 1, and a mask that is 0 in the hole."""
+    """As no published file: channels last, values from -1 to 1, and a mask that is 0 in the
+    hole.
+    """
     graph = Graph("float32")
     image, mask = (graph.node("Transpose", name, perm=[0, 3, 1, 2]) for name in ("photo", "valid"))
     filled = mean_fill(graph, image, graph.complement(mask))

@@ -1,4 +1,5 @@
-"""The page without a server, in a real browser: the same pixels as `spn_jax.filling.inpainter`, and nothing leaves the tab.
+"""The page without a server, in a real browser: the same pixels as `spn_jax.filling.inpainter`, and
+nothing leaves the tab.
 
 Needs Chromium on the PATH, and the package onnxruntime-web, which npm fetches once into .cache.
 """
@@ -78,7 +79,9 @@ def served(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def opened(folder: Path, profile: Path) -> Iterator[Page]:
-    """The page, in a browser that reaches nothing but its files; what a script complains about fails the test."""
+    """The page, in a browser that reaches nothing but its files; what a script complains about
+    fails the test.
+    """
     with served(folder) as address, sync_playwright() as driver:
         options = {"executable_path": CHROMIUM, "headless": True, "args": FLAGS.split(), "viewport": {"width": 1280, "height": 900}}
         browser = driver.chromium.launch_persistent_context(str(profile), **options)  # type: ignore[arg-type]

@@ -1,4 +1,6 @@
-"""A model as an .onnx file: ONNX Runtime computes from it what JAX computes, at any size, and the file says what it is."""
+"""A model as an .onnx file: ONNX Runtime computes from it what JAX computes, at any size, and the
+file says what it is.
+"""
 
 import json
 from pathlib import Path

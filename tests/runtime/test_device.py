@@ -14,7 +14,9 @@ from tests.devices import memory
 
 
 def run(code: str, **environment: str) -> str:
-    """What a Python program of its own prints, in an environment without settings for JAX but those given."""
+    """What a Python program of its own prints, in an environment without settings for JAX but those
+    given.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     done = subprocess.run([sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()

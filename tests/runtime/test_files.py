@@ -4,6 +4,8 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,7 +125,8 @@ def test_a_folder_is_made_and_nothing_left_in_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_takes_no_files_is_wrong_input() -> None:
-    with pytest.raises(InputError, match="folder /proc/self cannot be written to"):  # also for root, whom no permission stops
+    # also for root, whom no permission stops
+    with pytest.raises(InputError, match="folder /proc/self cannot be written to"):
         check_writable(Path("/proc/self"))
 
 
@@ -144,11 +147,47 @@ def test_a_locked_folder_says_who_holds_it_until_it_is_released(tmp_path: Path) 
 
 
 def test_the_lock_is_on_a_regular_file_that_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NFS grants an exclusive lock to nobody else: directories can be locked by every machine at once."""
+    """NFS grants an exclusive lock to nobody else: directories can be locked by every machine at
+    once.
+    """
     seen: list[int] = []
     monkeypatch.setattr(files.fcntl, "flock", lambda handle, how: seen.append(handle))
     with FolderLock(tmp_path, "x", "y"):
         assert stat.S_ISREG(os.fstat(seen[0]).st_mode) and os.write(seen[0], b"") == 0
+
+
+# What another process is told that asks for the lock: exclusively, and together with others.
+ASK = """
+import fcntl, sys
+answers = []
+for how in fcntl.LOCK_EX, fcntl.LOCK_SH:
+    with open(sys.argv[1], "r+") as file:
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+            answers.append("granted")
+        except BlockingIOError:
+            answers.append("refused")
+print(*answers)
+"""
+
+
+@pytest.mark.parametrize(("shared", "answers"), [(False, "refused refused"), (True, "refused granted")])
+def test_the_lock_keeps_other_processes_out(tmp_path: Path, shared: bool, answers: str) -> None:
+    ask = [sys.executable, "-c", ASK, str(tmp_path / LOCK)]
+    with FolderLock(tmp_path, "x", "y", shared=shared):
+        assert (tmp_path / LOCK).is_file() and not (tmp_path / LOCK).is_symlink()
+        assert subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip() == answers
+    (tmp_path / LOCK).touch()
+    assert subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip() == "granted granted"
+
+
+def test_a_file_is_never_written_to_in_the_place_of_the_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.secrets, "token_hex", lambda length: "0" * 2 * length)
+    (tmp_path / "somebody's").write_text("mine")
+    (tmp_path / f".spn-{'0' * 12}").symlink_to("somebody's")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_atomically(tmp_path / "results.md", "x")
+    assert (tmp_path / "somebody's").read_text() == "mine" and not (tmp_path / "results.md").exists()
 
 
 def test_a_file_system_without_locks_says_so_once(

@@ -23,7 +23,9 @@ def lines(workdir: Path) -> list[dict[str, float]]:
 
 
 def events(workdir: Path) -> Iterator[Any]:
-    """Events of all files, in the order of writing: each record is its length, a checksum, the data, another checksum."""
+    """Events of all files, in the order of writing: each record is its length, a checksum, the
+    data, another checksum.
+    """
     _, event_pb2, _ = tensorboard_modules()
     for path in sorted((workdir / "tensorboard").iterdir()):
         data = path.read_bytes()

@@ -1,4 +1,6 @@
-"""Collectives are read from a program's text; what is missing for a compilation is said in words."""
+"""Collectives are read from a program's text; what is missing for a compilation is said in
+words.
+"""
 
 import importlib.util
 

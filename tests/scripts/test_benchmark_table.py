@@ -1,4 +1,4 @@
-"""The table of a GPU's measurements, from lines made by hand, and the script that makes the lines."""
+"""The table of a GPU's measurements, of lines made by hand, and the script that makes lines."""
 
 import json
 import os

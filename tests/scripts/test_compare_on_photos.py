@@ -1,4 +1,6 @@
-"""The comparison on whole photos: holes as its help says, scores inside the hole, a table and pictures."""
+"""The comparison on whole photos: holes as its help says, scores inside the hole, a table and
+pictures.
+"""
 
 import runpy
 from pathlib import Path
@@ -57,7 +59,8 @@ def test_a_table_and_pictures_from_a_checkpoint(photos: Path, checkpoints: dict[
     row = (output / "results.md").read_text().splitlines()[2].split("|")
     assert row[1].strip() == "border" and row[2].strip() == "2"
     telea, navier_stokes = float(row[4].split()[0]), float(row[5].split()[0])
-    assert telea > 20 and navier_stokes > 20 and row[6].strip() == row[7].strip() == "0%"  # the model knows nothing
+    # the model knows nothing
+    assert telea > 20 and navier_stokes > 20 and row[6].strip() == row[7].strip() == "0%"
     with Image.open(output / "pictures" / "border_0.jpg") as picture:
         assert picture.size == (5 * 256 + 4 * 4, 256)
 

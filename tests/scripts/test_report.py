@@ -1,4 +1,6 @@
-"""The page about runs holds everything in one file, escaped, and says when there is nothing to show."""
+"""The page about runs holds everything in one file, escaped, and says when there is nothing to
+show.
+"""
 
 import json
 from html.parser import HTMLParser

@@ -1,4 +1,6 @@
-"""The set-up script keeps an environment that it did not make, with a Python that only writes down what it is asked for."""
+"""The set-up script keeps an environment that it did not make, with a Python that only writes down
+what it is asked for.
+"""
 
 import os
 import shutil
@@ -10,7 +12,8 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "setup.sh"
 MARKER = ".made-by-spn-setup"
 
-# It knows the arguments that the script uses; `pip install` is written down and fails if the environment says so.
+# It knows the arguments that the script uses; `pip install` is written down and fails if the
+# environment says so.
 PYTHON = """#!/bin/sh
 case "$*" in
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;

@@ -1,4 +1,6 @@
-"""The convert command: released files of every spelling, what it refuses and says, and the way back. Tiny models of all three kinds."""
+"""The convert command: released files of every spelling, what it refuses and says, and the way
+back. Tiny models of all three kinds.
+"""
 
 import dataclasses
 import hashlib
@@ -254,7 +256,8 @@ def test_kinds_that_contradict_are_refused(sources: dict[str, Source], tmp_path:
     assert said.startswith(f"{file}, whose names are those of spl, does not fit the model spn: ")
     said = refused([file, run, "--model", "spl", "--config", str(CONFIG_FILE)], tmp_path)
     assert said.startswith(f"--model spl contradicts --config {CONFIG_FILE}, whose model is spn")
-    said = refused([file, run], tmp_path)  # the kind is recognised, and the published model is larger
+    # the kind is recognised, and the published model is larger
+    said = refused([file, run], tmp_path)
     beginning = f"{file} does not fit the model spl (if its sizes are not the published ones, describe them with --config): "
     assert said.startswith(beginning) and "rdbs.15.lff.weight is missing" in said
 
@@ -367,7 +370,8 @@ def test_inputs_and_outputs_that_cannot_be(spn: Source, tmp_path: Path) -> None:
     assert "exists; choose another name" in wrong(str(tmp_path / "empty"), file, "--to-torch")
     assert "holds no complete checkpoint" in wrong(str(tmp_path / "empty"), new, "--to-torch")
     assert "config has no setting 'model.widht'" in wrong(file, new, *spn.settings, "model.widht=3")
-    main([file, str(tmp_path / "empty"), *spn.settings])  # a folder that is there and holds nothing will do
+    # a folder that is there and holds nothing will do
+    main([file, str(tmp_path / "empty"), *spn.settings])
     assert "cannot be written" in wrong(str(tmp_path / "empty"), f"{file}/inside.pt", "--to-torch")
 
 

@@ -1,4 +1,6 @@
-"""The export fills a cache that holds what the teacher says, survives interruption, and refuses wrong input in words."""
+"""The export fills a cache that holds what the teacher says, survives interruption, and refuses
+wrong input in words.
+"""
 
 import dataclasses
 import os
@@ -90,7 +92,8 @@ def test_manifest_and_what_is_printed(config: Config, random_teacher: Teacher, c
         (2, "layer1", 76, 16, 16),
         (3, "layer2", 152, 8, 8),
     ]
-    assert [shard.records for shard in manifest.shards] == [4, 4, 2]  # the orientations of a photo stay together
+    # the orientations of a photo stay together
+    assert [shard.records for shard in manifest.shards] == [4, 4, 2]
     output = capsys.readouterr().out
     assert output.index("bytes needed") < output.index("5/5 photos")
     assert "levels: 1 (stem) 16x16x76, 2 (layer1) 16x16x76, 3 (layer2) 8x8x152\n" in output
@@ -202,7 +205,8 @@ def test_processes_write_what_one_writes(config: Config, random_teacher: Teacher
     straight = apply_overrides(config, [f"teacher.cache={tmp_path / 'straight'}"])
     export(straight, random_teacher)
     manifests = [export(config, random_teacher, Share(process, processes)) for process in range(processes)]
-    # Three shards: the process that finds the last one written completes the cache, and one that comes later finds it complete.
+    # Three shards: the process that finds the last one written completes the cache, and one that
+    # comes later finds it complete.
     assert [bool(manifest.shards) for manifest in manifests] == {2: [False, True], 4: [False, False, True, True]}[processes]
     assert contents(config.teacher.cache) == contents(straight.teacher.cache)
 
@@ -404,7 +408,8 @@ def test_processes_side_by_side_under_torchrun_s_environment(config: Config, ran
     straight = tmp_path / "straight"
     export(apply_overrides(config, [f"teacher.cache={straight}"]), random_teacher)
     line = arguments(config, tmp_path)
-    # The third has the first one's number: both own the same shards and must not write the same one.
+    # The third has the first one's number: both own the same shards and must not write the same
+    # one.
     outputs = [finish(p) for p in [start(line, RANK=rank, WORLD_SIZE="2") for rank in ("0", "1", "0")]]
     assert sum("24 shards" in output for output in outputs) >= 1
     assert contents(config.teacher.cache) == contents(straight)

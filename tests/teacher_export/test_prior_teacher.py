@@ -1,4 +1,6 @@
-"""A trained model as a teacher: its features depend neither on the machine nor on what it was trained in, and it shares GPUs."""
+"""A trained model as a teacher: its features depend neither on the machine nor on what it was
+trained in, and it shares GPUs.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,6 @@
-"""Every kind of teacher gives its maps, of channels and sizes that are found; TResNet-L is the published network."""
+"""Every kind of teacher gives its maps, of channels and sizes that are found; TResNet-L is the
+published network.
+"""
 
 import re
 from collections.abc import Callable
@@ -172,7 +174,8 @@ def test_downloaded_weights_are_named_imagenet(monkeypatch: pytest.MonkeyPatch, 
 
     def download(name: str, pretrained: bool) -> Any:
         assert (name, pretrained) == ("tresnet_l.miil_in1k", True)
-        return create(name, pretrained=False)  # the same network and description, without the transfer
+        # the same network and description, without the transfer
+        return create(name, pretrained=False)
 
     monkeypatch.setattr(timm, "create_model", download)
     teacher = tresnet("timm:tresnet_l.miil_in1k")
@@ -197,7 +200,8 @@ def test_other_failures_of_torchvision_are_not_hidden(monkeypatch: pytest.Monkey
     [
         ((32, 32, 16), {3: 2, 2: 1, 1: 0}),  # TResNet-L: the stem is enlarged
         ((64, 32, 16, 8, 4), {3: 2, 2: 1, 1: 0}),  # ResNet: one map a level
-        ((32, 16, 8, 4), {3: 1, 2: 0, 1: 0}),  # a detector's pyramid: its finest map serves two levels
+        # a detector's pyramid: its finest map serves two levels
+        ((32, 16, 8, 4), {3: 1, 2: 0, 1: 0}),
         ((8, 8, 8, 8), {3: 3, 2: 2, 1: 1}),  # a transformer: the deepest map for the coarsest level
         ((16,), {3: 0, 2: 0, 1: 0}),
         ((60, 30, 15), {3: 2, 2: 1, 1: 0}),
@@ -208,7 +212,9 @@ def test_each_level_gets_the_map_of_the_nearest_size(sides: tuple[int, ...], cho
 
 
 def maps_of(*sides: int) -> str:
-    """A teacher in a file of its own whose maps have these sides: channel c of map i is i + the photo's mean."""
+    """A teacher in a file of its own whose maps have these sides: channel c of map i is i + the
+    photo's mean.
+    """
     return f"""
 import torch
 from teacher_export.teachers.interface import Extractor
@@ -475,7 +481,9 @@ def test_what_is_missing_or_too_much_is_said(settings: list[str], weights: str |
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Exports a teacher's features of four photos and trains one step; returns the checkpoint's folder."""
+    """Exports a teacher's features of four photos and trains one step; returns the checkpoint's
+    folder.
+    """
     folder = tmp_path_factory.mktemp("students")
     photos = write_photos(folder / "photos", 4)
 

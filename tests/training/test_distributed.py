@@ -1,4 +1,6 @@
-"""Several devices and several processes compute what one device does, and take over each other's checkpoints."""
+"""Several devices and several processes compute what one device does, and take over each other's
+checkpoints.
+"""
 
 import json
 import shutil
@@ -15,12 +17,16 @@ from tests.trainer import Inputs, finish_both, last_arrays, metrics, start_two, 
 
 
 def without_updates(line: dict[str, float]) -> dict[str, float]:
-    """A line of the log without the norms of Adam's updates, in which gradients that are nothing but rounding count like others."""
+    """A line of the log without the norms of Adam's updates, in which gradients that are nothing
+    but rounding count like others.
+    """
     return {name: value for name, value in line.items() if not name.endswith("/update_norm")}
 
 
 def assert_close(workdir: Path, reference: Path, steps: int) -> None:
-    """The first lines of both logs: equal to 1e-5 at step 0, the first, to 1e-3 at those after it."""
+    """The first lines of both logs: equal to 1e-5 at step 0, the first, to 1e-3 at those
+    after it.
+    """
     ours, theirs = ([line for line in metrics(folder) if line["step"] <= steps] for folder in (workdir, reference))
     assert [line.keys() for line in ours] == [line.keys() for line in theirs]
     assert ours
@@ -53,7 +59,9 @@ def test_four_devices_take_over_from_one(inputs: Inputs, reference: Path, tmp_pa
 def test_a_split_state_computes_what_a_whole_one_does_and_either_continues_the_other(
     inputs: Inputs, reference: Path, tmp_path: Path
 ) -> None:
-    """Four devices with a part of the parameters each take over from one device, and one from them."""
+    """Four devices with a part of the parameters each take over from one device, and one
+    from them.
+    """
     workdir = resumed_at(1, reference, tmp_path / "run")
     trainer.run(inputs.arguments(workdir, "train.shard_parameters=true", "train.keep_last=100"), devices=4)
     assert_close(workdir, reference, trainer.STEPS)
@@ -64,7 +72,8 @@ def test_a_split_state_computes_what_a_whole_one_does_and_either_continues_the_o
     assert_close(whole, reference, trainer.STEPS)
 
 
-# Trains up to the first step, and prints then what each device holds: in all, and of what the step is given.
+# Trains up to the first step, and prints what each device holds then: in all, and of what the step
+# is given.
 HELD = """
 import math, sys, jax
 from pathlib import Path
@@ -148,7 +157,8 @@ def test_an_error_in_one_process_ends_the_other(inputs: Inputs, tmp_path: Path) 
     broken = tmp_path / "broken"
     shutil.copytree(inputs.train, broken)
     for photo in broken.iterdir():
-        photo.write_bytes(photo.read_bytes()[:100].ljust(photo.stat().st_size, b"x"))  # same size: the cache still fits
+        # same size: the cache still fits
+        photo.write_bytes(photo.read_bytes()[:100].ljust(photo.stat().st_size, b"x"))
     first, second = start_two(inputs.arguments(tmp_path / "run"), [], [f"data.train_photos={broken}"])
     with ThreadPoolExecutor(2) as pool:
         outputs = list(pool.map(lambda process: process.communicate(timeout=150), (first, second)))

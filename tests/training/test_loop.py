@@ -1,4 +1,6 @@
-"""The training loop keeps the devices at work: a step is started before anybody waits for the one before it."""
+"""The training loop keeps the devices at work: a step is started before anybody waits for the one
+before it.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,8 @@ def test_a_step_is_started_before_the_one_before_it_is_waited_for(
     arguments = inputs.arguments(tmp_path / "run")
     loop.train(load_config(CONFIG_FILE, [*arguments[4:], *rare]), tmp_path / "run")
 
-    first = [("started", 1), ("waited for", 1)]  # the clock of steps/s begins where compilation ends
+    # the clock of steps/s begins where compilation ends
+    first = [("started", 1), ("waited for", 1)]
     apart = [*first, *[event for step in (2, 3, 4) for event in (("started", step), ("waited for", step - 1))]]
     saved = ("waited for", 4)  # its line is on the disk before the checkpoint is
     assert events == [*apart, saved, ("started", 5), ("started", 6), ("waited for", 5), ("waited for", 6)]

@@ -45,7 +45,9 @@ def test_reconstruction_loss_weighs_the_hole_more(delta: float) -> None:
 
 
 def test_two_completions_count_as_a_batch_twice_the_size() -> None:
-    """The released probabilistic program tiles photos and masks; a sample axis must mean the same."""
+    """The released probabilistic program tiles photos and masks; a sample axis must mean
+    the same.
+    """
     prediction, image, hole = random(2, 2, 8, 8, 3), random(2, 8, 8, 3, seed=1), mask(2, 8, 8, 1)
     tiled = np.concatenate([prediction[:, 0], prediction[:, 1]])
     twice = [np.concatenate([x, x]) for x in (image, hole)]
@@ -182,13 +184,14 @@ def test_diversity_loss_drives_samples_apart_inside_the_hole_only(form: Any) -> 
     gradients = jax.grad(lambda s: diversity_loss(sample_distances(s, hole), hole_shares(s, hole), form))(samples)
     finest = hole[:, None, ::2, ::2]
     assert (gradients[0] * (1 - finest) == 0).all()
-    assert ((gradients[0][:, 0] * (samples[0][:, 0] - samples[0][:, 1]) * finest[:, 0]) <= 0).all()  # downhill is apart
+    # downhill is apart
+    assert ((gradients[0][:, 0] * (samples[0][:, 0] - samples[0][:, 1]) * finest[:, 0]) <= 0).all()
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("form", ["released", "paper"])
 def test_a_gpu_computes_the_diversity_loss_and_its_gradient_in_float32(form: str) -> None:
-    """Of samples that differ by a thousandth, as when training starts: in TF32 the gradient would point elsewhere."""
+    """The samples differ by a thousandth, as when training starts: TF32 would turn the gradient."""
     vgg, hole = VGG19(rng=np.random.default_rng(0), dtype=jnp.float32), mask(1, 64, 64, 1)
     samples = random(1, 1, 64, 64, 3) + 1e-3 * random(1, 2, 64, 64, 3, seed=1)
 

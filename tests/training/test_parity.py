@@ -1,4 +1,6 @@
-"""The full-size models against outputs of the released programs, on the same weights and inputs, from the released files on."""
+"""The full-size models against outputs of the released programs, on the same weights and inputs,
+from the released files on.
+"""
 
 import json
 import os
@@ -44,7 +46,9 @@ PREFIXES = {DETERMINISTIC: "", PROBABILISTIC: "module.", SPL: "module."}
 
 
 def networks_from_file(golden: Golden, folder: Path) -> tuple[SPN, Discriminator]:
-    """The networks on the whole way: a file of the released layout, the command that converts it, the checkpoint it makes."""
+    """The networks on the whole way: a file of the released layout, the command that converts it,
+    the checkpoint it makes.
+    """
     parts = {"generator": released_generator(golden), "discriminator": released_discriminator(golden)}
     entries = {f"{part}.{PREFIXES[golden]}{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
     tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in entries.items()}
@@ -94,8 +98,9 @@ def test_first_training_step_in_float32(tmp_path: Path) -> None:
         batch = golden_batch(golden, golden_targets(golden, tmp_path, double=False), np.float32)
         errors = compare_training(golden, golden_networks(golden, jnp.float32), batch, steps=1)
     assert errors["losses"] < 1e-4
-    # Of the norms of 449 gradients the root mean square: rounding switches a ReLU here and there, which moves the smallest of them
-    # by a thousandth (plain convolutions: 1.3e-3), whatever form the convolutions have. The largest is bounded in float64.
+    # Of the norms of 449 gradients the root mean square: rounding switches a ReLU here and there,
+    # which moves the smallest of them by a thousandth (plain convolutions: 1.3e-3), whatever form
+    # the convolutions have. The largest is bounded in float64.
     assert errors["typical_gradient"] < 5e-4
     assert errors["untrainable"] < 1e-6
 

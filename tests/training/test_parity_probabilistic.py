@@ -1,4 +1,6 @@
-"""Training steps of the full-size probabilistic model; a file of its own, so that it runs beside the other parity tests."""
+"""Training steps of the full-size probabilistic model; a file of its own, so that it runs beside
+the other parity tests.
+"""
 
 from pathlib import Path
 
@@ -8,7 +10,9 @@ from tests.training.test_parity import assert_first_step_is_exact, assert_three_
 
 
 def test_first_training_step_in_float64(tmp_path: Path) -> None:
-    """Tiling, posterior, hinge, feature matching, perceptual, diversity and KL loss, in their released forms."""
+    """Tiling, posterior, hinge, feature matching, perceptual, diversity and KL loss, in their
+    released forms.
+    """
     assert_first_step_is_exact(steps_in_float64("PROBABILISTIC", 1, tmp_path))
 
 

@@ -1,4 +1,6 @@
-"""bfloat16 trains like float32: its loss curve strays less from float32's than another seed's does."""
+"""bfloat16 trains like float32: its loss curve strays less from float32's than another
+seed's does.
+"""
 
 import dataclasses
 import itertools
@@ -15,7 +17,9 @@ STEPS, WINDOW, SEEDS = 120, 10, (0, 1, 2)
 
 
 def learnable_batches(config: Config) -> list[dict[str, Any]]:
-    """Smooth random photos with one rectangular hole each; targets are fixed linear maps of the photo's means."""
+    """Smooth random photos with one rectangular hole each; targets are fixed linear maps of the
+    photo's means.
+    """
     random, p, b = np.random.default_rng(0), config.data.image_size, config.train.batch_size
     waves = np.cos(np.pi * np.arange(4)[:, None] * (np.arange(p) + 0.5) / p)
     maps = {level: random.standard_normal((3, width)) for level, width in CHANNELS.items()}
@@ -38,7 +42,8 @@ def loss_curve(config: Config, batches: list[dict[str, Any]]) -> np.ndarray:
     Their seed draws the parameters; all runs see the same batches.
     """
     graph, state = create_state(config, resolve_schedule(config, STEPS), *build_networks(config, CHANNELS))
-    step, losses = compiled_step(dataclasses.replace(graph, seed=0)), []  # one program for all seeds
+    # one program for all seeds
+    step, losses = compiled_step(dataclasses.replace(graph, seed=0)), []
     for batch in batches:
         state, metrics = step(state, Frozen(), batch)
         losses.append([float(metrics[f"generator/{name}"]) for name in ("reconstruction", "prior")])
@@ -52,7 +57,9 @@ def distance(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 @pytest.mark.long
 def test_bfloat16_stays_within_the_spread_of_seeds() -> None:
-    """Same seed, other type: closer than the two closest of three seeds in float32; and the losses do fall."""
+    """Same seed, other type: closer than the two closest of three seeds in float32; and the losses
+    do fall.
+    """
     batches = learnable_batches(tiny())
 
     def curve(compute_dtype: str, seed: int) -> np.ndarray:

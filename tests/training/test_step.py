@@ -1,4 +1,6 @@
-"""The training step: what one update does, and the choices that must not change what it computes."""
+"""The training step: what one update does, and the choices that must not change what it
+computes.
+"""
 
 import functools
 import os
@@ -58,7 +60,9 @@ PROBABILISTIC = (
 
 
 class Perceiver(nnx.Module):
-    """Stands for VGG19: five maps of halving size, each a few fixed combinations of the mean colours."""
+    """Stands for VGG19: five maps of halving size, each a few fixed combinations of the mean
+    colours.
+    """
 
     def __init__(self) -> None:
         self.mixing = nnx.Param(jnp.asarray(np.random.default_rng(5).standard_normal((5, 3, 4)), jnp.float32))
@@ -83,7 +87,9 @@ def largest_difference(ours: TrainState, theirs: TrainState, field: str) -> floa
 
 
 def assert_metrics_close(ours: dict, theirs: dict, tolerance: float) -> None:
-    """But for the norms of Adam's updates, in which gradients that are nothing but rounding count like others."""
+    """But for the norms of Adam's updates, in which gradients that are nothing but rounding count
+    like others.
+    """
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
         if not name.endswith("/update_norm"):
@@ -144,7 +150,9 @@ def test_gradient_accumulation_equals_one_large_batch() -> None:
 
 
 def gradient_difference(ours: TrainState, theirs: TrainState) -> float:
-    """Largest difference of gradients' sizes, relative to the largest: of the roots of Adam's second moments."""
+    """Largest difference of gradients' sizes, relative to the largest: of the roots of Adam's
+    second moments.
+    """
 
     def difference(field: str) -> float:
         a, b = (jax.tree.map(jnp.sqrt, getattr(state, field).nu) for state in (ours, theirs))
@@ -269,13 +277,17 @@ def test_step_has_plain_convolutions_on_accelerators(platform: str) -> None:
 
 
 def test_exactly_one_generator_forward_a_step() -> None:
-    """The output convolution of the generator is the only one whose result has the photo's shape."""
+    """The output convolution of the generator is the only one whose result has the photo's
+    shape.
+    """
     width = tiny().model.width
     assert lowered("gpu").count(f"(tensor<4x38x38x{width}xf32>, tensor<7x7x{width}x3xf32>) -> tensor<4x32x32x3xf32>") == 1
 
 
 def precisions(text: str) -> dict[str, set[str]]:
-    """The precisions of all convolutions and products by the part of the step that they are in, of a program's text with its locations."""
+    """The precisions of all convolutions and products by the part of the step that they are in, of
+    a program's text with its locations.
+    """
     places = dict(re.findall(r"^(#loc\d+) = loc\(([^\n]*)", text, re.MULTILINE))
     found: dict[str, set[str]] = {}
     for operation, place in re.findall(r"stablehlo\.(?:convolution|dot_general)([^\n]*) loc\((#loc\d+)\)", text):
@@ -442,7 +454,9 @@ def test_noise_follows_from_seed_and_step_and_may_be_given(sampled: tuple) -> No
 
 
 def test_gradient_accumulation_of_the_probabilistic_model_equals_one_large_batch() -> None:
-    """The diversity loss is no mean over photos, and holes of different size make its parts unlike."""
+    """The diversity loss is no mean over photos, and holes of different size make its parts
+    unlike.
+    """
     config, vgg = tiny(*PROBABILISTIC), Frozen(vgg=Perceiver())
     batch = random_batch(config) | {"noise": 100 * noise(config, 0)}  # samples that differ visibly
     batch["mask"][:2, :, 8:] = 0
@@ -467,7 +481,9 @@ def test_feature_matching_compares_with_the_photos_features_before_the_discrimin
 
 
 def test_photos_are_judged_once_a_step() -> None:
-    """Feature matching judges them again with the same kernels; the compiler must see that it is the same."""
+    """Feature matching judges them again with the same kernels; the compiler must see that it is
+    the same.
+    """
     graph, state = new_state(tiny(*PROBABILISTIC))
     lowered = jax.jit(train_step, static_argnums=0).lower(graph, state, Frozen(vgg=Perceiver()), random_batch(tiny()))
     lines = str(lowered.compile().as_text()).splitlines()

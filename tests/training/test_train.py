@@ -1,4 +1,6 @@
-"""The trainer through its command line: interrupted runs end as uninterrupted ones, and wrong input is one sentence."""
+"""The trainer through its command line: interrupted runs end as uninterrupted ones, and wrong input
+is one sentence.
+"""
 
 import json
 import os
@@ -59,7 +61,9 @@ def steps(workdir: Path) -> list[int]:
 
 
 def copy_at(reference: Path, workdir: Path, step: int) -> Path:
-    """A work directory as the reference run left it when the checkpoint of `step` was the last it had."""
+    """A work directory as the reference run left it when the checkpoint of `step` was the last it
+    had.
+    """
     shutil.copytree(reference, workdir)
     for later in steps(workdir):
         if later > step:
@@ -87,7 +91,9 @@ def test_the_moving_average_follows_the_parameters(reference: Path) -> None:
 
 
 def kill_while_saving(process: subprocess.Popen[str], workdir: Path, delay: float) -> None:
-    """SIGKILL `delay` seconds after a checkpoint has begun to be written; the process may end before."""
+    """SIGKILL `delay` seconds after a checkpoint has begun to be written; the process may end
+    before.
+    """
     folder = workdir / FOLDER
     while process.poll() is None:
         if folder.is_dir() and any("tmp" in path.name for path in folder.iterdir()):
@@ -148,7 +154,8 @@ def test_stopped_by_sigterm_and_continued_equals_uninterrupted(inputs: Inputs, r
     assert "stopped by SIGTERM after step" in output and not errors
     assert steps(workdir)[-1] < 4
 
-    # At steps with an evaluation, the last one among them: the checkpoint comes first, the evaluation with the next start.
+    # At steps with an evaluation, the last one among them: the checkpoint comes first, the
+    # evaluation with the next start.
     for step in 4, STEPS:
         output, _ = trainer.run([str(step), *inputs.arguments(workdir)], program=("-c", STOPPED_AT), status=143)
         assert f"stopped by SIGTERM after step {step}" in output
@@ -232,7 +239,8 @@ def test_only_an_evaluation_that_was_missed_is_due_at_the_start() -> None:
     missed = Due(evaluation=True, checkpoint=True)
     assert (due(4, False), due(7, False)) == (missed, missed)
     assert {due(4, True), due(7, True), due(2, False), due(3, False), due(0, False)} == {Due()}
-    assert due(0, False, is_initialised=True) == Due(evaluation=True)  # and no checkpoint of another's parameters
+    # and no checkpoint of another's parameters
+    assert due(0, False, is_initialised=True) == Due(evaluation=True)
 
 
 def test_too_little_memory_is_one_sentence_that_names_what_helps() -> None:
@@ -280,7 +288,9 @@ def test_gradient_accumulation_and_no_moving_average(inputs: Inputs, tmp_path: P
 
 
 def error_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """The sentence with which the command, run in this process, refuses its arguments with status 2."""
+    """The sentence with which the command, run in this process, refuses its arguments with status
+    2.
+    """
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     with pytest.raises(SystemExit) as stopped:
         run_command(train.main)
@@ -292,7 +302,9 @@ def error_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], inputs: Inputs, tmp_path: Path):
-    """A function of extra arguments: the sentence that refuses them, which leaves no work directory behind."""
+    """A function of extra arguments: the sentence that refuses them, which leaves no work directory
+    behind.
+    """
 
     def refuse(*more: str, workdir: Path | None = None) -> str:
         error = error_of(inputs.arguments(workdir or tmp_path / "run", *more), monkeypatch, capsys)

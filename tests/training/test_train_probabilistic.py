@@ -1,4 +1,6 @@
-"""The probabilistic model through the commands: train, continue, evaluate, predict, to PyTorch and back, start from the result."""
+"""The probabilistic model through the commands: train, continue, evaluate, predict, to PyTorch and
+back, start from the result.
+"""
 
 import re
 from pathlib import Path
@@ -78,7 +80,9 @@ def test_continuing_with_another_vgg_is_refused(run: Path) -> None:
 
 
 def test_vgg_computes_in_float32_whatever_the_networks_do(inputs: Inputs) -> None:
-    """Rounded to bfloat16, most pixels of two samples are equal, and the diversity loss would measure that."""
+    """Rounded to bfloat16, most pixels of two samples are equal, and the diversity loss would
+    measure that.
+    """
     config = load_config(ROOT / trainer.CONFIG_FILE, [*SETTINGS, "train.compute_dtype=bfloat16"])
     frozen, _ = open_frozen(config)
     assert frozen.vgg is not None
