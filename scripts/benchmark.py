@@ -1,7 +1,7 @@
 """Measures speed and memory. Each command explains itself with --help.
 
-`python scripts/benchmark.py aot | beside | evaluation | input | step ...` runs one of them. `step`,
-`beside` and `aot` need no data and none of the packages that read data.
+`python scripts/benchmark.py aot | beside | evaluation | input | step | table ...` runs one of them.
+`step`, `beside`, `aot` and `table` need no data and none of the packages that read data.
 """
 
 import argparse
@@ -26,6 +26,7 @@ COMMANDS = {  # what they measure, and their settings
     "evaluation": ("shares of decoding, model and metrics", ("model.*", *SCORING)),
     "input": ("photos/s of reading photos, masks and features, alone and beside the training step", TRAINING),
     "step": ("seconds, memory and FLOP/s of forward pass and training step", STEP),
+    "table": ("the measurements of benchmark_gpu.sh as one table", ()),
 }
 
 
@@ -45,7 +46,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name, (measured, settings) in COMMANDS.items():
         part = commands.add_parser(name, help=measured, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == chosen:
-            part.epilog = help_text(Config, *settings)
+            part.epilog = help_text(Config, *settings) if settings else None
             importlib.import_module(f"scripts.benchmark_{name}").add_arguments(part)
     # Settings may come anywhere: argparse would take them for values of an option that has several.
     options = parser.parse_args([argument for argument in arguments if not SETTING.match(argument)])

@@ -98,6 +98,7 @@ def run(options: argparse.Namespace) -> str:
     if options.size:
         config = apply_overrides(config, [f"data.image_size={options.size}"])
     mesh = mesh_of(options.devices)
+    device = f"{mesh.size} x {jax.devices()[0].device_kind}"
     measured = []
     for chosen in options.numbers or [None]:
         in_numbers = apply_overrides(config, NUMBERS[chosen]) if chosen else config
@@ -110,9 +111,8 @@ def run(options: argparse.Namespace) -> str:
                 trace = options.trace / f"{what}-{name}-{batch}" if options.trace else None
                 measured.append(measure(what, sized, mesh, options.repeats, rate, trace))
                 print(json.dumps(dataclasses.asdict(measured[-1])), flush=True)
-    device = f"{mesh.size} x {jax.devices()[0].device_kind}"
-    if options.json:
-        options.json.write_text("".join(json.dumps({"device": device, **dataclasses.asdict(m)}) + "\n" for m in measured))
+                if options.json:  # now, because the next one may not fit into memory
+                    options.json.write_text("".join(json.dumps({"device": device, **dataclasses.asdict(m)}) + "\n" for m in measured))
     return table(f"{options.config.stem} on {device}, jax {jax.__version__}", measured)
 
 

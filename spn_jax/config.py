@@ -370,12 +370,12 @@ class TrainConfig:
     )
     rematerialise: bool = setting(
         False,
-        "recompute the repeated blocks in the backward pass to save memory; undone on CPUs",
+        "recompute the repeated blocks in the backward pass: less memory and more time on GPUs and TPUs; a CPU's compiler undoes it",
         on_resume=SAME_NUMBERS,
     )
     compute_dtype: Literal["float32", "bfloat16"] = setting(
         "float32",
-        "type that convolutions compute in; parameters, norms and losses stay float32",
+        "type that convolutions compute in; parameters, norms, losses and sums over devices stay float32",
     )
     precision: Literal["default", "highest"] = setting(
         "default",

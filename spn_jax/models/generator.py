@@ -5,7 +5,6 @@ decoder.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -24,6 +23,7 @@ from spn_jax.models.layers import (
     enlarge,
     leaky_relu,
     pixel_shuffle,
+    relu,
     statistics_dtype,
 )
 from spn_jax.models.prior import COARSEST, Pyramid, call_block, prior_width
@@ -47,7 +47,7 @@ class EncoderLayer(nnx.Module):
 
     def __call__(self, x: Array, mask: Array) -> Array:
         """x (b, h, w, c), mask (b, P, P, 1) -> (b, h', w', features)."""
-        return jax.nn.relu(self.region_norm(self.conv(x), mask))
+        return relu(self.region_norm(self.conv(x), mask))
 
 
 class SPADEResidualBlock(nnx.Module):
@@ -92,7 +92,7 @@ class RegionNormUpsampling(nnx.Module):
 
     def __call__(self, x: Array, prior: Array | None) -> Array:
         """(b, h, w, in) -> (b, 2 h, 2 w, out); SPL has no prior at these scales."""
-        return jax.nn.relu(self.region_norm(pixel_shuffle(self.conv(x))))
+        return relu(self.region_norm(pixel_shuffle(self.conv(x))))
 
 
 class Generator(nnx.Module):
@@ -118,7 +118,7 @@ class Generator(nnx.Module):
             dilated = conv(features, features, 3, padding=2, dilation=2, reflect=True)
             last = conv(features, features, 3, padding=1, reflect=True)
             norms = [norm(features, COARSEST) for _ in range(2)]
-            return SPADEResidualBlock(norms, (dilated, last), jax.nn.relu)
+            return SPADEResidualBlock(norms, (dilated, last), relu)
 
         def decoder_block(level: int) -> SPADEUpsampling | RegionNormUpsampling:
             wide, narrow = width * 2**level, width * 2 ** (level - 1)

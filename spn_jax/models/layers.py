@@ -5,6 +5,7 @@ convolutions compute in. Statistics of every normalisation are float32 or wider,
 compute type.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,7 +16,7 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from spn_jax.models.convolution import convolve, convolve_reflected
+from spn_jax.models.convolution import add_bias, convolve, convolve_reflected
 
 EPSILON = 1e-5  # of every instance and region normalisation (PyTorch's default)
 
@@ -24,11 +25,35 @@ REGION_THRESHOLD = 0.8  # least importance of the pixels in the region of Learnt
 Activation = Callable[[Array], Array]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def leaky_relu(x: Array, slope: float = 0.2) -> Array:
     """Applies LeakyReLU. Decoder, discriminator and posterior encoder have slope 0.2; slope 0 is
     ReLU.
+
+    Its derivative is read from the output, which the next convolution keeps anyway. From the input,
+    an accelerator's compiler would compute the output anew, and keep all that the input is made of:
+    in SPADE that is one map more for each norm.
     """
     return jax.nn.leaky_relu(x, slope) if slope else jax.nn.relu(x)
+
+
+def _activate(x: Array, slope: float) -> tuple[Array, Array]:
+    out = leaky_relu(x, slope)
+    return out, out
+
+
+def _pull_back(slope: float, out: Array, gradient: Array) -> tuple[Array]:
+    # Without the barrier the compiler would see through `out` and keep what it is made of.
+    out = lax.optimization_barrier(out)
+    return (jnp.where(out >= 0, gradient, slope * gradient) if slope else jnp.where(out > 0, gradient, 0),)
+
+
+leaky_relu.defvjp(_activate, _pull_back)
+
+
+def relu(x: Array) -> Array:
+    """Applies `leaky_relu` of slope 0, for maps that the next convolution keeps."""
+    return leaky_relu(x, 0.0)
 
 
 def torch_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Array:
@@ -85,12 +110,12 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """(b, h, w, in) -> (b, h', w', out) in the compute type."""
-        x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(self.kernel[...], self.dtype)
+        x, kernel = jnp.asarray(x, self.dtype), self.kernel[...]
         if self.reflect:
             out = convolve_reflected(x, kernel, padding=self.padding, dilation=self.dilation)
         else:
             out = convolve(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation)
-        return out if self.bias is None else out + jnp.asarray(self.bias[...], self.dtype)
+        return out if self.bias is None else add_bias(out, self.bias[...])
 
 
 def dense_maps(x: Array, convs: Sequence[Conv]) -> Array:
@@ -102,10 +127,10 @@ def dense_maps(x: Array, convs: Sequence[Conv]) -> Array:
     many with few, and x is not copied into a larger map for each.
     """
     x = jnp.asarray(x, convs[0].dtype)
-    kernels = [jnp.asarray(conv.kernel[...], conv.dtype) for conv in convs]
-    biases = [jnp.asarray(conv.bias[...], conv.dtype) for conv in convs if conv.bias is not None]
+    kernels = [conv.kernel[...] for conv in convs]
+    biases = [conv.bias[...] for conv in convs if conv.bias is not None]
     width = x.shape[-1]
-    on_x = convolve(x, jnp.concatenate([kernel[:, :, :width] for kernel in kernels], -1), padding=1) + jnp.concatenate(biases)
+    on_x = add_bias(convolve(x, jnp.concatenate([kernel[:, :, :width] for kernel in kernels], -1), padding=1), jnp.concatenate(biases))
     first, *rest = jnp.split(on_x, len(convs), -1)
     maps = jax.nn.relu(first)
     for part, kernel in zip(rest, kernels[1:], strict=True):
@@ -129,7 +154,7 @@ class ResidualBlock(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """(b, h, w, in) -> (b, h, w, out)."""
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return shortcut + self.conv_out(jax.nn.relu(self.conv_in(x)))
+        return shortcut + self.conv_out(relu(self.conv_in(x)))
 
 
 def statistics_dtype(x: Array) -> jnp.dtype:
@@ -241,7 +266,7 @@ class SPADE(nnx.Module):
     def __call__(self, x: Array, prior: Array | None) -> Array:
         """x (b, h, w, c), prior (b, h, w, p) -> (b, h, w, c)."""
         assert prior is not None, "a level with SPADE has a prior"
-        shared = jax.nn.relu(self.shared(prior))
+        shared = relu(self.shared(prior))
         return instance_norm(x) * (1 + self.gamma(shared)) + self.beta(shared)
 
 
@@ -316,8 +341,7 @@ class SpectralConv(nnx.Module):
         """(b, h, w, in) -> (b, h', w', out) with the stored u and v."""
         u, v = lax.stop_gradient((self.u[...], self.v[...]))
         sigma = jnp.dot(u, jnp.matmul(self.matrix(), v, precision="highest"), precision="highest")
-        kernel = jnp.asarray(self.kernel[...] / sigma, self.dtype)
-        return convolve(jnp.asarray(x, self.dtype), kernel, stride=self.stride, padding=self.padding)
+        return convolve(jnp.asarray(x, self.dtype), self.kernel[...] / sigma, stride=self.stride, padding=self.padding)
 
 
 def random_direction(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Prepares a program before it computes: the compilation cache, memory settings and the device."""
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.util
@@ -8,6 +9,7 @@ import platform
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import filelock
 import jax
@@ -33,6 +35,14 @@ def set_up(training: bool = False) -> None:
     keep_compiled_programs()
     if training and only_cpu():
         keep_memory()
+
+
+def on_host() -> contextlib.AbstractContextManager[Any]:
+    """Makes the context in which new arrays lie in the host's memory, unless JAX has no CPU."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS=cuda
+        return contextlib.nullcontext()
 
 
 def keep_compiled_programs() -> None:

@@ -9,6 +9,7 @@ import jax
 from spn_jax.checkpoints.store import BEST_METRIC, Checkpoints, read_info, restore
 from spn_jax.config import Config
 from spn_jax.data.pipeline import steps_per_epoch
+from spn_jax.runtime.device import on_host
 from spn_jax.runtime.log import MetricsLog, StepClock
 from spn_jax.runtime.sharding import check_divisible, make_mesh, place, replicate, shard_batch, state_sharding
 from spn_jax.training.held_out import HeldOut, due_at, due_at_start, evaluated_model
@@ -49,10 +50,11 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
         say(line)
     schedule = resolve_schedule(config, steps_per_epoch(config, data.photos))
 
-    # Networks, and the state of a new run
+    # Networks, and the state of a new run, which no device holds as a whole if it is to be split
     frozen, origins = open_frozen(config)
     distillation = open_distillation_targets(config, data, frozen, origins.teacher)
-    graph, state = create_state(config, schedule, *build_networks(config, distillation.channels))
+    with on_host():
+        graph, state = create_state(config, schedule, *build_networks(config, distillation.channels))
     is_split = config.train.shard_parameters
     sharding = state_sharding(state, mesh, is_split)
     for line in summary(config, state, mesh, data, distillation, schedule.length, origins.vgg):
@@ -74,7 +76,8 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
                 say(line)
         else:
             if init is not None:
-                state = initialise_from(state, init, schedule.learning_rate, say)
+                with on_host():
+                    state = initialise_from(state, init, schedule.learning_rate, say)
             state = place(state, sharding)
         start = int(state.step)
         if start >= schedule.length and is_evaluated:

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from spn_jax.config import Config
-from spn_jax.models.convolution import compiled_for
+from spn_jax.models.convolution import batch_split_over, compiled_for
 from spn_jax.training.accumulation import accumulated_train_step
 from spn_jax.training.gradients import (
     DiscriminatorState,
@@ -80,8 +80,8 @@ def compile_train_step(
     (state, metrics).
 
     State and frozen networks are replicated on every device. A batch is sharded along its first
-    axis. The compiler derives the rest: every mean over the batch becomes an all-reduce. The state
-    is donated: its memory is reused.
+    axis. The compiler derives the rest: every mean over the batch becomes an all-reduce, in float32
+    whatever train.compute_dtype is. The state is donated: its memory is reused.
 
     Args:
         state_sharding: shardings of the state between steps, see `runtime.sharding`. With them a
@@ -97,7 +97,7 @@ def compile_train_step(
         if state_sharding is not None:
             model, discriminator = jax.lax.with_sharding_constraint((state.model, state.discriminator), replicated)
             state = dataclasses.replace(state, model=model, discriminator=discriminator)
-        with compiled_for(platform):
+        with compiled_for(platform), batch_split_over(mesh):
             return one_step(graph, state, frozen, batch)
 
     return jax.jit(step, donate_argnums=0, in_shardings=(between_steps, replicated, by_photo), out_shardings=(between_steps, replicated))
