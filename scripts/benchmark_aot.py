@@ -1,8 +1,7 @@
-"""The training step compiled for TPUs that are not there: memory a chip, and what the chips tell
-each other.
+"""Compiles the training step for absent TPUs: memory a chip, and communication between chips.
 
-libtpu, the compiler, is a package of its own and needs no TPU: `pip install -e '.[tpu]'` brings the
-one that fits jax.
+The compiler libtpu is a separate package that needs no TPU; `pip install -e '.[tpu]'` installs the
+version that fits jax.
 """
 
 import argparse
@@ -36,16 +35,16 @@ QUIET = {"TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localho
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One communication of a compiled program."""
+    """A collective operation of a compiled program."""
 
     kind: str
     arrays: int
-    bytes: int  # of its results on one device
+    bytes: int  # size of its results on one device
 
 
 def collectives(program: str) -> list[Collective]:
-    """Every collective in the text of a compiled program, as often as it is written there: those in
-    a loop's body count once.
+    """Lists the collectives in the text of a compiled program. Those in a loop's body count once,
+    as they are written.
     """
     found = []
     for line in program.splitlines():
@@ -58,18 +57,17 @@ def collectives(program: str) -> list[Collective]:
 
 
 def results(match: re.Match[str]) -> list[tuple[str, str, str]]:
-    """(letters, bits, shape) of each array that a collective gives."""
+    """Returns (letters, bits, shape) of each array that a collective returns."""
     return ARRAY.findall(match[1])
 
 
 def item_bytes(kind: str, bits: str) -> int:
-    """Bytes of one number: `pred` has no bits in its name."""
+    """Returns the bytes of one number; `pred` has no bits in its name."""
     return max(1, int(bits or 8) // 8)
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py aot`."""
-    part = commands.add_parser("aot", help="the training step compiled for TPUs that are not there: memory and collectives")
     part.add_argument("topology", help="such as v5e:2x4")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "celeba.py")
     part.add_argument("--batch", type=int, nargs="+", default=[8], help="photos a chip; several are compiled one after the other")
@@ -79,7 +77,7 @@ def add_arguments(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> str:
-    """The table, in Markdown; each line is printed as JSON as soon as it is known."""
+    """Returns the table in Markdown, and prints each line as JSON as soon as it is known."""
     mesh, measured = tpu_mesh(options.topology), []
     for batch in options.batch:
         config = apply_overrides(load_config(options.config, options.overrides), [f"train.batch_size={batch * mesh.size}"])
@@ -93,8 +91,8 @@ def run(options: argparse.Namespace) -> str:
 
 
 def tpu_mesh(topology: str) -> Mesh:
-    """A mesh over the chips of a topology; InputError where there is no libtpu, or no such
-    topology.
+    """Makes a mesh over the chips of a topology. Raises InputError if libtpu or the topology does
+    not exist.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("compiling for a TPU needs libtpu, which is not installed; pip install -e '.[tpu]' brings it, a TPU is not needed")
@@ -102,14 +100,14 @@ def tpu_mesh(topology: str) -> Mesh:
         os.environ.setdefault(name, value)
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    except Exception as error:  # of JAX's runtime, of several kinds
+    except Exception as error:  # JAX's runtime has several kinds
         raise InputError(f"libtpu knows no topology {topology!r} ({first_line(error)}); pass one such as v5e:2x4") from error
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
-    """What the compiled step needs; `memory_gb` is None where the compiler found that it does not
-    fit.
+    """Compiles the step and returns what it needs; `memory_gb` is None if the compiler found that
+    it does not fit.
     """
     networks = build_networks(config, {level: CHANNELS[level] for level in config.model.prior_levels})
     graph, state = create_state(config, resolve_schedule(config, 1000), *networks)
@@ -122,7 +120,7 @@ def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
     }
     with matmul_precision(config):
         lowered = step.lower(*shapes)
-    start = time.perf_counter()  # of the compiler alone
+    start = time.perf_counter()  # times the compiler alone
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:

@@ -1,7 +1,7 @@
-"""Our forward pass or training step beside another program's, taking turns in one run.
+"""Times our forward pass or training step against another program's, taking turns in one run.
 
-Two runs at different hours compare the hours: a processor's clock and its other guests change by
-more than the programs differ. So both are at hand at once, and each computes while the other one is
+Times from different hours cannot be compared: a processor's clock and its other users vary by more
+than the programs differ. So both run in the same session, and each computes while the other is
 stopped.
 """
 
@@ -13,7 +13,7 @@ import signal
 import statistics
 import subprocess
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 
@@ -25,7 +25,7 @@ from spn_jax.runtime.files import check_writable
 
 
 class Other:
-    """A program that computes once for every line it reads and then prints the seconds that took,
+    """A program that computes once for every line that it reads, and then prints the seconds taken
     and nothing else.
     """
 
@@ -35,10 +35,10 @@ class Other:
             self.process = subprocess.Popen(shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         except (OSError, ValueError, IndexError) as error:
             raise InputError(f"--other {command!r} cannot be started ({error}); give a command such as 'python TWIN.py'") from error
-        self.turn()  # not counted: it loads and warms up
+        self.turn()  # not counted, since it loads and warms up
 
     def turn(self) -> float:
-        """Seconds of one computation, for which it is waked."""
+        """Wakes the program for one computation and returns its seconds."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.send_signal(signal.SIGCONT)
@@ -50,7 +50,7 @@ class Other:
         try:
             answer = self.process.stdout.readline().strip()
             seconds = float(answer)
-        except ValueError:  # no number; UnicodeDecodeError is one as well
+        except ValueError:  # the line is no number; UnicodeDecodeError is a ValueError as well
             self.fail(f"it wrote {answer!r}" if answer else "it ended or wrote no text")
         if not 0 < seconds < math.inf:
             self.fail(f"it wrote {answer!r}")
@@ -68,9 +68,8 @@ class Other:
         self.process.communicate()  # closes its pipes as well
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py beside`."""
-    part = commands.add_parser("beside", help="ours and another program taking turns: the ratio of their times")
     part.add_argument(
         "--other", required=True, metavar="COMMAND", help="computes once for each line that it reads, and then prints the seconds that took"
     )
@@ -86,7 +85,7 @@ def add_arguments(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> str:
-    """The table, in Markdown."""
+    """Returns the table in Markdown."""
     if options.repeats < 1:
         raise InputError(f"--repeats {options.repeats}: there must be one at least")
     if options.json:
@@ -107,7 +106,7 @@ def run(options: argparse.Namespace) -> str:
 
 
 def table(title: str, seconds: list[tuple[float, float]]) -> str:
-    """One line a program, and the ratios."""
+    """Formats one line a program, and the ratios."""
     columns = list(zip(*seconds, strict=True))
     ours, other = map(statistics.median, columns)
     lines = [

@@ -1,7 +1,7 @@
-"""Where the time of an evaluation goes: decoding, model and metrics.
+"""Measures where an evaluation's time goes: decoding, model and metrics.
 
-Each part is timed alone, so that the shares say which bounds the whole: in an evaluation, reader
-threads decode while the devices compute. Without a checkpoint the model is a fresh one of
+Each part is timed alone, so that the shares show which one limits the whole: in an evaluation,
+reader threads decode while the devices compute. Without a checkpoint the model is a new one of
 `configs/demo.py`, and photos and masks are drawn.
 """
 
@@ -28,20 +28,20 @@ from spn_jax.models.spn import SPN
 from spn_jax.runtime.sharding import make_mesh, replicate, shard_batch
 
 ROOT = Path(__file__).resolve().parent.parent
-CHANNELS = {1: 76, 2: 76, 3: 152}  # of TResNet-L's features
+CHANNELS = {1: 76, 2: 76, 3: 152}  # channels of TResNet-L's features
 MASKS_DRAWN = 48
 
 
 @dataclasses.dataclass
 class Seconds:
-    """Of one part, over all photos."""
+    """Seconds of one part, over all photos."""
 
     wall: float = 0.0
     cpu: float = 0.0
 
     def of(self, work: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-        """Adds the time that `work(*arguments, **settings)` takes; waits for arrays that are still
-        computed.
+        """Adds the time that `work(*arguments, **settings)` takes, including pending computation of
+        its arrays.
         """
         wall, cpu = time.perf_counter(), time.process_time()
         result = jax.block_until_ready(work(*arguments, **settings))
@@ -50,9 +50,8 @@ class Seconds:
         return result
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py evaluation`."""
-    part = commands.add_parser("evaluation", help="shares of decoding, model and metrics")
     part.add_argument("--checkpoint", help="a run's work directory or one checkpoint; a fresh model of --config if not given")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "demo.py")
     part.add_argument("--photos", help="folder or list; drawn JPEG files of 256 x 256 pixels if not given")
@@ -63,13 +62,13 @@ def add_arguments(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> str:
-    """The table, in Markdown."""
+    """Returns the table in Markdown."""
     with tempfile.TemporaryDirectory(prefix="spn_jax-") as folder:
         return evaluation(options, Path(folder))
 
 
 def evaluation(options: argparse.Namespace, folder: Path) -> str:
-    """The table of seconds a photo and shares, in Markdown."""
+    """Returns the table of seconds a photo and shares, in Markdown."""
     config, model = load(options)
     photos = open_photos(options.photos or str(draw_photos(folder / "photos", options.count)), "--photos")
     masks_at = options.masks or str(draw_masks(folder / "masks", config.data.image_size))
@@ -97,7 +96,7 @@ def evaluation(options: argparse.Namespace, folder: Path) -> str:
 
 
 def load(options: argparse.Namespace) -> tuple[Config, Any]:
-    """Settings and model."""
+    """Loads settings and model."""
     if options.checkpoint is not None:
         loaded = load_model(options.checkpoint)
         return apply_overrides(loaded.config, options.overrides), loaded.model
@@ -107,7 +106,7 @@ def load(options: argparse.Namespace) -> tuple[Config, Any]:
 
 
 def draw_photos(folder: Path, count: int) -> Path:
-    """JPEG files of 256 x 256 pixels, smooth with some grain, as photos decode."""
+    """Draws JPEG files of 256 x 256 pixels, smooth with some grain, which decode like photos."""
     folder.mkdir()
     for i in range(count):
         random = np.random.default_rng(i)
@@ -118,7 +117,7 @@ def draw_photos(folder: Path, count: int) -> Path:
 
 
 def draw_masks(folder: Path, size: int) -> Path:
-    """PNG files of strokes, of all hole ratios."""
+    """Draws PNG files of strokes, of all hole ratios."""
     folder.mkdir()
     for i in range(MASKS_DRAWN):
         mask = draw_strokes(i * 12_000 // MASKS_DRAWN, size, 0)

@@ -1,7 +1,7 @@
-"""How fast photos, masks and a teacher's features come: each part on one core, whole batches from
-the trainer's threads, and beside a step.
+"""Measures how fast photos, masks and features are read, in parts and in whole batches.
 
-The data are those of the config: `make demo` makes some for configs/demo.py.
+Each part runs on one core; batches come from the trainer's threads, alone and beside a step. The
+data are the config's: `make demo` makes some for configs/demo.py.
 """
 
 import argparse
@@ -25,17 +25,17 @@ from spn_jax.errors import InputError
 from spn_jax.runtime.sharding import check_divisible, make_mesh, shard_batch
 from spn_jax.training.inputs import Data, open_data, open_distillation_targets, open_frozen, read_batches
 
-WARM_UP = 2  # batches that are not timed, and steps
+WARM_UP = 2  # number of batches and of steps before the timed ones
 
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """What one part of the input, or a loop, does."""
+    """The rate of one part of the input, or of a loop."""
 
     part: str
     photos: int
     seconds: float
-    cpu_seconds: float  # of all threads of this process
+    cpu_seconds: float  # processor time of all threads of this process
 
     @property
     def photos_per_s(self) -> float:
@@ -47,9 +47,8 @@ class Rate:
         return self.photos / self.cpu_seconds
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py input`."""
-    part = commands.add_parser("input", help="photos/s of reading photos, masks and features, alone and beside the training step")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "demo.py")
     part.add_argument("--batches", type=int, default=20, help="timed after two that are not")
     part.add_argument(
@@ -61,7 +60,7 @@ def add_arguments(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> str:
-    """The table, in Markdown."""
+    """Returns the table in Markdown."""
     if options.batches < 1:
         raise InputError(f"--batches {options.batches}: there must be one at least")
     config = load_config(options.config, options.overrides)
@@ -78,7 +77,7 @@ def run(options: argparse.Namespace) -> str:
 
 
 def parts(config: Config, data: Data, photos: int) -> Iterator[Rate]:
-    """Each part alone, in this thread, over as many photos; those there are come again if they are
+    """Times each part alone, in this thread, over so many photos, which are repeated if there are
     fewer.
     """
     order = list(itertools.islice(itertools.cycle(range(len(data.photos))), photos))
@@ -88,14 +87,14 @@ def parts(config: Config, data: Data, photos: int) -> Iterator[Rate]:
     yield timed("photos: decoded", lambda n: data.photos.decode(order[n], files[n]), range(len(files)))
     decoded = [data.photos.decode(i, file) for i, file in zip(order[:100], files, strict=False)]
     yield timed("photos: cropped and resized", lambda n: prepare_photo(decoded[n], size, crop, resize_filter), range(len(decoded)))
-    spread = max(1, len(data.masks) // photos)  # of all hole ratios: sets are in their order
+    spread = max(1, len(data.masks) // photos)  # covers all hole ratios, since sets are ordered by them
     yield timed("masks", lambda i: data.masks.load(i * spread % len(data.masks)), range(photos))
     if (cache := data.cache) is not None:
         yield timed("features", lambda i: cache.features(i, False), order)
 
 
 def timed(part: str, work: Callable[[int], Any], over: Any) -> Rate:
-    """`work` on each of `over`, after one that is not timed."""
+    """Times `work` on each of `over`, after one untimed call."""
     work(over[0])
     wall, cpu = time.perf_counter(), time.process_time()
     for i in over:
@@ -104,10 +103,10 @@ def timed(part: str, work: Callable[[int], Any], over: Any) -> Rate:
 
 
 def whole_batches(config: Config, data: Data, batches: int) -> Rate:
-    """Batches as the trainer's threads make them, with nobody else at work."""
-    # what is read ahead before the clock starts would count as free
+    """Times batches from the trainer's threads, with no other load."""
+    # batches read ahead before the clock starts would count as free
     ahead = WARM_UP + config.data.prefetch
-    steps = ahead + batches + config.data.prefetch  # nor may the threads be out of work at its end
+    steps = ahead + batches + config.data.prefetch  # the threads must not run out of work at the end either
     with contextlib.closing(read_batches(config, data, 0, steps)) as iterator:
         for _ in range(ahead):
             next(iterator)
@@ -118,8 +117,8 @@ def whole_batches(config: Config, data: Data, batches: int) -> Rate:
 
 
 def steps(config: Config, data: Data, batches: int) -> list[Rate]:
-    """The training step as the trainer makes it, each waited for once the next one has started: on
-    one batch, and on the data.
+    """Times the trainer's step on one batch, and on the data. Each step is waited for once the next
+    has started.
     """
     mesh = make_mesh()
     check_divisible(config.train.batch_size, mesh.size, "train.batch_size", config.train.micro_batches)
@@ -129,13 +128,13 @@ def steps(config: Config, data: Data, batches: int) -> list[Rate]:
         batch = next(iterator)
     _, step = stepper(config, mesh, distillation.channels, batch, frozen)
     alone = loop("steps on one batch", step, itertools.repeat(batch), batches, config, mesh)
-    ahead = config.data.prefetch  # the threads may not be out of work at the end
+    ahead = config.data.prefetch  # the threads must not run out of work at the end
     with contextlib.closing(read_batches(config, data, 0, WARM_UP + batches + ahead)) as iterator:
         return [alone, loop("steps on the data", step, iterator, batches, config, mesh)]
 
 
 def loop(part: str, step: Callable[[Any], Any], batches: Iterator[Any], count: int, config: Config, mesh: Mesh) -> Rate:
-    """So many steps, after two that are not timed."""
+    """Times so many steps, after two untimed ones."""
     before = None
     for number in range(WARM_UP + count):
         if number == WARM_UP:
@@ -149,7 +148,7 @@ def loop(part: str, step: Callable[[Any], Any], batches: Iterator[Any], count: i
 
 
 def report(config: Config, data: Data, rates: Sequence[Rate]) -> Iterator[str]:
-    """The lines of the table."""
+    """Yields the lines of the table."""
     features = "no features" if data.cache is None else f"features in {data.cache.manifest.dtype}"
     photos, masks = f"{len(data.photos):,} photos", f"{len(data.masks):,} masks"
     yield f"{config.data.train_photos} at {config.data.image_size} pixels: {photos}, {masks}, {features}"

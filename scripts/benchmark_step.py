@@ -1,6 +1,6 @@
-"""Seconds, memory and arithmetic rate of the forward pass and of the training step, on drawn data.
+"""Measures time, memory and arithmetic rate of forward pass and training step, on random data.
 
-Imports no data loader, so that it runs on a bare accelerator image.
+It imports no data loader, so that it runs on a minimal accelerator image.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from spn_jax.training.state import Frozen, StepGraph, build_networks, create_sta
 from spn_jax.training.step import compile_train_step, matmul_precision
 
 ROOT = Path(__file__).resolve().parent.parent
-CHANNELS = {1: 76, 2: 76, 3: 152}  # of TResNet-L's features
+CHANNELS = {1: 76, 2: 76, 3: 152}  # channels of TResNet-L's features
 PASSES = ("forward", "step")
-MATRIX = 4096  # side of the matrices whose product tells what the device can do (1024 on a CPU)
+MATRIX = 4096  # side of the matrices whose product measures the device's peak rate (1024 on a CPU)
 NUMBERS = {
     "float32": ("train.compute_dtype=float32", "train.precision=highest"),
     "default": ("train.compute_dtype=float32", "train.precision=default"),
@@ -40,39 +40,39 @@ NUMBERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """Of one pass over one batch."""
+    """The measurements of one pass over one batch."""
 
     what: str
     size: int
     batch: int
-    numbers: str  # float32, TF32, bf16 passes or bfloat16: what the matrix units compute in
-    trace_s: float  # tracing the networks, which Python does, and lowering them; no cache saves it
-    compile_s: float  # the compiler alone; with a cache of compiled programs, reading that
+    numbers: str  # float32, TF32, bf16 passes or bfloat16: the matrix units' type
+    trace_s: float  # time to trace the networks, which Python does, and to lower them; no cache avoids it
+    compile_s: float  # time of the compiler alone; with a cache of compiled programs, of reading it
     median_s: float
     least_s: float
     largest_s: float
     images_per_s: float
     tflop: float  # floating-point operations that the result needs, a multiply-add as two
     tflop_per_s: float
-    share_of_matrix_product: float  # of the rate of a large matrix product in the same numbers
+    share_of_matrix_product: float  # share of the rate of a large matrix product in the same type
     # arguments, results and temporary memory of the compiled program, on one device
     memory_gb: float
-    # the most that one device held since the program began; None where the device does not tell
+    # most memory that one device held since the program began; None if the device does not report
+    # it
     peak_gb: float | None
 
 
 class Compiled(NamedTuple):
-    """A compiled program, and what it took to make it."""
+    """A compiled program, and the cost of making it."""
 
     program: Any
-    operations: float  # floating-point, of all devices together
+    operations: float  # floating-point operations of all devices together
     trace_s: float
     compile_s: float
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(part: argparse.ArgumentParser) -> None:
     """Declares `benchmark.py step`."""
-    part = commands.add_parser("step", help="seconds, memory and FLOP/s of forward pass and training step")
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "celeba.py")
     part.add_argument("--size", type=int, help="pixels; data.image_size if not given")
     part.add_argument("--batch", type=int, nargs="+", default=[1], help="photos on all devices; several are measured one after the other")
@@ -93,11 +93,12 @@ def add_arguments(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> str:
-    """The table, in Markdown."""
+    """Returns the table in Markdown."""
     config = load_config(options.config, options.overrides)
     if options.size:
         config = apply_overrides(config, [f"data.image_size={options.size}"])
     mesh = mesh_of(options.devices)
+    device = f"{mesh.size} x {jax.devices()[0].device_kind}"
     measured = []
     for chosen in options.numbers or [None]:
         in_numbers = apply_overrides(config, NUMBERS[chosen]) if chosen else config
@@ -110,20 +111,19 @@ def run(options: argparse.Namespace) -> str:
                 trace = options.trace / f"{what}-{name}-{batch}" if options.trace else None
                 measured.append(measure(what, sized, mesh, options.repeats, rate, trace))
                 print(json.dumps(dataclasses.asdict(measured[-1])), flush=True)
-    device = f"{mesh.size} x {jax.devices()[0].device_kind}"
-    if options.json:
-        options.json.write_text("".join(json.dumps({"device": device, **dataclasses.asdict(m)}) + "\n" for m in measured))
+                if options.json:  # now, because the next one may not fit into memory
+                    options.json.write_text("".join(json.dumps({"device": device, **dataclasses.asdict(m)}) + "\n" for m in measured))
     return table(f"{options.config.stem} on {device}, jax {jax.__version__}", measured)
 
 
 def mesh_of(devices: int | None) -> Mesh:
-    """The first so many devices, or all; a CPU is made to play them if JAX has not begun yet.
-    InputError if there are fewer.
+    """Makes a mesh of the first so many devices, or all. A CPU simulates them if JAX has not begun
+    yet. Raises InputError if there are fewer.
     """
     if devices is not None and devices < 1:
         raise InputError(f"--devices {devices}: there must be one at least")
     if devices is not None and only_cpu():
-        with contextlib.suppress(RuntimeError):  # JAX has begun: its devices are what they are
+        with contextlib.suppress(RuntimeError):  # JAX has begun, so its devices are fixed
             jax.config.update("jax_num_cpu_devices", devices)
     if devices is not None and devices > jax.device_count():
         raise InputError(f"--devices {devices}: there are {jax.device_count()} here; ask for so many at most")
@@ -131,8 +131,8 @@ def mesh_of(devices: int | None) -> Mesh:
 
 
 def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float, trace: Path | None = None) -> Measurement:
-    """Compiles a pass and times it; `rate` is the devices' own in operations a second. A profile
-    goes to the folder `trace`.
+    """Compiles a pass and times it. `rate` is the devices' own, in operations a second. A profile
+    is written to the folder `trace`.
     """
     needed = needed_operations(what, config, mesh)
     compiled, call = compile_pass(what, config, mesh)
@@ -164,8 +164,8 @@ def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float, tr
 
 
 def peak_gb(mesh: Mesh) -> float | None:
-    """The most that any of the devices held since the program began, which only
-    accelerators tell.
+    """Returns the most memory that any device held since the program began, which only accelerators
+    report.
     """
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in mesh.local_devices]
     return max(peaks) / 1e9 if any(peaks) else None
@@ -178,7 +178,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def numbers(config: Config) -> str:
-    """What matrix units compute in."""
+    """Returns the type that matrix units compute in."""
     if config.train.compute_dtype == "bfloat16":
         return "bfloat16"
     if config.train.precision == "highest":
@@ -187,7 +187,7 @@ def numbers(config: Config) -> str:
 
 
 def draw_batch(config: Config) -> dict[str, Any]:
-    """A batch of noise with the features of a teacher."""
+    """Draws a batch of noise with the features of a teacher."""
     random, b, p = np.random.default_rng(0), config.train.batch_size, config.data.image_size
     batch: dict[str, Any] = {
         "image": random.integers(0, 256, (b, p, p, 3), np.uint8),
@@ -199,19 +199,19 @@ def draw_batch(config: Config) -> dict[str, Any]:
 
 
 def compile_pass(what: str, config: Config, mesh: Mesh) -> tuple[Compiled, Callable[[], Any]]:
-    """One of PASSES, compiled, and a call that runs it once and waits."""
+    """Compiles one of PASSES. Also returns a call that runs it once and waits."""
     return {"forward": forward, "step": training_step}[what](config, mesh)
 
 
 def forward(config: Config, mesh: Mesh) -> tuple[Compiled, Callable[[], Any]]:
-    """The completed images of a batch, compiled, and a call that waits for them."""
+    """Compiles the completion of a batch. Also returns a call that runs it and waits."""
     program, arguments = forward_program(config, mesh)
     compiled = compiled_for(program, arguments, config)
     return compiled, lambda: jax.block_until_ready(compiled.program(*arguments))
 
 
 def training_step(config: Config, mesh: Mesh) -> tuple[Compiled, Callable[[], Any]]:
-    """The training step, compiled, and a call that makes one and waits for it."""
+    """Compiles the training step. Also returns a call that makes one step and waits."""
     batch = draw_batch(config)
     compiled, step = stepper(config, mesh, channels_of(config), batch, draw_frozen(config))
     on_devices = shard_batch(batch, mesh)
@@ -219,7 +219,7 @@ def training_step(config: Config, mesh: Mesh) -> tuple[Compiled, Callable[[], An
 
 
 def compiled_for(program: Any, arguments: Sequence[Any], config: Config) -> Compiled:
-    """A jitted function compiled for these arguments."""
+    """Compiles a jitted function for these arguments."""
     start = time.perf_counter()
     with matmul_precision(config):
         lowered = program.lower(*arguments)
@@ -228,17 +228,18 @@ def compiled_for(program: Any, arguments: Sequence[Any], config: Config) -> Comp
 
 
 def operations_of(lowered: Any) -> float:
-    """Floating-point operations of a program that is not yet compiled nor divided among devices.
+    """Counts floating-point operations of a program that is not yet compiled nor divided among
+    devices.
 
-    In a compiled one convolutions are calls of a library on a GPU, and XLA counts none of their
+    In a compiled program, convolutions on a GPU are library calls, and XLA counts none of their
     operations.
     """
     return float(lowered.cost_analysis()["flops"])
 
 
 def needed_operations(what: str, config: Config, mesh: Mesh) -> float | None:
-    """Operations that the result of a pass needs, where its program is counted otherwise; None
-    where it is not.
+    """Counts the operations that the result of a pass needs, if its own program would give another
+    count; else None.
 
     Micro-batches and rematerialisation compute parts of the forward pass again, which is no
     progress, and XLA counts the body of a loop once.
@@ -255,12 +256,12 @@ def needed_operations(what: str, config: Config, mesh: Mesh) -> float | None:
 
 
 def channels_of(config: Config) -> dict[int, int]:
-    """Of the teacher's maps that this config's prior imitates, by level."""
+    """Returns the channels, by level, of the teacher's maps that this config's prior imitates."""
     return {level: CHANNELS[level] for level in config.model.prior_levels}
 
 
 def forward_program(config: Config, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    """The completed images of a batch as a jitted function, and its arguments."""
+    """Returns the completion of a batch as a jitted function, and its arguments."""
     model, _ = build_networks(config, channels_of(config))
     graph, state = nnx.split(model)
     batch = draw_batch(config)
@@ -273,8 +274,8 @@ def forward_program(config: Config, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
 
 
 def step_program(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen) -> tuple[Any, tuple[Any, Any, Any]]:
-    """The trainer's step as a jitted function, and its arguments: state, frozen networks, batch.
-    Channels are as in `stepper`.
+    """Returns the trainer's step as a jitted function, and its arguments: state, frozen networks,
+    batch. Channels are as in `stepper`.
     """
     graph, state = create_state(config, resolve_schedule(config, 1000), *build_networks(config, channels))
     program, sharding = jitted_step(config, graph, state, mesh)
@@ -282,16 +283,16 @@ def step_program(config: Config, mesh: Mesh, channels: Mapping[int, int], batch:
 
 
 def draw_frozen(config: Config) -> Frozen:
-    """VGG19 with random weights where a loss needs it."""
+    """Makes VGG19 with random weights if a loss needs it."""
     needed = config.loss.perceptual or config.loss.diversity
     return Frozen(vgg=VGG19(rng=np.random.default_rng(0), dtype=jnp.float32)) if needed else Frozen()
 
 
 def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen) -> tuple[Compiled, Callable[[Any], Any]]:
-    """The training step compiled for batches like this one, and a function that starts it on one
-    (on the devices) and gives its metrics.
+    """Compiles the training step for batches like this one. Also returns a function that starts it
+    on a batch (on the devices) and returns its metrics.
 
-    Channels are those of the teacher's maps by level.
+    `channels` are those of the teacher's maps by level.
     """
     program, (state, frozen, example) = step_program(config, mesh, channels, batch, frozen)
     compiled = compiled_for(program, (state, frozen, example), config)
@@ -305,17 +306,17 @@ def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any,
 
 
 def jitted_step(config: Config, graph: StepGraph, state: Any, mesh: Mesh) -> tuple[Any, Any]:
-    """The trainer's step, not yet compiled, and the sharding that its state has between steps."""
+    """Returns the trainer's step, not yet compiled, and the sharding of its state between steps."""
     split = config.train.shard_parameters
     sharding = state_sharding(state, mesh, split)
     return compile_train_step(graph, mesh, sharding if split else None), sharding
 
 
 def matrix_rate(config: Config, mesh: Mesh) -> float:
-    """Operations a second of a large matrix product, in the numbers that the networks compute in,
-    of all devices together.
+    """Measures operations a second of a large matrix product, in the networks' type, of all devices
+    together.
 
-    Those that a CPU plays share its cores, all of which one of them takes.
+    Simulated devices share the CPU's cores, and one of them uses all.
     """
     side = MATRIX if jax.default_backend() != "cpu" else MATRIX // 4
     matrix = jnp.ones((side, side), jnp.dtype(config.train.compute_dtype))
@@ -327,7 +328,7 @@ def matrix_rate(config: Config, mesh: Mesh) -> float:
 
 
 def table(title: str, measured: Sequence[Measurement]) -> str:
-    """One line a measurement."""
+    """Formats one line a measurement."""
     return "\n".join([title, "", *rows(measured)])
 
 

@@ -1,20 +1,19 @@
-"""Fills holes of three kinds in whole photos by a model and by OpenCV, and compares the PSNR inside
-the hole, photo by photo.
+"""Compares a model with OpenCV in whole photos, by the PSNR inside holes of three kinds.
 
     python scripts/compare_on_photos.py --photos data/open_scenes/test --output runs/photos
 
-Kinds: scratches (lines 2 to 5 pixels wide across the photo), objects (three blobs of 60 to 200
-pixels) and border (two such blobs whose middle lies on the photo's edge). The holes follow from the
-seed and the photo's number. The model fills as `python -m spn_jax.predict` does, at any size.
-Written to the output: results.md, with the share of photos on which the model is ahead, and a
-picture of each photo
-and kind: photo with hole, the model, Telea, Navier-Stokes, truth, cut out around a hole.
+The kinds are scratches (lines 2 to 5 pixels wide across the photo), objects (three blobs of 60 to
+200 pixels) and border (two such blobs whose middle lies on the photo's edge). The holes follow from
+the seed and the photo's number. The model fills as `python -m spn_jax.predict` does, at any size.
+The output has results.md, with the share of photos on which the model is ahead, and a picture of
+each photo and kind, cut out around a hole: photo with hole, the model, Telea, Navier-Stokes, truth.
 """
 
 import argparse
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -23,17 +22,18 @@ from PIL import Image
 from spn_jax.data.images import open_photos
 from spn_jax.errors import InputError, run_command
 from spn_jax.evaluation.baselines import find_baseline
-from spn_jax.filling.inpainter import Inpainter
 from spn_jax.pretrained.catalogue import CHECKPOINT_HELP, DEFAULT
-from spn_jax.runtime.device import keep_compiled_programs
 from spn_jax.runtime.files import write_atomically
 
+if TYPE_CHECKING:
+    from spn_jax import Inpainter
+
 OPENCV = ("opencv-telea", "opencv-ns")
-CUT = 256  # pixels, side of what the pictures show
+CUT = 256  # side of the pictures in pixels
 
 
 def scratches(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Six bent lines from edge to edge: uint8 (h, w), 1 = hole."""
+    """Draws six bent lines from edge to edge: uint8 (h, w), 1 = hole."""
     mask = np.zeros((height, width), np.uint8)
     for _ in range(6):
         along, across = (height, width) if random.random() < 0.7 else (width, height)
@@ -54,7 +54,7 @@ def blob(random: np.random.Generator, mask: np.ndarray, centre: tuple[float, flo
 
 
 def objects(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Three blobs that lie in the photo: uint8 (h, w), 1 = hole."""
+    """Draws three blobs inside the photo: uint8 (h, w), 1 = hole."""
     mask = np.zeros((height, width), np.uint8)
     for _ in range(3):
         blob(random, mask, (random.uniform(130, width - 130), random.uniform(130, height - 130)))
@@ -62,7 +62,7 @@ def objects(random: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def border(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Two blobs that the photo's edge cuts: uint8 (h, w), 1 = hole."""
+    """Draws two blobs that the photo's edge cuts: uint8 (h, w), 1 = hole."""
     mask = np.zeros((height, width), np.uint8)
     for _ in range(2):
         x, y = random.uniform(0, width), random.uniform(0, height)
@@ -75,13 +75,13 @@ KINDS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {"scra
 
 
 def hole_psnr(filled: np.ndarray, photo: np.ndarray, mask: np.ndarray) -> float:
-    """PSNR in dB over the pixels of the hole alone."""
+    """Returns the PSNR in dB over the pixels of the hole alone."""
     difference = filled[mask > 0].astype(float) - photo[mask > 0]
     return float(10 * np.log10(255**2 / max(np.square(difference).mean(), 1e-10)))
 
 
 def cut_out(pictures: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
-    """The surroundings of the hole's largest part in each picture, side by side."""
+    """Cuts out the surroundings of the hole's largest part in each picture, side by side."""
     count, _, boxes, centres = cv2.connectedComponentsWithStats(mask)
     part = 1 + int(np.argmax(boxes[1:, cv2.CC_STAT_AREA])) if count > 1 else 0
     height, width = mask.shape
@@ -93,9 +93,9 @@ def cut_out(pictures: Sequence[np.ndarray], mask: np.ndarray) -> np.ndarray:
     return np.concatenate(strips[:-1], axis=1)
 
 
-def compare(inpainter: Inpainter, photos: Path, kinds: Sequence[str], output: Path, seed: int, limit: int | None) -> str:
-    """Fills, writes the pictures, returns the report. InputError: no such photos, a photo smaller
-    than 300 pixels.
+def compare(inpainter: "Inpainter", photos: Path, kinds: Sequence[str], output: Path, seed: int, limit: int | None) -> str:
+    """Fills the holes, writes the pictures and returns the report. Raises InputError if there are
+    no photos, or one is smaller than 300 pixels.
     """
     source = open_photos(str(photos), "--photos")
     names = source.names[:limit]
@@ -122,7 +122,7 @@ def report_of(row: dict[str, float]) -> str:
 
 
 def report(scores: dict[str, list[dict[str, float]]]) -> str:
-    """Means by kind, and on how many photos the model is ahead, as a Markdown table."""
+    """Returns means by kind, and on how many photos the model is ahead, as a Markdown table."""
     lines = [
         "| holes | photos | model | Telea | Navier-Stokes | ahead of Telea | ahead of Navier-Stokes |",
         "|---|---|---|---|---|---|---|",
@@ -136,7 +136,7 @@ def report(scores: dict[str, list[dict[str, float]]]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line. InputError for wrong input."""
+    """Runs the command line. Raises InputError for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="folder, list or ArrayRecord files with photos of any size")
     parser.add_argument("--checkpoint", default=DEFAULT, help=CHECKPOINT_HELP)
@@ -147,6 +147,10 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit {options.limit} must be at least 1")
+
+    from spn_jax.filling.inpainter import Inpainter  # not before the options are read: JAX takes seconds
+    from spn_jax.runtime.device import keep_compiled_programs
+
     keep_compiled_programs()
     inpainter = Inpainter.load(options.checkpoint)
     text = compare(inpainter, options.photos, options.kind or tuple(KINDS), options.output, options.seed, options.limit)

@@ -3,9 +3,9 @@
     python scripts/make_demo_photos.py --output runs/demo/photos --size 128
 
 The split is by scene: the photos of the test scenes are held out whole, and the two views of the
-stereo pair are one scene. Training tiles overlap and come at two scales, test tiles do neither.
-`scenes.json` tells where every tile was cut. Where the folder holds these tiles already nothing is
-done; files that this program did not make are never deleted.
+stereo pair are one scene. Training tiles overlap and come at two scales; test tiles do neither.
+`scenes.json` records where every tile was cut. If the folder holds these tiles already, nothing is
+done. Files that this program did not make are never deleted.
 """
 
 import argparse
@@ -21,14 +21,12 @@ from PIL import Image
 
 from spn_jax.errors import InputError, run_command
 
-TEST_EDGE = 100  # pixels of the source photo
+TEST_EDGE = 100  # in pixels of the source photo
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Photos that show the same thing, and the edges, in pixels of the photo, of the squares cut
-    from them.
-    """
+    """Photos that show the same thing, and the edges of the squares cut from them, in pixels."""
 
     name: str
     photos: tuple[str, ...]
@@ -50,7 +48,7 @@ SCENES = (
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses the command line, makes the tiles, says what there is."""
+    """Parses the command line, makes the tiles, and reports on them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to make, with train/, test/ and scenes.json")
     parser.add_argument("--size", type=int, default=128, help="edge of the tiles in pixels (default 128)")
@@ -63,8 +61,7 @@ def make_demo_photos(output: Path, size: int) -> dict[str, int]:
     """Writes the tiles to `output`, which appears only when it is complete, and returns the number
     of tiles by split.
 
-    Tiles of an earlier call are replaced if they are others than the wanted ones, and stay as they
-    are otherwise.
+    Tiles of an earlier call are replaced if they differ from the wanted ones, and stay otherwise.
 
     Args:
         output: the folder; it may be absent, empty or made by an earlier call.
@@ -85,12 +82,12 @@ def make_demo_photos(output: Path, size: int) -> dict[str, int]:
 
 
 def is_made(output: Path, tiles: dict[str, dict]) -> bool:
-    """Whether `output` describes these tiles and has all of them."""
+    """Returns whether `output` describes these tiles and has all of them."""
     return listed(output) == tiles and all((output / name).is_file() for name in tiles)
 
 
 def listed(output: Path) -> dict[str, dict]:
-    """What the folder's scenes.json says; empty if there is none that this program wrote."""
+    """Returns the content of the folder's scenes.json; empty if this program wrote none."""
     try:
         tiles = json.loads((output / "scenes.json").read_text())
     except (OSError, ValueError):
@@ -99,8 +96,8 @@ def listed(output: Path) -> dict[str, dict]:
 
 
 def check_that_nothing_is_lost(output: Path) -> None:
-    """Raises InputError if `output` is there and holds anything but listed tiles: replacing it
-    would delete a user's files.
+    """Raises InputError if `output` exists and holds anything but listed tiles: replacing it would
+    delete a user's files.
     """
     if not output.exists():
         return
@@ -126,7 +123,7 @@ def _write(output: Path, photos: Path, tiles: dict[str, dict], size: int) -> Non
 
 
 def photo_folder() -> Path:
-    """The folder with scikit-image's own photos."""
+    """Returns the folder with scikit-image's own photos."""
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
         raise InputError("the demo's photos ship inside scikit-image, which is not installed; run: pip install scikit-image")
@@ -134,7 +131,7 @@ def photo_folder() -> Path:
 
 
 def wanted_tiles(photos: Path, size: int) -> dict[str, dict]:
-    """Where each tile is cut and how large it becomes, by the tile's path in the output."""
+    """Returns where each tile is cut and its size, by the tile's path in the output."""
     tiles = {}
     for scene in SCENES:
         for photo in scene.photos:
@@ -156,8 +153,8 @@ def _write_tiles(photos: Path, output: Path, tiles: dict[str, dict], size: int) 
 
 
 def _boxes(photo: tuple[int, int], scene: Scene) -> Iterator[tuple[int, int, int, int]]:
-    """(left, top, right, bottom) of the squares, side by side in the middle of the photo; half
-    overlapping for training.
+    """Yields (left, top, right, bottom) of the squares, side by side in the middle of the photo;
+    half overlapping for training.
     """
     for edge in scene.edges:
         step = edge // 2 if scene.split == "train" else edge

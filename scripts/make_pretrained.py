@@ -1,8 +1,9 @@
-"""Packs a checkpoint as a model file that ships:
-`python scripts/make_pretrained.py CHECKPOINT --output DIR/weights.npz`.
+"""Packs a checkpoint as a model file that ships with the package.
 
-The file has the moving average of the parameters, in float16, and what the checkpoint says about
-itself but for its paths. Prints size and SHA-256, for the model card.
+python scripts/make_pretrained.py CHECKPOINT --output DIR/weights.npz
+
+The file has the moving average of the parameters, in float16, and the checkpoint's description
+without its paths. Size and SHA-256 are printed, for the model card.
 """
 
 import argparse
@@ -14,14 +15,13 @@ import numpy as np
 
 from spn_jax.checkpoints.model_file import SUFFIX, write_model_file
 from spn_jax.checkpoints.parameters import named_arrays
-from spn_jax.checkpoints.store import load_model
 from spn_jax.errors import InputError, run_command
 
-LARGEST = 10 * 10**6  # bytes of a file that is part of the repository
+LARGEST = 10 * 10**6  # most bytes of a file in the repository
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line. InputError for wrong input."""
+    """Runs the command line. Raises InputError for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="a run's work directory (its newest checkpoint) or one checkpoint")
     parser.add_argument("--output", type=Path, required=True, metavar=f"FILE{SUFFIX}")
@@ -33,10 +33,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def pack(checkpoint: str | Path, output: Path, dtype: str) -> str:
-    """Writes the model file, returns what there is to say about it. InputError as `load_model` and
-    `write_model_file`.
+    """Writes the model file and returns a report. Raises InputError as `load_model` and
+    `write_model_file` do.
     """
-    from flax import nnx
+    from flax import nnx  # not before the options are read: JAX takes seconds to import
+
+    from spn_jax.checkpoints.store import load_model
 
     loaded = load_model(checkpoint)
     arrays = {name: np.asarray(array) for name, array in named_arrays(nnx.as_pure(nnx.state(loaded.model))).items()}
@@ -51,9 +53,7 @@ def pack(checkpoint: str | Path, output: Path, dtype: str) -> str:
 
 
 def without_paths(info: dict) -> dict:
-    """What a checkpoint says about itself, without the places of files on the machine that trained
-    it.
-    """
+    """Returns a checkpoint's description without file paths of the machine that trained it."""
     config = {section: dict(settings) for section, settings in info["config"].items()}
     for section, setting in (
         ("data", "train_photos"),

@@ -1,10 +1,9 @@
-"""Would the tests notice a mistake?
-`python scripts/mutants.py [--sample N] [--seed S] [MODULE ...]` makes some and sees.
+"""Makes mistakes in a copy of the code, and lists those that the tests do not notice.
 
-cosmic-ray changes one operator, number, condition, exception or decorator at a time in a copy of
-the repository and runs the tests of that module. A change that no test notices has survived, and is
-printed: either it changes nothing that anybody could see, or a test is missing. All changes of all
-modules take most of a day; a sample takes some seconds for each.
+`python scripts/mutants.py [--sample N] [--seed S] [MODULE ...]` has cosmic-ray change one operator,
+number, condition, exception or decorator at a time, and runs the tests of that module. A change
+that no test notices has survived and is printed: either it has no visible effect, or a test is
+missing. All changes of all modules take most of a day; a sample takes some seconds for each.
 """
 
 import argparse
@@ -20,15 +19,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-# so that it runs from a copy that is not installed
+# makes the script run from a copy that is not installed
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from spn_jax.errors import InputError, counted, run_command  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("spn_jax", "teacher_export", "configs", "scripts", "tests")
-# times what the tests take without a change, after which a change has made them hang, which is
-# noticed, too
+# time limit of a changed module's tests, as a multiple of the unchanged tests' time; tests that
+# hang have noticed the change, too
 PATIENCE = 6
 PHOTO_TESTS = "tests/filling/test_photos.py tests/filling/test_photo_readers.py"
 # {module: the tests that have to notice its changes, as arguments of pytest}
@@ -49,7 +48,7 @@ MODULES = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line. InputError for wrong input."""
+    """Runs the command line. Raises InputError for wrong input."""
     parser = argparse.ArgumentParser(prog="python scripts/mutants.py", description=__doc__)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"one of {', '.join(MODULES)}; all of them if not given")
     parser.add_argument("--sample", type=int, metavar="N", help="changes a module, drawn by chance; all of them if not given")
@@ -71,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def copy_of_repository(folder: Path) -> Path:
-    """A copy of the code and its tests."""
+    """Copies the code and its tests."""
     for name in FOLDERS:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "pyproject.toml", folder)
@@ -79,8 +78,8 @@ def copy_of_repository(folder: Path) -> Path:
 
 
 def run_module(module: str, copy: Path, folder: Path, sample: int | None, seed: int) -> Iterator[tuple[bool, str]]:
-    """(whether a test noticed, the change as a diff) for each change of one module. InputError: its
-    tests fail without a change.
+    """Yields (whether a test noticed, the change as a diff) for each change of one module. Raises
+    InputError if its tests fail without a change.
     """
     from cosmic_ray.config import serialize_config
     from cosmic_ray.work_db import WorkDB, use_db
@@ -113,7 +112,9 @@ def run_module(module: str, copy: Path, folder: Path, sample: int | None, seed: 
 
 
 def annotations(source: str) -> Iterator[tuple[int, int, int, int]]:
-    """Where types are written, which tests cannot notice: first and last line and column."""
+    """Yields the places of type annotations, which tests cannot notice: first and last line and
+    column.
+    """
     for node in ast.walk(ast.parse(source)):
         for name in ("annotation", "returns"):
             if (place := getattr(node, name, None)) is not None:
@@ -121,17 +122,17 @@ def annotations(source: str) -> Iterator[tuple[int, int, int, int]]:
 
 
 def is_in(places: set[tuple[int, int, int, int]], position: tuple[int, int]) -> bool:
-    """Whether a line and column lie within one of the places."""
+    """Returns whether a line and column lie within one of the places."""
     return any(place[:2] <= position <= place[2:] for place in places)
 
 
 def cosmic_ray(copy: Path, command: str, *files: Path) -> None:
-    """Runs one of its commands in the copy."""
+    """Runs one of cosmic-ray's commands in the copy."""
     subprocess.run([sys.executable, "-m", "cosmic_ray.cli", command, *map(str, files)], cwd=copy, env=environment(), check=True)
 
 
 def environment() -> dict[str, str]:
-    """Of the tests: they share the compiled programs of those in the repository."""
+    """Returns the environment of the tests, which share the repository's compiled programs."""
     return {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"), **os.environ}
 
 

@@ -1,5 +1,4 @@
-"""A data set as its publishers hand it out -> what `data.train_photos`, `data.test_photos` and
-`data.train_masks` take.
+"""Prepares data sets for `data.train_photos`, `data.test_photos` and `data.train_masks`.
 
 python scripts/prepare_dataset.py celeba --source img_align_celeba.zip \\
     --source list_eval_partition.txt --output data/celeba
@@ -25,7 +24,7 @@ MASKS = "irregular-masks"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line. InputError for wrong input."""
+    """Runs the command line. Raises InputError for wrong input."""
     options = parse(arguments)
     threads = options.threads or os.cpu_count() or 1
     of_tfds = [source for source in options.source if source.startswith("tfds:")]
@@ -52,14 +51,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def of_files(options: argparse.Namespace) -> Selection:
-    """The photos of folders and archives."""
+    """Selects the photos of folders and archives."""
     data_set = DATA_SETS[options.name]
     sources = [open_source(source) for source in options.source]
     return data_set.select(sources, Options(data_set.counts, options.allow_incomplete, options.test))
 
 
 def of_tensorflow(options: argparse.Namespace) -> Selection:
-    """The photos of a tensorflow-datasets data set."""
+    """Selects the photos of a tensorflow-datasets data set."""
     if not DATA_SETS[options.name].of_tfds:
         known = ", ".join(name for name, data_set in DATA_SETS.items() if data_set.of_tfds)
         raise InputError(f"{options.name} is not in tensorflow-datasets; `--source tfds:` is for {known}")

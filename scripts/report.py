@@ -1,8 +1,9 @@
-"""A page about one or more runs: `python scripts/report.py RUN [RUN ...] --output report.html`.
+"""Writes a page about one or more runs.
 
-A RUN is a trainer's work directory, an evaluation's output folder, or a folder that holds both
-(such as a run of spn_jax.ablate). Settings, curves, tables and pictures that are there go into one
-HTML file, which needs no other file and loads nothing.
+`python scripts/report.py RUN [RUN ...] --output report.html`: a RUN is a trainer's work directory,
+an evaluation's output folder, or a folder that holds both (such as a run of spn_jax.ablate). Its
+settings, curves, tables and pictures go into one HTML file that needs no other file and loads
+nothing.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-# so that it runs from a copy that is not installed
+# makes the script run from a copy that is not installed
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from spn_jax.drawing import figures  # noqa: E402
@@ -20,7 +21,7 @@ from spn_jax.errors import InputError, run_command  # noqa: E402
 from spn_jax.runtime.files import check_writable, write_atomically  # noqa: E402
 from spn_jax.views import curves  # noqa: E402
 
-DEPTH = 3  # folders below a RUN that are looked into; checkpoints lie deeper
+DEPTH = 3  # levels of folders below a RUN that are searched; checkpoints lie deeper
 CHECKPOINTS = "checkpoints"
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -30,7 +31,7 @@ STYLE = (
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line. InputError for wrong input."""
+    """Runs the command line. Raises InputError for wrong input."""
     parser = argparse.ArgumentParser(prog="python scripts/report.py", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder; several are compared")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.html")
@@ -44,8 +45,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def named_runs(folders: Sequence[Path]) -> dict[str, Path]:
-    """{name: folder}, by as many of the last folders of each path as tell them apart. InputError:
-    no folder, or one given twice.
+    """Returns {name: folder}. A name is as many of the path's last folders as make it unique.
+    Raises InputError if there is no folder, or one is given twice.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -61,7 +62,7 @@ def named_runs(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def page(runs: Mapping[str, Path]) -> str:
-    """The HTML text. InputError: a run has nothing to show."""
+    """Returns the HTML text. Raises InputError if a run has nothing to show."""
     title = html.escape(f"spn_jax: {', '.join(runs)}")
     body = [f"<h1>{title}</h1>", *compared(runs), *(text for name, folder in runs.items() for text in section(name, folder))]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
@@ -69,7 +70,7 @@ def page(runs: Mapping[str, Path]) -> str:
 
 
 def compared(runs: Mapping[str, Path]) -> Iterator[str]:
-    """The curves of all runs in one picture."""
+    """Yields the curves of all runs in one picture."""
     logs = {name: file.parent for name, folder in runs.items() for file in found(folder, "metrics.jsonl")[:1]}
     lines = {name: figures.read_metrics(folder / "metrics.jsonl") for name, folder in logs.items()}
     lines = {name: of_run for name, of_run in lines.items() if of_run}
@@ -79,7 +80,7 @@ def compared(runs: Mapping[str, Path]) -> Iterator[str]:
 
 
 def section(name: str, folder: Path) -> Iterator[str]:
-    """Tables, pictures and settings of a run. InputError: there is nothing."""
+    """Yields tables, pictures and settings of a run. Raises InputError if there is nothing."""
     tables = found(folder, "results.md")
     pictures = [file for file in found(folder, "*.png") if file.name != "loss_curves.png"]
     settings = [*found(folder, "config.txt"), *found(folder, "parameters.txt")]
@@ -96,8 +97,8 @@ def section(name: str, folder: Path) -> Iterator[str]:
 
 
 def found(folder: Path, pattern: str) -> list[Path]:
-    """The files of this name in a run, those of checkpoints, hidden and single result pictures left
-    out.
+    """Returns the files of this name in a run, except those of checkpoints, hidden files and single
+    result pictures.
     """
     files = [file for depth in range(DEPTH) for file in sorted(folder.glob("*/" * depth + pattern))]
     passed_over = (CHECKPOINTS, "composites", "tensorboard")
@@ -105,7 +106,7 @@ def found(folder: Path, pattern: str) -> list[Path]:
 
 
 def label(path: Path, folder: Path) -> str:
-    """What a file of a run is called on the page."""
+    """Returns the label of a run's file on the page."""
     inside = path.relative_to(folder).as_posix()
     return "results" if inside == "." else inside
 

@@ -1,5 +1,6 @@
-"""Runs an archive of `python -m spn_jax.export` with JAX alone: python run_exported.py spn.zip
-photo.png hole.png out.png
+"""Runs an archive of `python -m spn_jax.export` with JAX alone.
+
+python run_exported.py spn.zip photo.png hole.png out.png
 """
 
 import io
@@ -17,12 +18,12 @@ program = json.loads(archive.read("manifest.json"))["programs"][0]
 complete = export.deserialize(bytearray(archive.read(program["file"])))
 weights = dict(np.load(io.BytesIO(archive.read("weights.npz"))))
 
-# each pixel the mean of those that it stands for
+# each pixel is the mean of those that it replaces
 size = tuple(program["size"][::-1]), Image.Resampling.BOX
 photo, hole = Image.open(photo_file).convert("RGB"), Image.open(hole_file).convert("L").point(lambda v: 255 * (v >= 128))
 image = np.asarray(photo.resize(*size), np.float32)[None] / 255
 mask = np.asarray(hole.resize(*size))[None, ..., None] > 0
-random = np.random.default_rng(0)  # of a probabilistic model's noise
+random = np.random.default_rng(0)  # for a probabilistic model's noise
 noise = [random.standard_normal((1, *item["shape"][1:]), np.float32) for item in program["inputs"] if item["name"] == "noise"]
 completion = complete.call(weights, image, mask.astype(np.float32), *noise)
 photo.paste(Image.fromarray(np.uint8(np.rint(255 * np.asarray(completion[0])))).resize(photo.size), mask=hole)

@@ -1,13 +1,13 @@
-"""Settings of an experiment: what they are called, what they mean, which values they may have.
+"""Defines the settings of an experiment: their names, meanings, defaults and allowed values.
 
 A config file is Python and defines `get_config() -> Config`. Overrides on a command line have the
 form `section.key=value`; `--help` of a command lists the settings that it takes. The defaults are
 the paper's or, where the two differ, mostly the released program's
 (docs/paper_and_program.md has the table).
 
-A run that is resumed with another value of a setting stops, but for two kinds of settings:
-`SAME_NUMBERS` do not change what the run computes, and `ANOTHER_BEST` change the scores of its
-evaluations, of which the best checkpoint is chosen among those of the same protocol alone.
+A run that is resumed with another value of a setting stops, except for two kinds of settings.
+`SAME_NUMBERS` do not change what the run computes. `ANOTHER_BEST` change the scores of its
+evaluations; the best checkpoint is then chosen among those with the same values of them.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from spn_jax.settings import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes of the networks. The paper's ablations and the small models are values of these."""
+    """Sets the sizes of the networks. The paper's ablations and small models are values of it."""
 
     width: int = setting(
         64,
@@ -99,14 +99,14 @@ class ModelConfig:
 
     @property
     def stride(self) -> int:
-        """What height and width must be divisible by: the features are halved twice, for the latent
-        another three times.
+        """Returns what height and width must be divisible by. The features are halved twice, and
+        for the latent another three times.
         """
         return 32 if self.variational else 4
 
     @property
     def kind(self) -> str:
-        """The name of the model: spn, spn-probabilistic or spl."""
+        """Returns the name of the model: spn, spn-probabilistic or spl."""
         if self.decoder == "region_norm":
             return "spl"
         return "spn-probabilistic" if self.variational else "spn"
@@ -114,7 +114,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Photos and masks. White mask = 1 = hole."""
+    """Sets what photos and masks a run reads and how. A mask is white (1) in the hole."""
 
     train_photos: str = setting("", "folder, .flist or ArrayRecord file(s) of training photos")
     test_photos: str = setting("", "folder, .flist or ArrayRecord file(s) of held-out photos")
@@ -165,16 +165,16 @@ class DataConfig:
     prefetch: int = setting(4, "batches read ahead", POSITIVE, SAME_NUMBERS)
 
 
-# Which are written in JAX too: spn_jax/checkpoints/online_teachers.py
+# Teachers that are also implemented in JAX, see spn_jax/checkpoints/online_teachers.py
 ONLINE_TEACHERS = ("tresnet_l", "efficientnet_lite0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """The frozen network whose features the prior learner distils.
+    """Chooses the frozen network whose features the prior learner distils.
 
-    A run that is resumed with other features stops all the same, because its checkpoints say which
-    they were; what is SAME_NUMBERS here says how features are made and stored.
+    SAME_NUMBERS here are settings of how features are computed and stored. A run that is resumed
+    with other features stops nevertheless, because its checkpoints identify them.
     """
 
     name: str = setting(
@@ -243,7 +243,7 @@ class TeacherConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights and forms of the losses; docs/paper_and_program.md compares paper and program."""
+    """Sets weights and forms of losses. docs/paper_and_program.md compares paper and program."""
 
     reconstruction: float = setting(10.0, "lambda 1 (Eq. 12), weight of the image loss", NOT_NEGATIVE)
     prior: float = setting(
@@ -303,7 +303,7 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam, for generator and discriminator alike."""
+    """Sets Adam's constants, for generator and discriminator alike."""
 
     learning_rate: float = setting(
         1e-4,
@@ -317,7 +317,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How long, and what changes on the way. Times are in `unit`."""
+    """Sets the run's length, the learning-rate schedule and the prior loss's end, in `unit`."""
 
     unit: Literal["epochs", "steps"] = setting(
         "epochs",
@@ -343,13 +343,13 @@ class ScheduleConfig:
 
 
 def is_increasing(numbers: Iterable[float]) -> bool:
-    """Whether each number is greater than the one before."""
+    """Returns whether each number is greater than the one before."""
     return all(earlier < later for earlier, later in itertools.pairwise(numbers))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The training run."""
+    """Sets how a run trains, logs, evaluates and saves."""
 
     batch_size: int = setting(8, "photos a step over all devices and processes", POSITIVE)
     samples: int = setting(
@@ -370,12 +370,12 @@ class TrainConfig:
     )
     rematerialise: bool = setting(
         False,
-        "recompute the repeated blocks in the backward pass to save memory; undone on CPUs",
+        "recompute the repeated blocks in the backward pass: less memory and more time on GPUs and TPUs; a CPU's compiler undoes it",
         on_resume=SAME_NUMBERS,
     )
     compute_dtype: Literal["float32", "bfloat16"] = setting(
         "float32",
-        "type that convolutions compute in; parameters, norms and losses stay float32",
+        "type that convolutions compute in; parameters, norms, losses and sums over devices stay float32",
     )
     precision: Literal["default", "highest"] = setting(
         "default",
@@ -417,7 +417,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Evaluation on the held-out photos."""
+    """Sets how the held-out photos are evaluated."""
 
     batch_size: int = setting(8, "photos a call over all devices", POSITIVE, SAME_NUMBERS)
     photos: int | None = setting(
@@ -442,7 +442,7 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """One experiment."""
+    """Holds all settings of one experiment."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -454,7 +454,7 @@ class Config:
     eval: EvalConfig = EvalConfig()
 
 
-# Which settings a task reads, as patterns of their keys: what `--help` of the commands lists.
+# Patterns of the keys of the settings that a task reads. `--help` of the commands lists these.
 MASKS = ("data.invert_masks", "data.mask_fit", "data.image_size", "data.crop", "data.seed", "data.threads")
 SCORING = (
     *("data.test_*", *MASKS, "data.resize_filter", "data.prefetch"),
@@ -470,7 +470,7 @@ TRAINING = (
     *("loss.*", "optimizer.*", "schedule.*", "train.*", "eval.*"),
 )
 
-# height and width of training photos: with fewer pixels the discriminator's last map is empty
+# least height and width of training photos: below, the discriminator's last map is empty
 SMALLEST = 32
 
 
@@ -479,8 +479,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     checks the result.
 
     Raises:
-        InputError: no such file, an error in it, no `get_config`, an unknown key, a value of the
-            wrong type or range.
+        InputError: there is no such file, it has an error or no `get_config`, a key is unknown, or
+            a value has the wrong type or range.
     """
     path = Path(path)
     if not path.is_file():
@@ -488,14 +488,14 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     config = _run_config(path)
     if not isinstance(config, Config):
         raise InputError(f"config {path} must define get_config() that returns a spn_jax.config.Config")
-    # Values get their settings' own types: 40 for a length is 40.0, a list of drops becomes a
+    # Values are converted to their settings' types: a length of 40 becomes 40.0, a list of drops a
     # tuple.
     return apply_overrides(from_values(Config, dataclasses.asdict(config), f"config {path}"), overrides)
 
 
 def _run_config(path: Path) -> Any:
-    """What get_config() of the file returns, None if there is none; an error in the file as one
-    sentence with its line.
+    """Returns what the file's get_config() returns, or None if there is none. An error in the file
+    becomes one sentence with its line.
     """
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
@@ -524,7 +524,7 @@ def check_config(config: Config) -> None:
 
 
 def _check_together(config: Config) -> None:
-    """The rules that are about more than one setting."""
+    """Checks the rules that involve more than one setting."""
     size, stride, train, teacher = config.data.image_size, config.model.stride, config.train, config.teacher
     if teacher.layers and len(teacher.layers) != len(teacher.levels):
         raise InputError(f"teacher.layers={teacher.layers} must name one map for each of teacher.levels={teacher.levels}")
@@ -541,7 +541,7 @@ def _check_together(config: Config) -> None:
 
 
 def _check_model_and_losses(config: Config) -> None:
-    """What a kind of model and its losses ask of each other."""
+    """Checks that the kind of model and its losses fit each other."""
     model, loss, samples = config.model, config.loss, config.train.samples
     if model.decoder == "region_norm" and (model.variational or model.prior_levels != (3,)):
         raise InputError("model.decoder=region_norm is SPL's and needs model.prior_levels=3 and model.variational=false")
@@ -566,8 +566,8 @@ def from_dict(values: dict[str, Any], origin: str) -> Config:
     """Reverses `to_dict`, for settings that a checkpoint stored.
 
     A setting that is newer than the checkpoint takes its default, which therefore must mean what
-    was done before there was the setting. Settings that this version does not know, values that are
-    none of their setting's and sections that are none are an InputError naming `origin`.
+    was done before the setting existed. Raises InputError, naming `origin`, for settings that this
+    version does not know, for values of the wrong type and for sections that are no sections.
     """
     if not isinstance(values, dict):
         raise InputError(

@@ -1,28 +1,26 @@
-"""The one exception for wrong input, the door through which every command reports it, and numbers
-and lists in its sentences.
-"""
+"""Defines InputError, how every command reports it, and helpers for its sentences."""
 
 import sys
 from collections.abc import Callable, Sequence
 
 
 class InputError(ValueError):
-    """Wrong input from outside: a setting, a file, a folder, a checkpoint.
+    """Raised for wrong input from outside: a setting, a file, a folder, a checkpoint.
 
-    The message is one or two plain sentences: what is wrong, where, and what to do.
+    The message says in one or two plain sentences what is wrong, where, and what to do.
     """
 
 
-# packages whose exceptions stand for the one that was being handled when they were raised
+# packages whose exceptions replace the one that was being handled when they were raised
 WRAPPERS = ("grain",)
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
     """Returns the InputError that `error` is or was raised from, or None if there is none.
 
-    Follows `raise ... from cause`. An exception that merely came up while an InputError was being
-    handled is a fault of the program and keeps its traceback; only those of WRAPPERS, raised by
-    reader threads without a cause, are looked behind.
+    It follows `raise ... from cause`. An exception that merely occurred while an InputError was
+    being handled is a fault of the program and keeps its traceback. Only for those of WRAPPERS,
+    which reader threads raise without a cause, the handled exception counts as the cause.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -35,26 +33,26 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: "1 photo", "12,000 photos"; `plural` where it is not the noun with an
-    s.
+    """Returns a number with its noun: "1 photo", "12,000 photos". `plural` is needed where it is
+    not the noun with an s.
     """
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def first_few(entries: Sequence[object], count: int = 3) -> str:
-    """The first entries, separated by commas, with dots where there are more."""
+    """Returns the first entries, separated by commas, with dots where there are more."""
     return ", ".join(str(entry) for entry in entries[:count]) + (", ..." if len(entries) > count else "")
 
 
 def first_line(error: BaseException, longest: int = 200) -> str:
-    """The first line of an error's text, or the name of its type: libraries append traces, which do
-    not fit into a sentence.
+    """Returns the first line of an error's text, or its type's name if it has none. Libraries
+    append traces, which do not fit into a sentence.
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:longest]
 
 
 def run_command(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs `main(arguments)` as a program: wrong input becomes one line on stderr and exit status
+    """Runs `main(arguments)` as a program. Wrong input becomes one line on stderr and exit status
     2.
     """
     try:
@@ -72,6 +70,6 @@ def run_command(main: Callable[[Sequence[str]], int | None]) -> None:
 
 
 def enumerated(names: Sequence[str], last: str = "and") -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Joins names: "a", "a and b", "a, b and c"."""
     *others, final = names
     return f"{', '.join(others)} {last} {final}" if others else final

@@ -51,12 +51,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--pairs", metavar="FILE", help=f"each photo's mask: a file of `evaluate pairs`, a released .npy, or {', '.join(PROTOCOLS)}")
     add("--image-size", type=int, metavar="P", help="photos are brought to P x P pixels: data.image_size")
     add("--seed", type=int, help="of samples, and of the pairs without --pairs: eval.seed")
-    add(
-        "--samples",
-        type=int,
-        metavar="N",
-        help="completions of each photo by probabilistic models, the best by PSNR is scored: eval.samples",
-    )
+    add("--samples", type=int, metavar="N", help="completions of a photo (probabilistic), of which the best counts: eval.samples")
     add("--batch-size", type=int, help="photos a call over all devices: eval.batch_size")
     add("--bins", choices=("paper", "tenths"), default="paper", help="columns: the paper's, or six of ten percent")
     add("--paper", choices=(*paper.DATA_SETS, "none"), help="quote the paper's figures for a data set; that of --pairs if not given")
@@ -99,9 +94,7 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Scores checkpoints, folders of results and classical methods on the same pairs of photo and
-    mask.
-    """
+    """Scores checkpoints, folders of results and classical methods on the same masked photos."""
     # not before the options are read: JAX takes seconds
     from spn_jax.evaluation.run import evaluate
     from spn_jax.evaluation.session import Request
@@ -110,9 +103,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def profile(options: argparse.Namespace) -> None:
-    """What a model costs (the paper's Table 6): parameters, operations, seconds a photo,
-    compilation apart.
-    """
+    """Measures a model (the paper's Table 6): parameters, operations, seconds a photo."""
     if options.output is not None:
         check_writable(options.output.parent)
     from spn_jax.checkpoints.store import load_model

@@ -11,16 +11,18 @@ it; the weights, which are its arguments; and manifest.json, which says what goe
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spn_jax.checkpoints.store import LoadedModel, load_model
 from spn_jax.errors import InputError, run_command
-from spn_jax.filling.archive import Size, archive, check_sizes
 from spn_jax.pretrained.catalogue import CHECKPOINT_HELP, DEFAULT, announce
-from spn_jax.runtime.device import set_up
 from spn_jax.runtime.files import check_writable, write_atomically
+
+if TYPE_CHECKING:
+    from spn_jax.checkpoints.store import LoadedModel
+    from spn_jax.filling.archive import Size
 
 # of what is written, by format
 SUFFIXES = {"stablehlo": ".zip", "onnx": ".onnx", "onnx-photo": ".onnx", "web": ""}
@@ -37,6 +39,11 @@ def main(arguments: Sequence[str]) -> None:
 
         write_page(options.output, options.checkpoint, options.precision, options.onnxruntime_web)
         return
+
+    # After the cheap checks: importing JAX takes seconds.
+    from spn_jax.checkpoints.store import load_model
+    from spn_jax.filling.archive import check_sizes
+
     loaded = load_model(options.checkpoint)
     sizes = [tuple(size) for size in options.size or [[loaded.config.data.image_size] * 2]]
     check_sizes(sizes, loaded.config.model.stride)
@@ -45,9 +52,11 @@ def main(arguments: Sequence[str]) -> None:
     print(f"written: {options.output}, {options.output.stat().st_size / 1e6:.1f} MB")
 
 
-def contents(loaded: LoadedModel, form: str, precision: Any, sizes: Sequence[Size]) -> bytes:
+def contents(loaded: "LoadedModel", form: str, precision: Any, sizes: "Sequence[Size]") -> bytes:
     """The bytes of a file of one format."""
     if form == "stablehlo":
+        from spn_jax.filling.archive import archive
+
         return archive(loaded, sizes)
     from spn_jax.onnx_files import photo, write
 
@@ -104,6 +113,9 @@ def require_onnx() -> None:
 
 def cli() -> None:
     """The console command `spn-export`."""
+    parse(sys.argv[1:])  # --help and misspelt options are answered before JAX is imported
+    from spn_jax.runtime.device import set_up
+
     set_up()
     run_command(main)
 

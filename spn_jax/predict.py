@@ -10,22 +10,26 @@ network of that file, ours or anybody's (`spn_jax.filling.onnx_contract`).
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from spn_jax.errors import InputError, counted, run_command
-from spn_jax.filling.completion import SEEDS, check_samples
-from spn_jax.filling.folders import Settings, fill, fill_all, find_tasks, report
 from spn_jax.filling.holes import MASK_FROM
-from spn_jax.filling.inpainter import Inpainter
 from spn_jax.filling.options import add_device, add_network, check_network, network_path
 from spn_jax.filling.photos import FORMATS
 from spn_jax.filling.windows import STRATEGIES
-from spn_jax.runtime.device import choose_device, keep_compiled_programs
 
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
+
+    # After the options are read: importing JAX takes seconds.
+    from spn_jax.filling.completion import check_samples
+    from spn_jax.filling.folders import Settings, fill, fill_all, find_tasks, report
+    from spn_jax.filling.inpainter import Inpainter
+    from spn_jax.runtime.device import choose_device
+
     check_options(options)
     tasks, without_mask = find_tasks(options.image, options.mask, options.output)
     if options.skip_existing:
@@ -74,6 +78,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def check_options(options: argparse.Namespace) -> None:
     """Raises InputError for what can be known to be wrong before anything is read."""
+    from spn_jax.filling.completion import SEEDS
+
     check_network(options)
     if options.samples < 1:
         raise InputError(f"--samples {options.samples} must be at least 1")
@@ -85,6 +91,9 @@ def check_options(options: argparse.Namespace) -> None:
 
 def cli() -> None:
     """The console command `spn-predict`."""
+    parse(sys.argv[1:])  # --help and misspelt options are answered before JAX is imported
+    from spn_jax.runtime.device import keep_compiled_programs
+
     # and not freed memory: a large photo needs several programs, each with its own sizes
     keep_compiled_programs()
     run_command(main)

@@ -1,8 +1,8 @@
-"""How settings are declared, read, checked and listed. Which there are stands in spn_jax/config.py.
+"""Declares, reads, checks and lists settings. spn_jax/config.py defines which there are.
 
-A config is a frozen dataclass of sections, a section one of settings, and a setting a field that
-`setting(...)` made: its default, what it means, the rule that its value keeps, and what becomes of
-a run that is resumed with another value. Everything here is one loop over these fields.
+A config is a frozen dataclass of sections, and a section is one of settings. A setting is a field
+made by `setting(...)`, with its default, its meaning, the rule that its value must keep, and what a
+run does that is resumed with another value. Every function here is a loop over these fields.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 from spn_jax.errors import InputError
 
 RULE = "setting"  # key in the metadata of a field
-COLUMNS = 98  # of a listing
+COLUMNS = 98  # width of a listing
 NAME_COLUMNS = 34  # of these, for `section.key=default`
 
 C = TypeVar("C")  # a config
@@ -30,7 +30,7 @@ C = TypeVar("C")  # a config
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a value must be; none is asked of None."""
+    """Holds a condition on a setting's value. None always fulfils it."""
 
     words: str  # after "must"
     holds: Callable[[Any], bool]
@@ -42,7 +42,7 @@ BELOW_ONE = Rule("be at least 0 and less than 1", lambda value: 0 <= value < 1)
 
 
 class OnResume(enum.Enum):
-    """What another value means for a run that is resumed."""
+    """States what happens if a run is resumed with another value of a setting."""
 
     ANOTHER_RUN = "the run stops: it would compute something else"
     SAME_NUMBERS = "safe: it changes none of the numbers that the run computes, but for rounding"
@@ -54,7 +54,7 @@ SAME_NUMBERS, ANOTHER_BEST = OnResume.SAME_NUMBERS, OnResume.ANOTHER_BEST
 
 @dataclasses.dataclass(frozen=True)
 class Declared:
-    """What a field says about its setting, beside name, type and default."""
+    """Holds what a field declares about its setting, besides name, type and default."""
 
     meaning: str
     rule: Rule | None
@@ -62,21 +62,21 @@ class Declared:
 
 
 def setting(default: Any, meaning: str, rule: Rule | None = None, on_resume: OnResume = OnResume.ANOTHER_RUN) -> Any:
-    """A field of a section.
+    """Declares a field of a section.
 
     Args:
-        default: must mean what was done before there was the setting, because old checkpoints are
+        default: must mean what was done before the setting existed, because old checkpoints are
             read with it.
-        meaning: for the lists of settings, without a full stop.
-        rule: of the values beyond their type, which the field's annotation tells.
-        on_resume: what another value means for a run that is resumed.
+        meaning: text for the lists of settings, without a full stop.
+        rule: condition on the values beyond their type, which is the field's annotation.
+        on_resume: what happens if a run is resumed with another value.
     """
     return dataclasses.field(default=default, metadata={RULE: Declared(meaning, rule, on_resume)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One setting of a kind of config."""
+    """Describes one setting of a kind of config."""
 
     section: str
     name: str
@@ -86,18 +86,16 @@ class Setting:
 
     @property
     def key(self) -> str:
-        """How command lines call it."""
+        """Returns the setting's name on command lines."""
         return f"{self.section}.{self.name}"
 
     def of(self, config: Any) -> Any:
-        """Its value in a config."""
+        """Returns its value in a config."""
         return getattr(getattr(config, self.section), self.name)
 
 
 def settings_of(config: Any) -> Iterator[Setting]:
-    """Every setting of a config, or of a class of configs, in the order in which they are
-    declared.
-    """
+    """Yields every setting of a config, or of a config class, in the order of declaration."""
     for section in dataclasses.fields(config):
         kinds = typing.get_type_hints(section.type)
         for field in dataclasses.fields(typing.cast(Any, section.type)):
@@ -105,7 +103,7 @@ def settings_of(config: Any) -> Iterator[Setting]:
 
 
 def chosen_settings(config: Any, patterns: Iterable[str]) -> list[Setting]:
-    """The settings whose keys fit one of the patterns, which are as a shell has them: "eval.*",
+    """Returns the settings whose keys match one of the shell-style patterns, such as "eval.*" or
     "data.test_*".
     """
     return [of for of in settings_of(config) if any(fnmatch.fnmatchcase(of.key, pattern) for pattern in patterns)]
@@ -115,10 +113,10 @@ def chosen_settings(config: Any, patterns: Iterable[str]) -> list[Setting]:
 
 
 def replace_settings(config: C, overrides: Iterable[str]) -> C:
-    """`config` with each `section.key=value` applied, not checked as a whole.
+    """Returns `config` with each `section.key=value` applied, without checking it as a whole.
 
     Raises:
-        InputError: no such setting, with the nearest ones, or a value of the wrong type.
+        InputError: there is no such setting (it names the nearest), or a value has the wrong type.
     """
     known = {of.key: of for of in settings_of(config)}
     for override in overrides:
@@ -139,10 +137,11 @@ def replace_settings(config: C, overrides: Iterable[str]) -> C:
 
 
 def from_values(config_class: type[C], values: dict[str, Any], origin: str) -> C:
-    """The config with these values, {section: {name: value}}, each brought to its setting's type.
+    """Returns the config with these values, {section: {name: value}}, each converted to its
+    setting's type.
 
     Raises:
-        InputError: settings or types that do not fit, naming `origin`.
+        InputError: settings or types do not fit; it names `origin`.
     """
     known = {of.key: of for of in settings_of(config_class)}
     flat = {f"{section}.{name}": v for section, given in values.items() if isinstance(given, dict) for name, v in given.items()}
@@ -163,7 +162,9 @@ def from_values(config_class: type[C], values: dict[str, Any], origin: str) -> C
 
 
 def convert(value: Any, kind: Any) -> Any:
-    """`value`, from a command line (text) or from JSON, as `kind`; ValueError if it is none."""
+    """Converts `value`, from a command line (text) or from JSON, to `kind`. Raises ValueError if it
+    cannot.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if value in arguments:
@@ -197,7 +198,7 @@ def convert(value: Any, kind: Any) -> Any:
 
 
 def described(kind: Any) -> str:
-    """A type in words, for "... is not ..."."""
+    """Returns a type in words, for "... is not ..."."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
@@ -209,7 +210,7 @@ def described(kind: Any) -> str:
 
 
 def without_none(kind: Any) -> Any:
-    """The type T of `T | None`."""
+    """Returns the type T of `T | None`."""
     return next(argument for argument in typing.get_args(kind) if argument is not type(None))
 
 
@@ -225,8 +226,8 @@ def check_rules(config: Any) -> None:
 
 
 def changed_settings(old: Any, new: Any, kind: OnResume = OnResume.ANOTHER_RUN) -> list[str]:
-    """Lines `key: old -> new` of the settings that differ: of those that a resumed run must not
-    change, or of another kind.
+    """Returns lines `key: old -> new` of the settings of one kind that differ, by default of those
+    that a resumed run must not change.
     """
     before, after = to_dict(old), to_dict(new)
     lines = []
@@ -238,7 +239,7 @@ def changed_settings(old: Any, new: Any, kind: OnResume = OnResume.ANOTHER_RUN) 
 
 
 def values_of(config: Any, kind: OnResume) -> dict[str, Any]:
-    """{key: value} of the settings of one kind."""
+    """Returns {key: value} of the settings of one kind."""
     return {of.key: of.of(config) for of in settings_of(config) if of.declared.on_resume is kind}
 
 
@@ -246,23 +247,23 @@ def values_of(config: Any, kind: OnResume) -> dict[str, Any]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested dictionary of plain values, ready for JSON."""
+    """Returns a nested dictionary of plain values, ready for JSON."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def describe(config: Any) -> Sequence[str]:
-    """One `key = value` line a setting."""
+    """Returns one `key = value` line per setting."""
     values = to_dict(config)
     return [f"{of.key} = {values[of.section][of.name]}" for of in settings_of(config)]
 
 
 def help_text(config_class: Any, *patterns: str, resumable: bool = False) -> str:
-    """The settings that a command takes, with their defaults and meanings, for the end of its
+    """Lists the settings that a command takes, with defaults and meanings, for the end of its
     --help.
 
     Args:
-        patterns: of their keys, as of `chosen_settings`.
-        resumable: whether those that a resumed run may change are marked.
+        patterns: patterns of their keys, as for `chosen_settings`.
+        resumable: whether to mark those that a resumed run may change.
     """
     lines = ["settings, as section.key=value, with their defaults, which a config file may replace:"]
     lines += ["(a run that is continued may change those with a star)"] if resumable else []
@@ -282,14 +283,14 @@ def help_text(config_class: Any, *patterns: str, resumable: bool = False) -> str
 
 
 def as_typed(value: Any) -> str:
-    """A value as a command line has it."""
+    """Formats a value as on a command line."""
     if isinstance(value, tuple):
         return ",".join(map(as_typed, value))
     return str(value).lower() if value is None or isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def choices(kind: Any) -> str:
-    """The words that a setting may be, where it may only be certain ones: " [none | center |
+    """Returns the allowed words of a setting that has only certain ones: " [none | center |
     random]".
     """
     return f" [{' | '.join(map(str, typing.get_args(kind)))}]" if typing.get_origin(kind) is Literal else ""

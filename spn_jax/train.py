@@ -2,8 +2,8 @@
 
 python -m spn_jax.train --config configs/celeba.py [--workdir DIR] [section.key=value ...]
 
-The same command continues a run that was stopped or killed, exactly: everything random follows
-from the seeds and the step.
+The same command continues a run that was stopped or killed exactly where it was: all randomness
+depends on the seeds and the step alone.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from spn_jax.settings import help_text
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; the exit status is 0, or that of the signal that stopped the run (143 for
-    SIGTERM).
+    """Runs the command line. Returns exit status 0, or that of the signal that stopped the run (143
+    for SIGTERM).
     """
     quiet_libraries()
     options = parse_arguments(arguments)
     config = load_config(options.config, options.overrides)
 
-    # After the cheap checks: importing JAX takes seconds.
+    # JAX is imported after the cheap checks, because its import takes seconds.
     import jax
 
     from spn_jax.training.loop import train
@@ -60,7 +60,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def cli() -> None:
-    """The console command `spn-train`."""
+    """Runs the console command `spn-train`."""
     parse_arguments(sys.argv[1:])  # --help and misspelt options are answered before JAX is imported
     from spn_jax.runtime.device import set_up
 

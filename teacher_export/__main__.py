@@ -1,5 +1,7 @@
-"""`python -m teacher_export --config configs/celeba.py --weights FILE|timm:NAME|random
-[section.key=value ...]`.
+"""Exports a teacher's features of the training photos.
+
+python -m teacher_export --config configs/celeba.py --weights FILE|timm:NAME|random \\
+    [section.key=value ...]
 """
 
 import argparse
@@ -12,12 +14,12 @@ from teacher_export.processes import Share, find_share
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Exports the teacher's features of the training photos. InputError for wrong input."""
+    """Exports the teacher's features of the training photos. Raises InputError for wrong input."""
     options = parse(arguments)
     config = load_config(options.config, options.overrides)
     share = find_share(options.process, options.processes)
 
-    # After the cheap checks: importing torch takes seconds.
+    # This comes after the cheap checks, since importing torch takes seconds.
     from teacher_export.export import export
     from teacher_export.teachers import load_teacher
 
@@ -49,7 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def default_device(share: Share) -> str:
-    """The GPU of this process among those of its machine, or the CPU."""
+    """Returns this process's GPU among those of its machine, or the CPU."""
     from teacher_export.frameworks import torch
 
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Released checkpoints (.pt) to checkpoints of spn_jax, and back.
+"""Converts released checkpoints (.pt) to checkpoints of spn_jax, and back.
 
 python -m teacher_export.convert INPUT.pt OUTPUT_DIR [--model KIND] \\
     [--config configs/X.py] [section.key=value ...]
@@ -13,10 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
-from flax import nnx
 
 import spn_jax
 from spn_jax.checkpoints.parameters import named_arrays
@@ -32,15 +30,6 @@ from spn_jax.checkpoints.released import (
     model_to_released,
     split_released,
 )
-from spn_jax.checkpoints.store import (
-    find_checkpoint,
-    load_discriminator,
-    load_model,
-    require_new_folder,
-    save_converted,
-    stored_metadata,
-    teacher_channels,
-)
 from spn_jax.config import Config, EvalConfig, apply_overrides, load_config
 from spn_jax.errors import InputError, run_command
 from spn_jax.runtime.files import write_atomically
@@ -49,7 +38,7 @@ from spn_jax.settings import help_text, to_dict
 
 LAYOUT = "it must hold a released SPN as {name: tensor}, or that in {name: {...}}"
 SIZES = "if its sizes are not the published ones, describe them with --config"
-DEEPEST = 8  # dictionaries in dictionaries; one that holds itself has no end
+DEEPEST = 8  # most levels of nested dictionaries; one that contains itself has no end
 
 DESCRIPTION = """\
 Makes a checkpoint of spn_jax from a checkpoint of the authors' PyTorch programs, or the reverse (--to-torch).
@@ -72,7 +61,7 @@ examples:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Converts in the direction that the options say. InputError for wrong input."""
+    """Converts in the direction of the options. Raises InputError for wrong input."""
     quiet_libraries()
     options = parse_arguments(arguments)
     if options.to_torch:
@@ -108,23 +97,24 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def from_torch(path: Path, output: Path, *, kind: str | None, config_file: str | None, overrides: Sequence[str]) -> Path:
-    """Writes the released file `path` as a checkpoint in the new folder `output`; returns the
+    """Writes the released file `path` as a checkpoint in the new folder `output`. Returns the
     checkpoint's folder.
 
     Args:
-        kind: of the model; None: by the names in the file.
-        config_file: with the settings to store, the model's among them; None: the published
-            model's.
+        kind: the model's kind; None: determined by the names in the file.
+        config_file: has the settings to store, the model's among them; None: the published model's.
         overrides: `section.key=value` settings.
 
     Raises:
-        InputError: a file that cannot be read or does not fit, listing every entry; settings of
-            another kind; an output that holds something or cannot be written.
+        InputError: the file cannot be read or does not fit (every entry is listed), settings are of
+            another kind, or the output is not empty or not writable.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; pass a released .pt file, or --to-torch to make one from a checkpoint")
     if not path.is_file():
         raise InputError(f"{path} is not a file; pass a released .pt file")
+    from spn_jax.checkpoints.store import require_new_folder, save_converted  # not before the cheap checks: JAX takes seconds
+
     require_new_folder(output)
     config = load_config(config_file, overrides) if config_file else None
     if config and kind and config.model.kind != kind:
@@ -152,16 +142,16 @@ def from_torch(path: Path, output: Path, *, kind: str | None, config_file: str |
 
 
 def default_config(kind: str) -> Config:
-    """Settings of a published model: five completions a photo in the evaluation of the
-    probabilistic one, as in the paper.
+    """Returns the settings of a published model. Evaluation of the probabilistic one makes five
+    completions a photo, as in the paper.
     """
     model = FULL_SIZE[kind]
     return Config(model=model, eval=EvalConfig(samples=5 if model.variational else 1))
 
 
 def checkpoint_info(config: Config, converted: Converted, source: Mapping[str, str]) -> dict[str, Any]:
-    """What the checkpoint says about itself, as those of training runs do, but of no
-    training data.
+    """Returns the checkpoint's description, like that of a training run but without training
+    data.
     """
     return {
         "model": config.model.kind,
@@ -177,7 +167,7 @@ def checkpoint_info(config: Config, converted: Converted, source: Mapping[str, s
 
 
 def describe_left_out(names: Sequence[str]) -> str:
-    """How many and, a line each, which."""
+    """Returns the number of names and, a line each, the names."""
     if not names:
         return "nothing"
     belong = "entry that belongs" if len(names) == 1 else "entries that belong"
@@ -185,20 +175,21 @@ def describe_left_out(names: Sequence[str]) -> str:
 
 
 def count(arrays: Mapping[str, np.ndarray]) -> int:
-    """Parameters, not counting the singular vectors of spectral norm."""
+    """Counts the parameters without the singular vectors of spectral norm."""
     return sum(math.prod(array.shape) for name, array in arrays.items() if not name.endswith((".u", ".v")))
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """The tensors of a torch file by name, those in dictionaries with dots between, and the file's
+    """Reads the tensors of a torch file by name, with dots for nested dictionaries, and the file's
     SHA-256.
 
-    A dictionary around everything is taken off and printed.
+    A dictionary around everything is removed, and its name printed.
 
     Raises:
-        InputError: not a torch file, code in it, anything but tensors (listed), or one name twice.
+        InputError: it is not a torch file, contains code or anything but tensors (listed), or has
+            one name twice.
     """
-    # after the cheap checks: importing torch takes seconds
+    # imported after the cheap checks, since importing torch takes seconds
     from teacher_export.teachers import read_torch_file
 
     content = read_torch_file(path, str(path), LAYOUT)
@@ -224,8 +215,8 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
 
 
 def unwrap(content: Mapping[Any, Any]) -> tuple[list[str], Mapping[Any, Any]]:
-    """The names of the dictionaries that lie around everything, such as {"state_dict": {...}}, and
-    what lies in them.
+    """Returns the names of the dictionaries around everything, such as {"state_dict": {...}}, and
+    their content.
     """
     around: list[str] = []
     while len(content) == 1 and len(around) < DEEPEST:
@@ -238,7 +229,7 @@ def unwrap(content: Mapping[Any, Any]) -> tuple[list[str], Mapping[Any, Any]]:
 
 
 def flatten(content: Mapping[Any, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:
-    """(name, value) of all values in dictionaries of dictionaries."""
+    """Yields (name, value) of all values in nested dictionaries."""
     for key, value in content.items():
         if isinstance(value, Mapping) and depth < DEEPEST:
             yield from flatten(value, f"{prefix}{key}.", depth + 1)
@@ -247,13 +238,13 @@ def flatten(content: Mapping[Any, Any], prefix: str = "", depth: int = 1) -> Ite
 
 
 def to_numpy(value: Any) -> np.ndarray | None:
-    """A tensor as an array that shares its memory; None for anything else."""
+    """Returns a tensor as an array that shares its memory; None for anything else."""
     from teacher_export.frameworks import torch
 
     if not isinstance(value, torch.Tensor):
         return None
     value = value.detach()
-    if value.dtype == torch.bfloat16:  # of which numpy knows nothing
+    if value.dtype == torch.bfloat16:  # NumPy does not have this type
         return value.float().numpy().astype(ml_dtypes.bfloat16)
     try:
         return value.numpy()
@@ -266,16 +257,20 @@ def to_torch(checkpoint: Path, output: Path, *, module: bool) -> None:
     discriminator where there is one.
 
     Args:
-        checkpoint: step folder, checkpoints folder or work directory (newest step).
-        module: names as the authors' multi-GPU programs write and read them,
-            `generator.module.NAME`.
+        checkpoint: a step folder, checkpoints folder or work directory (newest step).
+        module: use the names of the authors' multi-GPU programs, `generator.module.NAME`.
 
     Raises:
-        InputError: no checkpoint, or one that does not fit its own settings; the file exists or
+        InputError: there is no checkpoint, it does not fit its own settings, or the file exists or
             cannot be written.
     """
     if output.exists() or output.is_symlink():
         raise InputError(f"{output} exists; choose another name, nothing is overwritten")
+    import jax  # not before the cheap checks: it takes seconds
+    from flax import nnx
+
+    from spn_jax.checkpoints.store import find_checkpoint, load_discriminator, load_model, stored_metadata, teacher_channels
+
     folder = find_checkpoint(checkpoint)
     loaded = load_model(folder)
     model = loaded.config.model

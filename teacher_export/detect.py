@@ -1,9 +1,10 @@
-"""`python -m teacher_export.detect --images NAME=DIR [--images NAME=DIR ...] --output boxes.json`:
-what a detector finds in pictures.
+"""Finds objects in pictures with a detector, and writes their boxes.
 
-The pictures are results of methods, as `spn_jax.evaluate run --save-composites` leaves them in
-OUTPUT/composites/NAME, or photos. `python -m spn_jax.visualize detect --boxes boxes.json` draws the
-boxes. Detectors are torchvision's; weights are `pretrained` (downloaded), a file of the whole
+python -m teacher_export.detect --images NAME=DIR [--images NAME=DIR ...] --output boxes.json
+
+The pictures are photos, or results of methods, as `spn_jax.evaluate run --save-composites` writes
+them to OUTPUT/composites/NAME. `python -m spn_jax.visualize detect --boxes boxes.json` draws the
+boxes. Detectors are torchvision's. Weights are `pretrained` (downloaded), a file of the whole
 detector, or `random` (for trials: such a detector finds nothing that is there).
 """
 
@@ -17,7 +18,6 @@ import numpy as np
 
 from spn_jax.data.images import decode_photo, find_images
 from spn_jax.errors import InputError, run_command
-from spn_jax.evaluation.methods import named
 from spn_jax.runtime.files import check_writable, write_atomically
 from spn_jax.views.detect import FORMAT
 
@@ -28,8 +28,11 @@ DETECTOR = "fasterrcnn_resnet50_fpn_v2"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Writes the boxes of all pictures in the folders. InputError for wrong input."""
+    """Writes the boxes of all pictures in the folders. Raises InputError for wrong input."""
     options = parse(arguments)
+
+    from spn_jax.evaluation.methods import named  # not before the options are read: it imports JAX, which takes seconds
+
     folders = dict(named(text, "--images") for text in options.images)
     if len(folders) < len(options.images):
         raise InputError("two folders of --images have one name; give each a name of its own (NAME=DIR)")
@@ -65,7 +68,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def pictures_in(name: str, folder: Path) -> list[Path]:
-    """The pictures in a folder and below. InputError: there are none."""
+    """Returns the pictures in a folder and below. Raises InputError if there are none."""
     found = find_images(folder) if folder.is_dir() else []
     if not found:
         raise InputError(f"--images {name}={folder} is no folder of pictures; pass for instance OUTPUT/composites/{name} of an evaluation")
@@ -73,10 +76,10 @@ def pictures_in(name: str, folder: Path) -> list[Path]:
 
 
 def load_detector(name: str, weights: str, seed: int, threshold: float, device: str | None) -> tuple[Any, list[str], str]:
-    """A detector ready for use, the names of its labels by number, and the device it is on.
+    """Returns a detector ready for use, its labels by number, and its device.
 
     Raises:
-        InputError: no such detector, weights that cannot be had or do not fit.
+        InputError: there is no such detector, or weights cannot be obtained or do not fit.
     """
     from teacher_export.frameworks import torch, torchvision
     from teacher_export.teachers import read_tensors
@@ -95,16 +98,16 @@ def load_detector(name: str, weights: str, seed: int, threshold: float, device: 
             raise InputError(f"the weights of {name} could not be downloaded ({error}); pass --weights FILE") from error
     if weights not in ("pretrained", "random"):
         fill(model, read_tensors(weights), (), f"--weights {weights} does not fit {name}")
-    # Of one-stage detectors it is an attribute of their own. Boxes below the threshold cannot
-    # suppress any above it.
+    # One-stage detectors have the attribute themselves. Boxes below the threshold cannot suppress
+    # any above it.
     getattr(model, "roi_heads", model).score_thresh = threshold
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(place).eval(), list(published.meta["categories"]), place
 
 
 def detect(model: Any, labels: Sequence[str], file: Path, device: str) -> list[dict[str, Any]]:
-    """What the detector finds in a picture, {"box": left, top, right, bottom in pixels, "label",
-    "score"}, the surest first.
+    """Returns a picture's detections, {"box": left, top, right, bottom in pixels, "label",
+    "score"}, the most certain first.
     """
     from teacher_export.frameworks import torch
 
@@ -118,8 +121,8 @@ def detect(model: Any, labels: Sequence[str], file: Path, device: str) -> list[d
 
 
 def replace_missing_operators() -> None:
-    """Non-maximum suppression in plain torch, where torchvision's compiled one did not load (see
-    `frameworks`).
+    """Replaces torchvision's compiled non-maximum suppression by plain torch if it did not load
+    (see `frameworks`).
     """
     from teacher_export.frameworks import torchvision
 
@@ -128,8 +131,8 @@ def replace_missing_operators() -> None:
 
 
 def suppress(boxes: "torch.Tensor", scores: "torch.Tensor", iou_threshold: float) -> "torch.Tensor":
-    """Numbers of the boxes (n, 4) that stay, by falling score (n,): of those that overlap more than
-    this, the surest.
+    """Returns the numbers of the kept boxes (n, 4), by falling score (n,): of boxes that overlap
+    more than the threshold, the most certain is kept.
     """
     from teacher_export.frameworks import torch, torchvision
 

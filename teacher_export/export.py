@@ -27,29 +27,29 @@ from teacher_export.teachers import Teacher
 
 Result = TypeVar("Result")
 
-SAMPLE_PHOTOS = 4  # whose compressed size stands for all
+SAMPLE_PHOTOS = 4  # number of photos whose compressed size is taken for all
 
 
 def export(config: Config, teacher: Teacher, share: Share = Share(), *, verify: bool = False) -> Manifest:  # noqa: B008, it is frozen
-    """Brings the cache in `config.teacher.cache` to completion and returns its manifest.
+    """Completes the cache in `config.teacher.cache` and returns its manifest.
 
-    Of several processes each writes the shards it owns; the one that finds all of them there
-    verifies every record and writes the manifest. The others return a manifest without shards.
+    Of several processes each writes its own shards. The one that finds all shards complete verifies
+    every record and writes the manifest. The others return a manifest without shards.
 
     Args:
         config: all settings.
-        teacher: what is run.
-        share: of this process.
-        verify: read every record of a complete cache again, and restore what is damaged.
+        teacher: the teacher to run.
+        share: the share of this process.
+        verify: whether to read every record of a complete cache again, and restore damaged ones.
 
     Raises:
-        InputError: the photos, the cache folder or the disk do not allow it; see CacheWriter for
+        InputError: the photos, the cache folder or the disk do not allow it. CacheWriter explains
             what a restart may change.
     """
     if not config.teacher.cache:
         raise InputError(f"teacher.cache is not set; run {export_command('FOLDER')}")
     # On the CPU each batch has a core to itself. Threads inside an operation would wait for each
-    # other at every one of them (ten times slower where other programs want the cores too), and the
+    # other in every operation (ten times slower if other programs want the cores too), and the
     # features' last bits would depend on their number.
     torch.set_num_threads(1)
     photos = open_photos(config.data.train_photos, "data.train_photos")
@@ -70,13 +70,13 @@ def export(config: Config, teacher: Teacher, share: Share = Share(), *, verify: 
 
 
 def complete(config: Config, teacher: Teacher, photos: PhotoSource, writer: CacheWriter) -> Manifest:
-    """Verifies every record of a cache whose shards are all there, writes damaged ones anew, and
-    then the manifest.
+    """Verifies every record of a cache with all shards, rewrites damaged shards, and then writes
+    the manifest.
 
-    Returns a manifest without shards if another process is at that already.
+    Returns a manifest without shards if another process is already doing this.
 
     Raises:
-        InputError: what was just written is damaged again.
+        InputError: a rewritten shard is damaged again.
     """
     with writer.verification() as mine:
         if not mine:
@@ -100,7 +100,7 @@ def complete(config: Config, teacher: Teacher, photos: PhotoSource, writer: Cach
 
 
 def make_plan(config: Config, teacher: Teacher, photos: PhotoSource) -> Manifest:
-    """What the cache will hold. The features' shapes are those of one trial pass."""
+    """Plans the content of the cache. A trial pass gives the features' shapes."""
     size = config.data.image_size
     if size % 4:
         raise InputError(f"data.image_size={size} must be divisible by 4 to have features at a quarter of it")
@@ -128,10 +128,10 @@ def make_plan(config: Config, teacher: Teacher, photos: PhotoSource) -> Manifest
 
 
 def run_teacher(teacher: Teacher, photos: np.ndarray, dtype: str, compute_dtype: str) -> dict[int, np.ndarray]:
-    """uint8 photos (b, 2P, 2P, 3) -> {level: (b, h, w, c)} in `dtype`, float32 for uint8.
-    InputError if a value is not finite.
+    """Maps uint8 photos (b, 2P, 2P, 3) to {level: (b, h, w, c)} in `dtype`, float32 for uint8.
+    Raises InputError if a value is not finite.
 
-    With the compute type bfloat16 convolutions and matrix products run in it (autocast).
+    If the compute type is bfloat16, convolutions and matrix products run in it (autocast).
     """
     # A mirrored batch is a view with negative strides, which torch refuses.
     batch = torch.from_numpy(np.ascontiguousarray(photos))
@@ -155,8 +155,8 @@ _streams = threading.local()
 
 
 def own_stream(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """On a GPU the calling thread's own stream, so that one batch is copied while another is
-    computed.
+    """Returns the context of the calling thread's own stream on a GPU, so that one batch is copied
+    while another is computed.
     """
     if device.type != "cuda":
         return contextlib.nullcontext()
@@ -166,9 +166,9 @@ def own_stream(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 def to_numpy(features: dict[int, torch.Tensor], dtype: str) -> dict[int, np.ndarray]:
-    """Features on the host in `dtype`; those that become 8-bit codes later stay float32."""
-    # Rounded on the device, half the bytes to move; numpy has no bfloat16 of its own, so the bits
-    # travel as integers.
+    """Copies features to the host in `dtype`; those that become 8-bit codes later stay float32."""
+    # Rounding on the device halves the bytes to copy. NumPy has no bfloat16 of its own, so the bits
+    # are copied as integers.
     narrow = {
         level: f.to(torch.bfloat16).contiguous().view(torch.int16) if dtype == "bfloat16" else f.float().contiguous()
         for level, f in features.items()
@@ -182,7 +182,7 @@ def to_numpy(features: dict[int, torch.Tensor], dtype: str) -> dict[int, np.ndar
 
 
 def records(teacher: Teacher, photos: np.ndarray, plan: Manifest) -> Iterator[dict[int, np.ndarray]]:
-    """The records of a batch of photos in their order: photo by photo, as it is and (with two
+    """Yields the records of a batch of photos in order: each photo as it is and (with two
     orientations) mirrored.
 
     The mirrored photo goes through the teacher by itself; features are never mirrored.
@@ -195,8 +195,8 @@ def records(teacher: Teacher, photos: np.ndarray, plan: Manifest) -> Iterator[di
 
 
 def require_space(config: Config, teacher: Teacher, photos: PhotoSource, writer: CacheWriter) -> None:
-    """Prints the bytes that the remaining shards need and the disk has. InputError if it
-    has fewer.
+    """Prints the bytes that the remaining shards need and the disk has. Raises InputError if they
+    are too few.
     """
     plan = writer.plan
     remaining = sum(len(plan.shard_photos(index)) for index in writer.missing()) * plan.orientations
@@ -217,14 +217,13 @@ def require_space(config: Config, teacher: Teacher, photos: PhotoSource, writer:
 
 
 def write_shards(config: Config, teacher: Teacher, photos: PhotoSource, writer: CacheWriter, shards: Sequence[int]) -> None:
-    """Writes `shards`; a pool of threads prepares photos and runs the teacher, some batches ahead
+    """Writes `shards`. A pool of threads prepares photos and runs the teacher, some batches ahead
     of the writing.
 
-    A shard that another process turns out to be writing is left to it.
+    Shards that another process is writing are left to it.
     """
     plan, seconds = writer.plan, Seconds()
-    # Batches never cross a shard: what a batch holds must not depend on where an earlier run
-    # stopped.
+    # Batches never cross a shard: their content must not depend on where an earlier run stopped.
     batches = {index: _split(plan.shard_photos(index), config.teacher.batch_size) for index in shards}
     total = sum(len(plan.shard_photos(index)) for index in shards)
     progress = Progress(0, total)
@@ -264,7 +263,7 @@ def write_shards(config: Config, teacher: Teacher, photos: PhotoSource, writer: 
 
 
 class Seconds:
-    """How long each part of the work took, summed over all threads."""
+    """The time of each part of the work, summed over all threads."""
 
     def __init__(self) -> None:
         self._parts: dict[str, float] = {}
@@ -281,7 +280,7 @@ class Seconds:
                 self._parts[part] = self._parts.get(part, 0.0) + time.perf_counter() - start
 
     def shares(self) -> str:
-        """Such as "decode 21 %, teacher 70 %, write 9 %"."""
+        """Returns the shares as text, such as "decode 21 %, teacher 70 %, write 9 %"."""
         total = sum(self._parts.values()) or 1.0
         return ", ".join(f"{part} {100 * spent / total:.0f} %" for part, spent in self._parts.items())
 
@@ -291,7 +290,9 @@ def _split(photos: range, size: int) -> list[range]:
 
 
 def _workers(config: Config, teacher: Teacher) -> int:
-    """Batches in work at once: a core each on the CPU, enough to keep it fed on an accelerator."""
+    """Returns the number of concurrent batches: one for each core of a CPU, enough to keep an
+    accelerator busy.
+    """
     if teacher.device.type != "cpu":
         return config.data.threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -300,8 +301,8 @@ def _workers(config: Config, teacher: Teacher) -> int:
 def run_ahead(
     pool: ThreadPoolExecutor, run: Callable[[Sequence[int]], Result], batches: Iterable[Sequence[int]], ahead: int
 ) -> Iterator[Result]:
-    """`run(batch)` for every batch, in their order, with at most `ahead` of them in work or waiting
-    besides the one handed out.
+    """Yields `run(batch)` for every batch, in order. At most `ahead` of them are running or waiting
+    besides the one yielded.
     """
     waiting: deque[Future[Result]] = deque()
     for batch in batches:

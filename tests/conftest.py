@@ -20,12 +20,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # to see the same.
     if not _asks_for_gpu(config):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        # Most of a test is compilation of a program that runs for milliseconds: no optimisation
+        # makes that a third shorter.
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     cache = Path(__file__).resolve().parent.parent / ".cache" / "jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
-    # Most of a test is compilation of a program that runs for milliseconds: no optimisation makes
-    # that a third shorter.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 LONGEST = ("test_parity", "test_train", "test_distributed", "test_step")

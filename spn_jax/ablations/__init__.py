@@ -1,4 +1,4 @@
-"""The paper's ablations: the runs of each table, how they are trained and evaluated, and the table.
+"""Trains, evaluates and tabulates the paper's ablations.
 
 It imports training and evaluation; the command `ablate` alone imports it.
 """

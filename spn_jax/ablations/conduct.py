@@ -1,6 +1,4 @@
-"""The runs of a sweep: what each needs, trained and evaluated by all processes that share the
-folder.
-"""
+"""Trains and evaluates the runs of a sweep, in all processes that share its folder."""
 
 import contextlib
 import dataclasses
@@ -37,11 +35,11 @@ from spn_jax.training.state import resolve_schedule
 PAIRS = "pairs.tsv"
 
 
-POLL_SECONDS = 20.0  # between looks at runs that other machines are at
+POLL_SECONDS = 20.0  # between checks of runs that other machines work on
 
 
 def chosen_runs(sweep: Sweep, only: Sequence[str]) -> list[Run]:
-    """The runs named with --only, all of them if none is. InputError: an unknown name."""
+    """Returns the runs named with --only, or all. Raises InputError for an unknown name."""
     names = [run.name for run in sweep.runs]
     if unknown := [name for name in only if name not in names]:
         raise InputError(f"--only {unknown[0]}: unknown run; available: {', '.join(names)}")
@@ -49,7 +47,7 @@ def chosen_runs(sweep: Sweep, only: Sequence[str]) -> list[Run]:
 
 
 def listed(sweep: Sweep, chosen: Sequence[Run], base: Config, workdir: Path) -> Iterator[str]:
-    """The runs of a sweep, for people: folder, how far it is, what it changes."""
+    """Yields a line a run, for people: folder, progress, changed settings."""
     yield f"{sweep.title}: {counted(len(chosen), 'run')} in {workdir}"
     for run in chosen:
         newest = newest_checkpoint(workdir / run.name / TRAINED / FOLDER)
@@ -63,11 +61,9 @@ def listed(sweep: Sweep, chosen: Sequence[Run], base: Config, workdir: Path) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line says about all runs of a sweep; `python -m spn_jax.ablate`
-    explains it.
-    """
+    """The options for all runs of a sweep; `python -m spn_jax.ablate` explains them."""
 
-    config: str  # file that every run starts from
+    config: str  # config file that every run starts from
     overrides: Sequence[str] = ()
     export: bool = False
     weights: str | None = None
@@ -76,9 +72,9 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A run of a sweep and all that it takes to do it.
+    """A run of a sweep and all that is needed to do it.
 
-    folder: of the run; its training and its evaluation have folders in it.
+    folder: the run's folder; its training and its evaluation have folders in it.
     """
 
     run: Run
@@ -92,15 +88,15 @@ class Work:
         return self.folder / TRAINED
 
     def export_command(self) -> list[str]:
-        """What fills its teacher's cache, after the name of the interpreter."""
+        """Returns the arguments, after the interpreter's name, that fill its teacher's cache."""
         weights = self.run.weights if self.run.has_own_teacher() else self.options.weights
         given = [] if weights is None else ["--weights", weights]
         teacher = [setting for setting in self.run.settings if setting.startswith("teacher.")]
         return ["-m", "teacher_export", "--config", str(self.options.config), *given, *self.options.overrides, *teacher]
 
     def is_trained(self) -> bool:
-        """Whether the run has all its steps; InputError if its folder holds one with other
-        settings.
+        """Returns whether the run has all its steps. Raises InputError if its folder holds a run
+        with other settings.
         """
         newest = newest_checkpoint(self.trained / FOLDER)
         if newest is None:
@@ -118,8 +114,8 @@ class Work:
         return step > length or (step == length and has_evaluation(self.trained, step))
 
     def is_evaluated(self) -> bool:
-        """Whether its last checkpoint was evaluated on the sweep's pairs, with the weights that
-        were asked for.
+        """Returns whether its last checkpoint was evaluated on the sweep's pairs, with the
+        requested weights.
         """
         content, newest = self.results(), newest_checkpoint(self.trained / FOLDER)
         if content is None or newest is None:
@@ -132,7 +128,7 @@ class Work:
         return read_results(self.folder / EVALUATED / "results.json")
 
     def do(self) -> None:
-        """Trains and evaluates; `Stopped` if a signal came during the training."""
+        """Trains and evaluates. Raises Stopped if a signal came during the training."""
         if not self.is_trained():
             print(f"\n== {self.run.name}: {' '.join(self.run.settings) or 'the config as it is'}", flush=True)
             if self.run.after is not None:
@@ -146,7 +142,7 @@ class Work:
 
 
 def read_results(path: Path) -> dict[str, Any] | None:
-    """A results.json of an evaluation; None if there is none."""
+    """Reads a results.json of an evaluation; None if there is none."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -154,8 +150,8 @@ def read_results(path: Path) -> dict[str, Any] | None:
 
 
 def sweep_pairs(workdir: Path, base: Config, given: str | None) -> PairList:
-    """The pair list of all runs, written on the first start. InputError: it does not fit, or is
-    another than the sweep began with.
+    """Returns the pair list of all runs, which the first start writes. Raises InputError if it does
+    not fit, or differs from the one that the sweep began with.
     """
     photos, masks = open_photos(base.data.test_photos, "data.test_photos"), open_test_masks(base)
     path = workdir / PAIRS
@@ -177,9 +173,7 @@ def sweep_pairs(workdir: Path, base: Config, given: str | None) -> PairList:
 
 
 def check_order(work: Sequence[Work], workdir: Path) -> None:
-    """Raises InputError where a run learns from one that is neither there nor among those to be
-    trained.
-    """
+    """Raises InputError if a run learns from one that neither exists nor is going to be trained."""
     names = {one.run.name for one in work}
     for one in work:
         if (
@@ -193,16 +187,16 @@ def check_order(work: Sequence[Work], workdir: Path) -> None:
 
 
 def has_cache(config: Config) -> bool:
-    """Whether the folder of the teacher's features is a finished cache."""
+    """Returns whether the folder of the teacher's features is a finished cache."""
     return bool(config.teacher.cache) and (Path(config.teacher.cache) / MANIFEST).is_file()
 
 
 def provide_caches(work: Sequence[Work], workdir: Path) -> None:
-    """Sees to the features that the runs learn from, before any of them begins.
+    """Makes or checks the features that the runs learn from, before any of them begins.
 
     Raises:
-        InputError: features that are missing, with the commands that make them, unless --export
-            says to; ones that do not fit.
+        InputError: features are missing and --export was not given (the text has the commands that
+            make them), or do not fit.
     """
     needing = [one for one in work if one.config.loss.prior > 0 and one.config.teacher.mode == "cached" and not one.is_trained()]
     missing = {one.config.teacher.cache: one for one in needing if not has_cache(one.config)}
@@ -221,13 +215,12 @@ def provide_caches(work: Sequence[Work], workdir: Path) -> None:
 
 
 def export(one: Work) -> None:
-    """Fills the cache of a run's teacher in a process of its own, since the library does not know
-    torch. InputError: that failed.
+    """Fills the cache of a run's teacher in a separate process, since the library does not import
+    torch. Raises InputError if that fails.
     """
     command = one.export_command()
     print(f"\n== {one.run.name}: python {shlex.join(command)}", flush=True)
-    # Where JAX holds most of a GPU's memory already, the export has to do with the rest and must
-    # not ask for more at once.
+    # JAX may hold most of a GPU's memory already, so the export must not preallocate memory.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if subprocess.run([sys.executable, *command], env=environment).returncode:
         raise InputError(f"the features of {one.run.name} could not be exported; what stands above says why")
@@ -235,8 +228,8 @@ def export(one: Work) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
-    """Whether the folder is this process's until the end of the block: False where another one is
-    at it.
+    """Opens a context that yields whether this process holds the folder's lock; False if another
+    process works in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -250,8 +243,8 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def waiting_for(folder: Path, reason: str) -> Iterator[None]:
-    """The folder is this process's until the end of the block; waits for the one that is at it, and
-    says so.
+    """Holds the folder's lock in a context. Waits, with a message, while another process works in
+    it.
     """
     said = False
     while True:
@@ -266,9 +259,10 @@ def waiting_for(folder: Path, reason: str) -> Iterator[None]:
 
 
 def conduct(work: Sequence[Work]) -> None:
-    """Does all runs that no other process is at and waits for those; `Stopped` if a signal came.
+    """Does all runs that no other process works on, and waits for the others. Raises Stopped if a
+    signal came.
 
-    A run whose process dies is free again, and goes on from its last checkpoint.
+    If a run's process dies, another can take the run over from its last checkpoint.
     """
     left, said = list(work), False
     while left:

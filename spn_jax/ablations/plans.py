@@ -1,9 +1,8 @@
-"""The paper's ablations as lists of runs: what each changes in a config, and where it stands in the
-table that compares them.
+"""Lists the paper's ablations as runs: their changes to a config and their rows in the table.
 
-Every run starts from one config, the SPN with all three priors, and differs from it in the settings
-named here alone. A run whose settings are the config's own already is the run `spn`, so that tables
-share it, as they share all runs of one name.
+Every run starts from one config, the SPN with all three priors, and changes only the settings named
+here. A run that changes nothing is the run `spn`. Tables share it, as they share all runs of one
+name.
 """
 
 import re
@@ -25,10 +24,10 @@ EDGES = ("canny", "sobel")  # teachers that need no weights
 class Run:
     """One training run.
 
-    name: of its folder and in tables.
-    settings: section.key=value that it changes.
-    weights: what the export of a teacher of its own is told with --weights; None: nothing.
-    after: the run whose priors are its teacher, which therefore has to be trained before.
+    name: its name in folders and tables.
+    settings: the settings that it changes, as section.key=value.
+    weights: --weights for the export of its own teacher, if any.
+    after: the run whose priors are its teacher, which must be trained before.
     """
 
     name: str
@@ -37,15 +36,17 @@ class Run:
     after: str | None = None
 
     def config(self, base: Config) -> Config:
-        """The settings that it is trained with; InputError if they do not go together."""
+        """Returns the settings that it is trained with. Raises InputError if they do not go
+        together.
+        """
         return apply_overrides(base, self.settings)
 
     def has_own_teacher(self) -> bool:
-        """Whether it does not learn from the config's teacher."""
+        """Returns whether its teacher is not the config's."""
         return any(setting.startswith("teacher.name=") for setting in self.settings)
 
 
-Row = tuple[tuple[str, ...], Run]  # cells of a table before the scores, and whose scores they are
+Row = tuple[tuple[str, ...], Run]  # a table's cells before the scores, and the run that has the scores
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Sweep:
     heads: titles of the columns before the scores.
     rows: (cells under the heads, run), in the table's order.
     reference: the run that the others are compared with, picture by picture.
-    helpers: runs that are no row, but others learn from.
+    helpers: runs that are not in the table, but that others learn from.
     remarks: what a reader has to know.
     """
 
@@ -69,7 +70,7 @@ class Sweep:
 
     @property
     def runs(self) -> list[Run]:
-        """Each once, in the order in which they are trained."""
+        """Each run once, in the order of training."""
         return list({run.name: run for run in (*self.helpers, *(run for _, run in self.rows))}.values())
 
 
@@ -83,8 +84,8 @@ class TeacherChoice:
 
 
 def teacher_choice(text: str) -> TeacherChoice:
-    """[LABEL=]TEACHER[@WEIGHTS], as `canny`, `timm:resnet50@pretrained` or `yolov5=yolov5.pt`.
-    InputError: it is not that.
+    """Parses [LABEL=]TEACHER[@WEIGHTS], as `canny`, `timm:resnet50@pretrained` or
+    `yolov5=yolov5.pt`. Raises InputError if it is malformed.
     """
     label, separator, rest = text.partition("=")
     name, _, weights = (rest if separator else text).partition("@")
@@ -96,20 +97,20 @@ def teacher_choice(text: str) -> TeacherChoice:
 
 @dataclass(frozen=True)
 class Choices:
-    """What a command line says about a sweep besides its settings."""
+    """The options of a sweep besides its settings."""
 
-    workdir: Path  # holds the runs, and the features of teachers that only the sweep has
+    workdir: Path  # holds the runs, and the features of the sweep's own teachers
     teachers: tuple[TeacherChoice, ...] = tuple(TeacherChoice(name, name) for name in EDGES)
-    # checkpoint whose prior SPL learns (Table 5); None: the sweep's own SPN
+    # checkpoint whose prior SPL learns (Table 5); None: that of the sweep's own SPN
     prior_from: str | None = None
 
 
 def plan(table: str, base: Config, choices: Choices) -> Sweep:
-    """The runs of one of SWEEPS.
+    """Plans the runs of one of SWEEPS.
 
     Raises:
-        InputError: `base` is not what the ablations start from, or a run's settings do not go
-            together.
+        InputError: `base` is not the config that the ablations start from, or a run's settings do
+            not go together.
     """
     kinds = ("spn", "spn-probabilistic") if table == "weights" else ("spn",)
     model = base.model
@@ -129,7 +130,7 @@ def _run(base: Config, name: str, *settings: str) -> Run:
 
 
 def prior_scales(base: Config, choices: Choices) -> Sweep:
-    """Table 3; SPN with one scale stands beside SPL, which the paper takes for it."""
+    """Plans Table 3, and adds SPN with one scale, for which the paper takes SPL."""
     size = base.data.image_size
     heads = (*(f"{size // n} x {size // n}" for n in (4, 2, 1)), "model")
     rows: tuple[Row, ...] = (
@@ -142,13 +143,13 @@ def prior_scales(base: Config, choices: Choices) -> Sweep:
 
 
 def middle_blocks(base: Config, choices: Choices) -> Sweep:
-    """Table 4."""
+    """Plans Table 4."""
     rows: list[Row] = [((str(n),), _run(base, f"blocks-{n}", f"model.middle_blocks={n}")) for n in (4, 8, 12)]
     return Sweep("4", "SPADE residual blocks in the middle", ("blocks",), tuple(rows), reference=rows[1][1].name)
 
 
 def prior_as_teacher(base: Config, choices: Choices) -> Sweep:
-    """Table 5: SPL learns the coarsest prior of an SPN."""
+    """Plans Table 5, where SPL learns the coarsest prior of an SPN."""
     own = choices.prior_from is None
     source = choices.workdir / BASE / TRAINED if own else choices.prior_from
     cache = choices.workdir / TEACHERS / "spn-prior"
@@ -171,7 +172,7 @@ def prior_as_teacher(base: Config, choices: Choices) -> Sweep:
 
 
 def components(base: Config, choices: Choices) -> Sweep:
-    """Fig. 7."""
+    """Plans Fig. 7."""
     rows: tuple[Row, ...] = (
         (("SPN",), Run(BASE)),
         (("without distillation (w/o S)",), _run(base, "no-distillation", "loss.prior=0")),
@@ -186,7 +187,7 @@ def components(base: Config, choices: Choices) -> Sweep:
 
 
 def teachers(base: Config, choices: Choices) -> Sweep:
-    """Fig. 8."""
+    """Plans Fig. 8."""
     rows: list[Row] = [((base.teacher.name,), Run(BASE))]
     for choice in choices.teachers:
         cache = choices.workdir / TEACHERS / choice.label
@@ -198,10 +199,10 @@ def teachers(base: Config, choices: Choices) -> Sweep:
 
 
 def loss_weights(base: Config, choices: Choices) -> Sweep:
-    """The paper's search for lambda 1 to 5: the grid of the first two, and of a probabilistic model
-    the others one at a time.
+    """Plans the paper's search for lambda 1 to 5: a grid of the first two and, for a probabilistic
+    model, the others one at a time.
 
-    The paper gives the values that were tried, not in which combinations.
+    The paper gives the tried values, but not their combinations.
     """
     names = list(WEIGHTS) if base.model.variational else list(WEIGHTS)[:2]
     combinations = [(one, two) for one in WEIGHTS["lambda1"].tried for two in WEIGHTS["lambda2"].tried]
@@ -224,7 +225,7 @@ def _chosen_run(rows: Sequence[Row]) -> str:
     return next(run.name for cells, run in rows if cells == chosen[: len(cells)])
 
 
-# folders of a run, and beside the runs
+# names of folders in a run, and beside the runs
 TRAINED, EVALUATED, TEACHERS = "train", "evaluation", "teachers"
 
 SWEEPS: dict[str, Callable[[Config, Choices], Sweep]] = {

@@ -1,4 +1,4 @@
-"""The report on a sweep: its table, notes and the paper's figures."""
+"""Reports on a sweep: its table, notes and the paper's figures."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from spn_jax.evaluation import paper, tables
 from spn_jax.evaluation.pairs import PairList
 from spn_jax.runtime.files import write_atomically
 
-LAYOUT = "deterministic"  # of bins, unless a run draws several samples
+LAYOUT = "deterministic"  # layout of the bins, unless a run draws several samples
 
 
 def report(sweep: Sweep, base: Config, workdir: Path, pairs: PairList) -> None:
@@ -38,21 +38,21 @@ def report(sweep: Sweep, base: Config, workdir: Path, pairs: PairList) -> None:
 
 
 def entry_of(cells: tuple[str, ...], run: Run, workdir: Path, content: dict[str, Any] | None) -> sweep_tables.Entry:
-    """A run's row of the table."""
+    """Returns a run's row of the table."""
     newest = newest_checkpoint(workdir / run.name / TRAINED / FOLDER)
     results = None if content is None else sweep_tables.results_from_json(content, run.name)
     return sweep_tables.Entry(cells, run.name, None if newest is None else parameter_count(newest), results)
 
 
 def parameter_count(checkpoint: Path) -> int:
-    """Parameters of prior learner and generator in a checkpoint, distillation heads included."""
+    """Counts the parameters of prior learner and generator in a checkpoint, distillation heads
+    included.
+    """
     return sum(math.prod(leaf.shape) for leaf in stored_metadata(checkpoint).metadata["model"].values())
 
 
 def notes_of(sweep: Sweep, base: Config, workdir: Path, contents: dict[str, dict[str, Any]]) -> list[str]:
-    """What a reader has to know about the runs: their steps, their teachers, what their evaluations
-    say.
-    """
+    """Returns notes on the runs: their steps, their teachers, and those of their evaluations."""
     steps: dict[str, list[str]] = {}
     teachers: dict[str, list[str]] = {}
     said: dict[str, None] = {}
@@ -71,12 +71,12 @@ def notes_of(sweep: Sweep, base: Config, workdir: Path, contents: dict[str, dict
 
 
 def paper_differences(base: Config, pairs: PairList, contents: Iterable[dict[str, Any]]) -> list[str]:
-    """What sets the sweep apart from the paper's, a clause each."""
+    """Lists, a clause each, how the sweep differs from the paper's."""
     origins = [content["about"]["weights"].get("inception") for content in contents]
     return paper.differences(
         "paris_streetview",
         "deterministic",
-        own_images=False,  # whose names the paper does not tell
+        own_images=False,  # the paper does not list their names
         images=len(pairs.photos),
         masks=pairs.set_size,
         image_size=base.data.image_size,
@@ -88,7 +88,7 @@ def paper_differences(base: Config, pairs: PairList, contents: Iterable[dict[str
 
 
 def as_text(sweep: Sweep, entries: Sequence[sweep_tables.Entry], layout: str, notes: Sequence[str], differing: Sequence[str]) -> str:
-    """The whole report as Markdown: table, differences, notes, the paper's figures, and last the
+    """Returns the whole report as Markdown: table, differences, notes, the paper's figures, and the
     scores by hole ratio.
     """
     parts = [f"## {heading(sweep)}\n\n", sweep_tables.text_table(sweep.heads, entries, layout)]
@@ -103,6 +103,6 @@ def as_text(sweep: Sweep, entries: Sequence[sweep_tables.Entry], layout: str, no
 
 
 def heading(sweep: Sweep) -> str:
-    """Which table of the paper it is like, and of what."""
+    """Returns a heading with the paper's corresponding table, and its subject."""
     name = {"fig": f"Fig. {sweep.table.removeprefix('fig')}: ", "wei": ""}.get(sweep.table[:3], f"Table {sweep.table}: ")
     return f"{name}{sweep.title}"

@@ -1,9 +1,8 @@
-"""The table of a sweep: a row a run and a column a score, over all hole ratios, as in the paper's
-Tables 3 to 5.
+"""Formats a sweep's table, with a row a run and a column a score, as the paper's Tables 3 to 5.
 
-Below it stand the differences from one of the runs, picture by picture: all runs completed the same
-holes, so that these are far surer than the difference of two means. Then, in a block of their own,
-the paper's figures as printed.
+Scores are over all hole ratios. Below follow the differences from one of the runs, picture by
+picture: all runs completed the same holes, so these are far more certain than the difference of two
+means. The paper's figures, as printed, follow in a separate block.
 """
 
 import json
@@ -28,10 +27,10 @@ NOT_YET = "not yet"
 class Entry:
     """A row of the table.
 
-    cells: what stands before the scores.
+    cells: the cells before the scores.
     run: its name.
-    parameters: of prior learner and generator; None: not known yet.
-    results: None: it has not been trained and evaluated yet.
+    parameters: number in prior learner and generator; None: not known yet.
+    results: the run's scores; None: it has not been trained and evaluated yet.
     """
 
     cells: tuple[str, ...]
@@ -41,13 +40,13 @@ class Entry:
 
 
 def text_table(heads: Sequence[str], entries: Sequence[Entry], layout: str) -> str:
-    """The scores of every run, as Markdown; MAE times ten, as the paper prints it."""
+    """Returns the scores of every run as Markdown; MAE times ten, as the paper prints it."""
     header, body = _grid(heads, entries, layout, "{mean} ± {interval}")
     return aligned(header, body, left=len(heads) + 1)
 
 
 def latex_table(heads: Sequence[str], entries: Sequence[Entry], layout: str) -> str:
-    """The same as LaTeX's own tabular."""
+    """Returns the same as LaTeX's own tabular."""
     _, body = _grid(heads, entries, layout, "{mean} $\\pm$ {interval}", escape=True)
     labels = [tables.LATEX_LABELS[tables.printed_name(score)] for score in SCORES]
     header = [*map(tables.escape_latex, heads), "run", "parameters", *labels]
@@ -76,16 +75,16 @@ def _scores(results: Results | None, layout: str, form: str) -> list[str]:
 
 
 def over_all(results: Results, layout: str) -> Row:
-    """The scores of a run over all pictures."""
+    """Returns the scores of a run over all pictures."""
     return rows_of(results.records, layout, results.of_sets)[-1]
 
 
 def differences_table(heads: Sequence[str], entries: Sequence[Entry], reference: str) -> str:
-    """What each run scores more than the reference, mean over the same pictures; empty where there
-    is nothing to compare.
+    """Returns how far each run's scores differ from the reference, averaged over the same pictures;
+    empty if there is nothing to compare.
 
     Raises:
-        InputError: runs that were evaluated on other pictures.
+        InputError: runs were evaluated on different pictures.
     """
     scored = {entry.run: entry.results for entry in entries if entry.results is not None}
     if reference not in scored or len(scored) < 2:
@@ -112,8 +111,8 @@ def _difference(results: Results, reference: Results, score: str) -> str:
 
 
 def paper_block(table: str, differing: Sequence[str]) -> str:
-    """What the paper shows for a table of sweeps, under a heading of its own, and why it cannot be
-    compared; empty where it has nothing.
+    """Returns the paper's figures for a table of sweeps under a heading, and why they cannot be
+    compared; empty if it has none.
     """
     if table in ("3", "4", "5"):
         block, source = _quoted_table(int(table)), f"Table {table}"
@@ -140,7 +139,7 @@ def _quoted_chart(chart: paper.Chart) -> str:
 
 
 def as_json(sweep: Mapping[str, Any], entries: Sequence[Entry], layout: str) -> str:
-    """Every number of the table unrounded, MAE as it is; null for what there is not."""
+    """Returns every number of the table unrounded, MAE as it is; null for missing ones."""
     runs = []
     for entry in entries:
         told: dict[str, Any] = {"run": entry.run, "cells": list(entry.cells), "parameters": entry.parameters, "scores": None}
@@ -156,8 +155,8 @@ def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def results_from_json(content: Mapping[str, Any], method: str) -> Results:
-    """A method's scores from the text of a results.json; KeyError where it has none. Infinite
-    PSNRs, null there, are infinite again.
+    """Returns a method's scores from the content of a results.json. Raises KeyError if it has none.
+    Infinite PSNRs, stored as null, are infinite again.
     """
     records = {}
     for name, values in content["images"][method].items():

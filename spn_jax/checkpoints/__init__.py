@@ -1,6 +1,7 @@
-"""Parameters on disk: checkpoints of runs (`store`), names of arrays in trees (`parameters`), files
-of released programs (`released`) and of networks that are used and not trained (`weights`).
+"""Stores parameters on disk: checkpoints, small model files, released and fixed networks' weights.
 
-It builds models, so it imports `models`, `config` and `runtime`; training, filling, evaluation and
-what stands on them import it.
+`store` holds checkpoints of runs, `parameters` names arrays in trees, `released` converts files of
+the released programs, and `weights` reads networks that are used but not trained. It builds models,
+so it imports `models`, `config` and `runtime`. Training, filling, evaluation and all that builds on
+them import it.
 """

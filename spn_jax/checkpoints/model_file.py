@@ -1,8 +1,8 @@
-"""A model in one small file, without what only training needs: the form in which models come with
-the package.
+"""Reads and writes a model as one small file, without what only training needs.
 
-An .npz of the parameters of prior learner and generator by name, in float16, and of `info`, what
-the checkpoint said about itself, as JSON. Read back, the parameters are float32.
+Models that come with the package have this form. The file is an .npz with the parameters of prior
+learner and generator by name in float16, and `info`, the checkpoint's description as JSON. Reading
+turns the parameters into float32.
 """
 
 import contextlib
@@ -10,26 +10,28 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import write_atomically
 
+if TYPE_CHECKING:
+    import jax
+
 SUFFIX = ".npz"
-INFO = "info"  # the entry that is no parameter; no parameter has a name without a dot
+INFO = "info"  # entry that is no parameter: names of parameters contain a dot
 FORMAT = 1
 
 
 def write_model_file(path: Path, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any], dtype: str = "float16") -> None:
-    """Writes parameters and what there is to say about them.
+    """Writes parameters and their description.
 
     Raises:
         InputError: a parameter is not finite in `dtype`, or the file cannot be written.
     """
-    with np.errstate(over="ignore"):  # looked for in the next line
+    with np.errstate(over="ignore"):  # checked below
         packed = {name: np.asarray(array, dtype) for name, array in arrays.items()}
     if broken := [name for name, array in packed.items() if not np.isfinite(array).all()]:
         raise InputError(f"{', '.join(broken[:3])}: values that are not finite in {dtype}; take another checkpoint")
@@ -41,27 +43,29 @@ def write_model_file(path: Path, arrays: Mapping[str, np.ndarray], info: Mapping
 
 
 def is_model_file(path: Path) -> bool:
-    """Whether `path` is a file that could be one, by its name."""
+    """Returns whether `path` is a file with a model file's suffix."""
     return path.suffix == SUFFIX and path.is_file()
 
 
 def read_model_info(path: Path) -> dict[str, Any]:
-    """What the file says about its model. InputError if it is none of these files."""
+    """Returns the file's description of its model. Raises InputError if it is no model file."""
     with _opened(path) as archive, _decoding(path):
         return _info(path, archive)
 
 
-def read_model_shapes(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape of every parameter by name, from the entries' headers: nothing is unpacked. InputError
-    as `read_model_info`.
+def read_model_shapes(path: Path) -> "dict[str, jax.ShapeDtypeStruct]":
+    """Returns the shape of every parameter by name, from the entries' headers without unpacking
+    them. Raises InputError as `read_model_info` does.
     """
+    import jax  # imported here, so that `is_model_file` does not need it
+
     with _opened(path) as archive, _decoding(path):
         _info(path, archive)
         return {name: jax.ShapeDtypeStruct(_shape(archive, name), np.float32) for name in archive.files if name != INFO}
 
 
 def read_model_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The parameters by name, float32. InputError as `read_model_info`."""
+    """Returns the parameters by name in float32. Raises InputError as `read_model_info` does."""
     with _opened(path) as archive, _decoding(path):
         _info(path, archive)
         return {name: archive[name].astype(np.float32) for name in archive.files if name != INFO}
@@ -92,7 +96,7 @@ def _info(path: Path, archive: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Says in words what a reader of the file objects to."""
+    """Turns a reader's exceptions into an InputError."""
     try:
         yield
     except InputError:

@@ -1,8 +1,7 @@
-"""Teachers that run in the training step (teacher.mode=online), by the name that `teacher.name`
-gives.
+"""Loads teachers that run in the training step (teacher.mode=online), by `teacher.name`.
 
-To add one, write its network in spn_jax/models, enter its weights in weights.NETWORKS, and it in
-TEACHERS and config.ONLINE_TEACHERS.
+To add one, write its network in spn_jax/models, enter its weights in weights.NETWORKS, and enter
+the teacher in TEACHERS and config.ONLINE_TEACHERS.
 """
 
 import dataclasses
@@ -24,19 +23,19 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A network whose maps can be taught."""
+    """Describes a network whose feature maps can be distilled."""
 
     shrinks: Mapping[str, int]  # {map: the photo's side / the map's}
-    layers: Mapping[int, str]  # {level: map} where teacher.layers names none; as the export chooses
-    # see _tresnet
+    layers: Mapping[int, str]  # default {level: map}, the same as the export's
+    # (arrays, maps, path) -> (trunk, keys), see _tresnet
     build: Callable[[Arrays, Sequence[str], str], tuple[nnx.Module, Mapping[str, Any]]]
 
 
 class OnlineTeacher(nnx.Module):
-    """A trunk, and which of its maps serve which levels of the prior.
+    """Wraps a trunk and selects the map for each level of the prior.
 
     Args:
-        trunk: photos (b, 2P, 2P, 3) in [0, 1] -> {key: (b, h, w, c)}; `channels` says {key: c}.
+        trunk: photos (b, 2P, 2P, 3) in [0, 1] -> {key: (b, h, w, c)}; `channels` is {key: c}.
         keys: {level: key of its map}.
     """
 
@@ -45,7 +44,7 @@ class OnlineTeacher(nnx.Module):
 
     @property
     def channels(self) -> dict[int, int]:
-        """Channels of each level."""
+        """Returns the channels of each level."""
         return {level: self.trunk.channels[key] for level, key in self.keys}  # type: ignore[attr-defined]
 
     def __call__(self, photos: Array) -> Pyramid:
@@ -57,13 +56,13 @@ class OnlineTeacher(nnx.Module):
 
 
 def load_online_teacher(config: Config) -> tuple[OnlineTeacher, str]:
-    """The teacher that `config.teacher` names, in float32, and where its weights come from, for
-    logs and checkpoints.
+    """Returns the teacher that `config.teacher` names, in float32, and the origin of its weights
+    for logs and checkpoints.
 
     Raises:
-        InputError: teacher.weights is missing, no file or another network's; teacher.layers name
-            maps that it has not, or maps that would have to be resized other than by enlarging
-            their pixels.
+        InputError: teacher.weights is not set, not a file or another network's; teacher.layers name
+            maps that the teacher does not have, or that would need a resize other than enlarging
+            pixels by whole factors.
     """
     entry = TEACHERS[config.teacher.name]
     layers = choose_layers(config, entry)
@@ -73,7 +72,9 @@ def load_online_teacher(config: Config) -> tuple[OnlineTeacher, str]:
 
 
 def choose_layers(config: Config, entry: Entry) -> dict[int, str]:
-    """{level: map} for the levels of model.prior_levels. InputError as in `load_online_teacher`."""
+    """Returns {level: map} for the levels of model.prior_levels. Raises InputError as
+    `load_online_teacher` does.
+    """
     settings, size = config.teacher, config.data.image_size
     if unknown := [name for name in settings.layers if name not in entry.shrinks]:
         raise InputError(
@@ -96,11 +97,11 @@ def choose_layers(config: Config, entry: Entry) -> dict[int, str]:
 
 
 def teacher_arrays(name: str, weights: str, seed: int) -> tuple[dict[str, np.ndarray], str]:
-    """The network's arrays under their released names, and where they come from.
+    """Returns the network's arrays under their released names, and their origin.
 
     Args:
         weights: the setting `teacher.weights`: a weights file, or "random".
-        seed: of "random".
+        seed: seed of random weights.
 
     Raises:
         InputError: nothing is set, or as in `read_weights`.
@@ -119,14 +120,15 @@ def teacher_arrays(name: str, weights: str, seed: int) -> tuple[dict[str, np.nda
 
 
 def random_arrays(name: str, seed: int) -> dict[str, np.ndarray]:
-    """Kernels as He et al. (ICCV 2015) draw them, by outputs, and batch norm that changes nothing.
+    """Draws kernels by He's initialisation (ICCV 2015) with the fan-out, and sets batch norm to the
+    identity.
 
-    `--weights random` of teacher_export draws others, from PyTorch.
+    `--weights random` of teacher_export draws other values, with PyTorch.
     """
     rng, arrays = np.random.default_rng(seed), {}
     for array, shape in NETWORKS[name].shapes().items():
         if len(shape) == 4:
-            # that an input has a part in
+            # fan-out: the outputs that one input contributes to
             outputs = shape[2] * shape[3] * (1 if shape[1] == 1 else shape[0])
             arrays[array] = rng.standard_normal(shape, np.float32) * np.float32((2 / outputs) ** 0.5)
         else:
@@ -135,8 +137,8 @@ def random_arrays(name: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def _tresnet(arrays: Arrays, names: Sequence[str], path: str) -> tuple[nnx.Module, Mapping[str, Any]]:
-    """The trunk with the maps `names`, and {map: its key in what the trunk returns}; `path` says in
-    errors where the arrays are from.
+    """Returns the trunk with the maps `names`, and {map: key of the trunk's output}. `path` names
+    the weights in errors.
     """
     keys = {"stem": 1, "layer1": 2, "layer2": 3}
     return build_tresnet(arrays, tuple(keys[name] for name in names), jnp.float32, path), keys

@@ -1,35 +1,38 @@
-"""Names of arrays: any tree of arrays as a flat dictionary {"generator.middle.0.conv_in.kernel":
-array} and back.
+"""Converts any tree of arrays to a flat dictionary of named arrays and back.
 
-The names are the ones checkpoints store and the conversion table uses; they are frozen.
+A name is a path, such as "generator.middle.0.conv_in.kernel". Checkpoints store these names and the
+conversion table uses them, so they must not change.
 """
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 
 Tree = TypeVar("Tree")
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A tree path as text: attribute names, dictionary keys and list positions joined by dots."""
+    """Joins a tree path's attribute names, dictionary keys and list positions with dots."""
     return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
 def named_arrays(tree: Any) -> dict[str, Any]:
-    """{name: leaf} of every array in the tree, in the tree's order."""
+    """Returns {name: leaf} for every array in the tree, in the tree's order."""
+    import jax  # imported here, so that `compare_names` does not need it
+
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def with_named_arrays(tree: Tree, arrays: Mapping[str, Any], *, what: str) -> Tree:
-    """The tree with every leaf replaced by the array of its name; `what` says in an error what the
-    arrays are.
+    """Replaces every leaf of the tree by the array of its name. `what` describes the arrays in
+    errors.
 
     Raises:
-        ValueError: lists every missing, left-over and misshapen name at once.
+        ValueError: names are missing, left over or of another shape; it lists all of them.
     """
+    import jax
+
     wanted = named_arrays(tree)
     problems = compare_names({name: np.shape(leaf) for name, leaf in wanted.items()}, {n: np.shape(a) for n, a in arrays.items()})
     if problems:
@@ -39,7 +42,7 @@ def with_named_arrays(tree: Tree, arrays: Mapping[str, Any], *, what: str) -> Tr
 
 
 def compare_names(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """One line for every entry that is missing, left over or of another shape."""
+    """Returns one line for every entry that is missing, left over or of another shape."""
     lines = [f"{name} is missing" for name in wanted if name not in given]
     lines += [f"{name} is left over" for name in given if name not in wanted]
     shared = [name for name in wanted if name in given and tuple(wanted[name]) != tuple(given[name])]

@@ -1,6 +1,4 @@
-"""What Orbax leaves to its users where files are damaged: checksums of the arrays, and one sentence
-instead of a hundred tracebacks.
-"""
+"""Detects damaged checkpoints: checksums of arrays, and silence for Orbax's many tracebacks."""
 
 import contextlib
 import functools
@@ -15,24 +13,26 @@ from typing import Any
 import jax
 import numpy as np
 
-CHECKSUMS = "checksums"  # the entry of a checkpoint's description
+CHECKSUMS = "checksums"  # key in a checkpoint's description
 LOGGERS = ("absl", "orbax")
 
 Checksums = dict[str, dict[str, str | None]]
 
 
 def checksums(parts: Mapping[str, Mapping[str, Any]]) -> Checksums:
-    """{part: {name: type and CRC-32 of its bytes}}; None for an array of which this process has a
-    piece alone.
+    """Returns {part: {name: type and CRC-32 of its bytes}}, with None for an array that this
+    process holds only in part.
 
-    Orbax's chunks of parameters have no checksum of their own: a flipped bit would give another
-    model, and nobody would know.
+    Orbax's chunks of parameters have no checksum of their own, so a flipped bit would change the
+    model unnoticed.
     """
     return {part: {name: checksum(array) for name, array in arrays.items()} for part, arrays in parts.items()}
 
 
 def checksum(array: Any) -> str | None:
-    """The type and the CRC-32 of an array; None if this process has a piece alone."""
+    """Returns the type and the CRC-32 of an array, or None if this process holds only a part of
+    it.
+    """
     if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
         return None
     values = np.ascontiguousarray(array)
@@ -40,7 +40,7 @@ def checksum(array: Any) -> str | None:
 
 
 def read_checksums(description: Path) -> Mapping[str, Mapping[str, str | None]]:
-    """The checksums in a checkpoint's description; empty where it has none, as those of version
+    """Returns the checksums in a checkpoint's description, or {} if it has none, as in version
     0.1.0.
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -51,8 +51,8 @@ def read_checksums(description: Path) -> Mapping[str, Mapping[str, str | None]]:
 
 
 def changed_arrays(loaded: Mapping[str, Mapping[str, Any]], stored: Mapping[str, Mapping[str, str | None]]) -> list[str]:
-    """Names of the loaded arrays that are not those whose checksums were stored. Nothing is known
-    about parts without any.
+    """Returns the names of loaded arrays whose checksums differ from the stored ones. Parts without
+    stored checksums are skipped.
     """
     return [
         name
@@ -63,8 +63,8 @@ def changed_arrays(loaded: Mapping[str, Mapping[str, Any]], stored: Mapping[str,
 
 
 def differs(now: str | None, before: str | None) -> bool:
-    """Whether two checksums are of different values; an array that was read as another type cannot
-    be compared.
+    """Returns whether two checksums are of different values. Arrays read as another type cannot be
+    compared and count as equal.
     """
     if now is None or before is None or not isinstance(before, str):
         return False
@@ -73,8 +73,8 @@ def differs(now: str | None, before: str | None) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps what Orbax reports about files that it cannot read off the terminal: the caller says it
-    in words.
+    """Silences Orbax's log messages about files that it cannot read, because the caller reports
+    them.
     """
     drop_late_reports()
     loggers = [logging.getLogger(name) for name in LOGGERS]
@@ -90,9 +90,8 @@ def quiet() -> Iterator[None]:
 
 @functools.cache
 def drop_late_reports() -> None:
-    """Drops, from now on, what comes when Orbax has returned: it stops at the first array that
-    cannot be read or written, and each of the others reports to an event loop that is closed, or to
-    nobody.
+    """Drops, from now on, the errors that arrive after Orbax has returned. Orbax stops at the first
+    array that it cannot read or write; the others then report to a closed event loop, or to nobody.
     """
     before = sys.unraisablehook
 

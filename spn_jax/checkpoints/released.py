@@ -1,26 +1,25 @@
-"""Names and layouts of the released PyTorch checkpoints, and the way from them to ours and back.
-Imports no torch.
+"""Maps names and layouts of the released PyTorch checkpoints to ours and back, without torch.
 
-One table (`model_modules`, `discriminator_modules`) names every module there and here, for all
-kinds of model; what arrays a module has and their shapes are those of our networks. Convolution
-kernels are (out, in, h, w) there and (h, w, in, out) here; all other arrays are the same. A file
-fits if it holds exactly the entries of this layout; what differs is listed, all at once.
+One table (`model_modules`, `discriminator_modules`) pairs the names of every module, for all kinds
+of model. Our networks define which arrays a module has and their shapes. Released convolution
+kernels are (out, in, h, w) and ours (h, w, in, out); all other arrays are the same. A file fits if
+it holds exactly the entries of this layout; an error lists all differences at once.
 """
 
 import collections
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from spn_jax.checkpoints.parameters import compare_names, named_arrays
 from spn_jax.config import ModelConfig
 from spn_jax.errors import InputError
-from spn_jax.models.discriminator import Discriminator
-from spn_jax.models.spn import SPN
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 Arrays = Mapping[str, np.ndarray]
 Shape = tuple[int, ...]
@@ -36,8 +35,8 @@ LEAVES = {
 SPECTRAL_LEAVES = {"kernel": "weight_orig", "u": "weight_u", "v": "weight_v"}
 # level -> distillation head
 HEADS = {3: "feature_mapping", 2: "feature_mapping_128", 1: "feature_mapping_256"}
-TEACHER_CHANNELS = {1: 76, 2: 76, 3: 152}  # of TResNet-L, what the released heads predict
-LEFT_OUT = (  # labels, teacher and VGG19 of the published training objects, and VGG19's slices bare
+TEACHER_CHANNELS = {1: 76, 2: 76, 3: 152}  # of TResNet-L, which the released heads predict
+LEFT_OUT = (  # labels, teacher, VGG19 of the published training objects; VGG19's slices unprefixed
     "adversarial_loss.",
     "tresnet_xL_hold.",
     "vgg_loss.",
@@ -55,12 +54,12 @@ FULL_SIZE = {
 
 
 def model_modules(config: ModelConfig, distilled: Iterable[int] | None = None) -> Iterator[tuple[str, str]]:
-    """(our name, released name) of every module of prior learner and generator that holds
+    """Yields (our name, released name) of every module of prior learner and generator that has
     parameters.
 
     Args:
         config: kind and sizes.
-        distilled: levels that have a distillation head; default: all levels of the prior.
+        distilled: levels that have a distillation head; by default all levels of the prior.
     """
     for i in range(3):
         yield f"generator.encoder.{i}.conv", f"encoder_conv{i + 1}"
@@ -99,7 +98,7 @@ def model_modules(config: ModelConfig, distilled: Iterable[int] | None = None) -
 
 
 def spade_decoder(config: ModelConfig) -> Iterator[tuple[str, str]]:
-    """SPN's decoder; a level without prior has no SPADE."""
+    """Yields the modules of SPN's decoder. A level without prior has no SPADE."""
     for i, (level, theirs) in enumerate(((2, "decoder.1"), (1, "decoder.3"))):
         ours = f"generator.decoder.{i}"
         if level in config.prior_levels:
@@ -113,7 +112,7 @@ def spade_decoder(config: ModelConfig) -> Iterator[tuple[str, str]]:
 
 
 def region_norm_decoder(config: ModelConfig) -> Iterator[tuple[str, str]]:
-    """SPL's decoder."""
+    """Yields the modules of SPL's decoder."""
     for i, (conv, norm) in enumerate(((0, 2), (4, 6))):
         yield f"generator.decoder.{i}.conv", f"decoder.{conv}"
         for ours, theirs in ("importance", "conv1"), ("gamma", "gamma_conv"), ("beta", "beta_conv"):
@@ -122,14 +121,14 @@ def region_norm_decoder(config: ModelConfig) -> Iterator[tuple[str, str]]:
 
 
 def spade_modules(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-    """The three convolutions of a SPADE."""
+    """Yields the three convolutions of a SPADE."""
     yield f"{ours}.shared", f"{theirs}.mlp_shared.0"
     yield f"{ours}.gamma", f"{theirs}.mlp_gamma"
     yield f"{ours}.beta", f"{theirs}.mlp_beta"
 
 
 def residual_modules(ours: str, theirs: str, shortcut: bool) -> Iterator[tuple[str, str]]:
-    """The two convolutions of a residual block, and its shortcut's where it has one."""
+    """Yields the two convolutions of a residual block, and its shortcut's where it has one."""
     yield f"{ours}.conv_in", f"{theirs}.conv_block.1"
     yield f"{ours}.conv_out", f"{theirs}.conv_block.4"
     if shortcut:
@@ -137,8 +136,8 @@ def residual_modules(ours: str, theirs: str, shortcut: bool) -> Iterator[tuple[s
 
 
 def discriminator_modules(config: ModelConfig) -> Iterator[tuple[str, str]]:
-    """(our name, released name) of every convolution; with spectral norm on all, the first stands
-    there under two names.
+    """Yields (our name, released name) of every convolution. With spectral normalisation on all
+    layers, the released file holds the first under two names.
     """
     for i in range(5):
         yield f"convs.{i}", f"conv{i + 1}.0"
@@ -148,7 +147,7 @@ def discriminator_modules(config: ModelConfig) -> Iterator[tuple[str, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What a released name stands for: our array and the shape it has there."""
+    """Describes a released entry: the name of our array and its released shape."""
 
     ours: str
     shape: Shape
@@ -158,25 +157,35 @@ Layout = dict[str, Entry]  # released name -> entry; two names may stand for one
 
 
 def model_layout(config: ModelConfig, teacher_channels: Mapping[int, int] = TEACHER_CHANNELS) -> Layout:
-    """The released layout of prior learner and generator with heads for these channels of the
-    teacher {level: channels}.
+    """Returns the released layout of prior learner and generator. The heads have the teacher's
+    channels {level: channels}.
 
     Raises:
-        InputError: a model that the released programs do not have.
+        InputError: the released programs have no such model.
     """
     if config.conditioning != "spade":
         raise InputError(f"model.conditioning={config.conditioning} is an ablation that the released programs do not have; use spade")
+    from flax import nnx  # imported after the cheap checks, because it takes seconds
+
+    from spn_jax.models.spn import SPN
+
     model = nnx.eval_shape(lambda: SPN(config, teacher_channels, rng=np.random.default_rng(0)))
     return _layout(model, model_modules(config, teacher_channels))
 
 
 def discriminator_layout(config: ModelConfig) -> Layout:
-    """The released layout of the discriminator."""
-    discriminator = nnx.eval_shape(lambda: Discriminator(config, rng=np.random.default_rng(0), dtype=jnp.float32))
+    """Returns the released layout of the discriminator."""
+    from flax import nnx
+
+    from spn_jax.models.discriminator import Discriminator
+
+    discriminator = nnx.eval_shape(lambda: Discriminator(config, rng=np.random.default_rng(0), dtype=np.float32))
     return _layout(discriminator, discriminator_modules(config))
 
 
-def _layout(module: nnx.Module, modules: Iterable[tuple[str, str]]) -> Layout:
+def _layout(module: "nnx.Module", modules: Iterable[tuple[str, str]]) -> Layout:
+    from flax import nnx
+
     leaves: dict[str, dict[str, Shape]] = {}
     for name, leaf in named_arrays(nnx.as_pure(nnx.state(module))).items():
         owner, _, kind = name.rpartition(".")
@@ -194,7 +203,9 @@ TO_RELEASED = (3, 2, 0, 1)
 
 
 def from_released(array: np.ndarray) -> np.ndarray:
-    """A view of a torch kernel (out, in, h, w) as (h, w, in, out); other arrays as they are."""
+    """Returns a view of a torch kernel (out, in, h, w) as (h, w, in, out), and other arrays as they
+    are.
+    """
     return array.transpose(FROM_RELEASED) if array.ndim == 4 else array
 
 
@@ -204,13 +215,13 @@ def to_released(array: np.ndarray) -> np.ndarray:
 
 
 def shape_to_released(shape: Shape) -> Shape:
-    """The shape that `to_released` gives an array of this one."""
+    """Returns the shape of `to_released(array)` for an array of this shape."""
     return tuple(shape[axis] for axis in TO_RELEASED) if len(shape) == 4 else tuple(shape)
 
 
 def model_from_released(arrays: Arrays, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Released generator entries -> {our name: array in our layout, a view}; InputError lists every
-    entry that does not fit.
+    """Converts released generator entries to {our name: array in our layout, a view}. Raises
+    InputError that lists every entry that does not fit.
     """
     layout = model_layout(config, head_channels(arrays, config))
     refuse_unless_fitting(find_problems(arrays, layout), "the released checkpoint", config)
@@ -218,8 +229,8 @@ def model_from_released(arrays: Arrays, config: ModelConfig) -> dict[str, np.nda
 
 
 def discriminator_from_released(arrays: Arrays, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Released discriminator entries -> {our name: array in our layout, a view}; InputError lists
-    every entry that does not fit.
+    """Converts released discriminator entries to {our name: array in our layout, a view}. Raises
+    InputError that lists every entry that does not fit.
     """
     layout = discriminator_layout(config)
     refuse_unless_fitting(find_problems(arrays, layout), "the released checkpoint", config)
@@ -227,13 +238,15 @@ def discriminator_from_released(arrays: Arrays, config: ModelConfig) -> dict[str
 
 
 def model_to_released(arrays: Arrays, config: ModelConfig, teacher_channels: Mapping[int, int] = TEACHER_CHANNELS) -> dict[str, np.ndarray]:
-    """Reverses `model_from_released`; InputError lists every parameter that does not fit."""
+    """Reverses `model_from_released`. Raises InputError that lists every parameter that does not
+    fit.
+    """
     return _to_released(arrays, model_layout(config, teacher_channels), config)
 
 
 def discriminator_to_released(arrays: Arrays, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Reverses `discriminator_from_released`, both names of the first convolution; InputError lists
-    every array that does not fit.
+    """Reverses `discriminator_from_released` and writes both names of the first convolution. Raises
+    InputError that lists every array that does not fit.
     """
     return _to_released(arrays, discriminator_layout(config), config)
 
@@ -253,11 +266,11 @@ def _to_released(arrays: Arrays, layout: Layout, config: ModelConfig) -> dict[st
 
 
 def find_problems(arrays: Arrays, layout: Layout) -> list[str]:
-    """A line for every entry that is missing, left over or misshapen, and for two names of one
-    array that differ.
+    """Returns a line for every entry that is missing, left over or misshapen, and for two names of
+    one array that differ.
     """
     problems = compare_names({name: entry.shape for name, entry in layout.items()}, {n: a.shape for n, a in arrays.items()})
-    first: dict[str, str] = {}  # of the names of each of our arrays
+    first: dict[str, str] = {}  # {our array: the first of its released names}
     for name, entry in layout.items():
         twin = first.setdefault(entry.ours, name)
         if twin != name and twin in arrays and name in arrays and not _same_bits(arrays[twin], arrays[name]):
@@ -276,8 +289,8 @@ def refuse_unless_fitting(problems: list[str], what: str, config: ModelConfig, h
 
 
 def head_channels(arrays: Arrays, config: ModelConfig) -> dict[int, int]:
-    """{level: channels} of the teacher, from the heads' kernels; TResNet-L's where a kernel is
-    missing, is none or has no channels.
+    """Returns the teacher's {level: channels} from the kernels of the heads. A level whose kernel
+    is missing or malformed gets TResNet-L's.
     """
     kernels = {level: arrays.get(f"{HEADS[level]}.weight") for level in sorted(config.prior_levels)}
     return {
@@ -288,26 +301,29 @@ def head_channels(arrays: Arrays, config: ModelConfig) -> dict[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
-    """One network's entries in a released file: {name without prefixes: array}, and {that name: the
-    file's own}.
+    """Holds one network's entries in a released file.
+
+    arrays: {name without prefixes: array}. whole: {that name: the full name in the file}.
     """
 
     arrays: dict[str, np.ndarray]
     whole: dict[str, str]
 
     def whole_name(self, name: str) -> str:
-        """The file's own name of an entry; of one that is not there, the name it would have beside
-        the others.
+        """Returns an entry's full name in the file. For a missing entry it is the name with the
+        prefix that most others have.
         """
         return self.whole.get(name, self._prefix + name)
 
     def misfits(self, layout: Layout) -> list[str]:
-        """`find_problems`, by the file's own names."""
+        """Returns `find_problems` with the full names of the file."""
         named = {self.whole_name(name): array for name, array in self.arrays.items()}
         return find_problems(named, {self.whole_name(name): entry for name, entry in layout.items()})
 
     def bad_numbers(self) -> list[str]:
-        """A line for every entry that is not float32 and for every one that is not finite."""
+        """Returns a line for every entry that is not float32 and for every one with values that are
+        not finite.
+        """
         lines = [
             f"{self.whole[name]} is {array.dtype} instead of float32" for name, array in self.arrays.items() if array.dtype != np.float32
         ]
@@ -324,19 +340,19 @@ class Entries:
 
 @dataclasses.dataclass(frozen=True)
 class ReleasedFile:
-    """The entries of a released file by network; the discriminator's are none where the file has
-    none.
+    """Holds the entries of a released file by network. The discriminator's are empty where the file
+    has none.
     """
 
     generator: Entries
     discriminator: Entries
-    left_out: list[str]  # whole names of what belongs to neither
-    problems: list[str]  # names that two entries share once the prefixes are off
+    left_out: list[str]  # full names of entries that belong to neither
+    problems: list[str]  # lines about entries whose names are equal without their prefixes
 
 
 def split_released(arrays: Arrays) -> ReleasedFile:
-    """Sorts the entries of a released file, bare or with `generator.` or `discriminator.`, then
-    perhaps `module.`, in front.
+    """Sorts the entries of a released file by network. Names may begin with `generator.` or
+    `discriminator.`, then with `module.`.
     """
     judges = {theirs for config in FULL_SIZE.values() for _, theirs in discriminator_modules(config)}
     file = ReleasedFile(Entries({}, {}), Entries({}, {}), [], [])
@@ -359,10 +375,10 @@ def split_released(arrays: Arrays) -> ReleasedFile:
 
 
 def detect_kind(file: ReleasedFile, what: str) -> str:
-    """The kind of model that a file's generator is of; `what` says in an error which file it is.
+    """Returns the kind of model in a file's generator entries. `what` names the file in errors.
 
     Raises:
-        InputError: its names have nothing in common with any.
+        InputError: the names have nothing in common with any kind.
     """
     if kind := nearest_kind(file.generator.arrays):
         return kind
@@ -377,8 +393,8 @@ def detect_kind(file: ReleasedFile, what: str) -> str:
 
 
 def nearest_kind(names: Iterable[str]) -> str | None:
-    """The kind whose modules released generator names without prefixes agree with most; None if
-    they agree with none.
+    """Returns the kind whose modules overlap most with released generator names without prefixes,
+    or None without any overlap.
     """
     given = {name.rpartition(".")[0] for name in names}
     modules = {kind: {theirs for _, theirs in model_modules(config)} for kind, config in FULL_SIZE.items()}
@@ -389,7 +405,7 @@ def nearest_kind(names: Iterable[str]) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """A released file in our names and layout; the arrays are views of the file's."""
+    """Holds a released file in our names and layout. The arrays are views of the file's."""
 
     model: dict[str, np.ndarray]
     discriminator: dict[str, np.ndarray] | None
@@ -399,18 +415,16 @@ class Converted:
 def convert_released(
     file: ReleasedFile, config: ModelConfig, what: str, *, teacher_channels: Mapping[int, int] | None = None, hint: str = ""
 ) -> Converted:
-    """A released file as the model that `config` describes.
+    """Converts a released file to the model that `config` describes.
 
     Args:
-        what: says in an error which file it is.
-        teacher_channels: {level: channels} that the distillation heads must have; None: those they
-            have.
-        hint: says in an error about entries that do not fit what to do if the model has other
-            sizes.
+        what: names the file in errors.
+        teacher_channels: {level: channels} that the distillation heads must have; None accepts any.
+        hint: advice for errors about entries that do not fit, if the model has other sizes.
 
     Raises:
-        InputError: lists every entry, of both networks, that does not fit, is not float32 or holds
-            numbers that are not finite.
+        InputError: an entry of either network does not fit, is not float32 or holds numbers that
+            are not finite; it lists all of them.
     """
     channels = head_channels(file.generator.arrays, config)
     if teacher_channels is not None:

@@ -1,12 +1,12 @@
-"""Checkpoints: self-contained folders `<workdir>/checkpoints/<step>` written by Orbax, committed by
-one rename.
+"""Saves and loads checkpoints, which are self-contained folders `<workdir>/checkpoints/<step>`.
 
-Inside a step: `model` (parameters of prior learner and generator), `ema` (their moving average,
-where the run keeps one), `training` (step, discriminator, singular vectors, optimisers), and in
-`_CHECKPOINT_METADATA` the resolved config, the kind of model, the code's version, the teacher's
-channels and a checksum of every array as JSON. Prediction reads `model` or `ema` alone. A model
-file (`model_file`) reads as a checkpoint that has `model` alone. A converted checkpoint is step 0;
-its `training` is the discriminator alone, or is not there.
+Orbax writes a folder and commits it by one rename. It contains `model` (parameters of prior learner
+and generator), `ema` (their exponential moving average (EMA), where the run keeps one) and
+`training` (step, discriminator, singular vectors, optimisers). `_CHECKPOINT_METADATA` holds as JSON
+the resolved config, the kind of model, the code's version, the teacher's channels and a checksum of
+every array. Prediction reads `model` or `ema` alone. A model file (`model_file`) reads as a
+checkpoint that has `model` alone. A converted checkpoint is step 0; its `training` is the
+discriminator alone, or is absent.
 """
 
 import contextlib
@@ -19,14 +19,13 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from orbax.checkpoint import v1 as ocp
 
 from spn_jax.checkpoints.model_file import SUFFIX, is_model_file, read_model_arrays, read_model_info, read_model_shapes
 from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_named_arrays
@@ -38,16 +37,19 @@ from spn_jax.pretrained import catalogue as pretrained
 from spn_jax.runtime.sharding import array_sharding
 from spn_jax.settings import ANOTHER_BEST, values_of
 
+if TYPE_CHECKING:
+    from orbax.checkpoint import v1 as ocp
+
 FOLDER = "checkpoints"
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's name
 BEST_METRIC = "eval/psnr"
 FIRST_MOMENTS = ("model_optimizer.mu.", "discriminator_optimizer.mu.")  # names in `training`
-LEVELS = ("1", "2", "3")  # of a teacher, as JSON has them
+LEVELS = ("1", "2", "3")  # of a teacher, as keys in JSON
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model ready for use, with what its checkpoint says about it."""
+    """Holds a model ready for use, with its checkpoint's description."""
 
     config: Config
     model: SPN
@@ -56,15 +58,15 @@ class LoadedModel:
 
 
 class Checkpoints:
-    """The checkpoints of one training run: saves in the background, keeps the last n and the best
-    by PSNR.
+    """Manages the checkpoints of one training run: saves in the background, keeps the last n and
+    the best by PSNR.
 
     Args:
         workdir: of the run.
-        keep_last: newest checkpoints that are kept.
-        keep_best: best ones that are kept beside them, among those that were scored with the same
-            settings of the kind ANOTHER_BEST.
-        config: of the run from now on, which tells that protocol.
+        keep_last: number of newest checkpoints to keep.
+        keep_best: number of best ones to keep beside them, among those that were scored with the
+            same settings of the kind ANOTHER_BEST (the protocol).
+        config: the run's present config, which defines that protocol.
     """
 
     def __init__(self, workdir: Path, keep_last: int, keep_best: int, config: Config | None = None):
@@ -75,6 +77,9 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
+        # The import takes a quarter of a second, which model files do not need.
+        from orbax.checkpoint import v1 as ocp
+
         drop_late_reports()  # of saves that fail; a new run has read nothing
         policies = ocp.training.preservation_policies
         keep_last, keep_best = self._keep
@@ -90,8 +95,8 @@ class Checkpoints:
         """Writes a TrainState in the background; the arrays may be overwritten as soon as this
         returns.
 
-        A checkpoint of this step that is there already is kept, unless `metrics` are news about it
-        and there is an earlier one.
+        An existing checkpoint of this step is kept, unless `metrics` are given now and there is
+        another checkpoint.
 
         Raises:
             InputError: this or the previous save could not be written (disk full), or the folder
@@ -121,13 +126,13 @@ class Checkpoints:
             self._is_writing = True
         except Exception as error:
             raise self._failed(error) from error
-        # without the previous save, a run must not go on before this one is on the disk
+        # The previous save failed, so the run must not go on before this one is on the disk.
         if is_second_try:
             self.wait()
 
     def _previous_failed(self) -> bool:
-        """Waits for the save in the background; whether it failed, after which the next one is a
-        fresh start.
+        """Waits for the background save and returns whether it failed. After a failure the
+        checkpointer is opened anew.
         """
         try:
             self.wait()
@@ -138,8 +143,8 @@ class Checkpoints:
         return False
 
     def background_failure(self) -> InputError | None:
-        """The error of the save in the background, once, if it has ended with one; never waits. The
-        next save is a fresh start.
+        """Returns the error of a background save that has failed, once, and opens the checkpointer
+        anew. It never waits.
         """
         if not self._is_writing or self._checkpointer.is_saving_in_progress() or jax.process_count() > 1:
             return None  # several processes would have to agree on it; there `save` reports it
@@ -152,7 +157,7 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Returns when the last save is complete. InputError if it failed."""
+        """Waits until the last save is complete. Raises InputError if it failed."""
         self._is_writing = False
         try:
             self._checkpointer.wait()
@@ -161,8 +166,8 @@ class Checkpoints:
 
     @property
     def best(self) -> Path | None:
-        """The kept checkpoint with the best score under the run's protocol; None if none was
-        scored.
+        """Returns the kept checkpoint with the best score under the run's protocol, or None if none
+        was scored.
         """
         scored = [(c.metrics[BEST_METRIC], c.step) for c in self._checkpointer.checkpoints if c.metrics and self._is_comparable(c.step)]
         return self.folder / str(max(scored)[1]) if scored else None
@@ -171,8 +176,8 @@ class Checkpoints:
         return self._protocol is None or self._protocols.get(step) == self._protocol
 
     def close(self) -> None:
-        """Waits for what is being written. A save that fails is reported by `save` and `wait`, not
-        here, where it would hide the cause.
+        """Waits for the background save. It hides a failure, which `save` and `wait` report, so
+        that it cannot hide the cause of an exit.
         """
         with contextlib.suppress(Exception):
             self._checkpointer.close()
@@ -192,23 +197,23 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True)
 class KeepBest:
-    """Orbax's policy that keeps the n checkpoints of the highest PSNR among those whose scores may
-    be compared.
+    """Implements Orbax's preservation policy: keeps the n checkpoints of the highest PSNR among
+    those with comparable scores.
     """
 
     n: int
     is_comparable: Callable[[int], bool]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """For every checkpoint whether it is one of them."""
+        """Returns for every checkpoint whether it is one of them."""
         scored = [(c.metrics[BEST_METRIC], c.step) for c in checkpoints if c.metrics and self.is_comparable(c.step)]
         best = {step for _, step in sorted(scored)[-self.n :]}
         return [c.step in best for c in checkpoints]
 
 
 def protocol_of(path: Path) -> dict[str, Any] | None:
-    """The settings of a checkpoint that decide with which scores its own may be compared; None if
-    it does not say.
+    """Returns the settings of a checkpoint that decide which scores its own may be compared with,
+    or None if they cannot be read.
     """
     try:
         return stored_protocol(read_info(path), str(path))
@@ -217,14 +222,14 @@ def protocol_of(path: Path) -> dict[str, Any] | None:
 
 
 def stored_protocol(info: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """`protocol_of` what a checkpoint says about itself; InputError, naming `origin`, if its
-    settings are of another version.
+    """Returns `protocol_of` for a checkpoint's description. Raises InputError, naming `origin`, if
+    its settings are of another version.
     """
     return values_of(from_dict(info["config"], origin), ANOTHER_BEST)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that it comes from, says that the disk or the user's share of it is
+    """Returns whether an error, or one that caused it, says that the disk or the user's quota is
     full.
     """
     chain: BaseException | None = error
@@ -237,36 +242,41 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def restore(path: Path, state: Any, mesh: Mesh, split: bool = False) -> Any:
-    """The TrainState saved in step folder `path`, on `mesh` as `array_sharding` says; `state` gives
-    structure, shapes and types.
+    """Restores the TrainState in step folder `path` on `mesh`, sharded by `array_sharding`. `state`
+    gives structure, shapes and types.
 
-    Version 0.1.0 stored Adam's first moment also where beta1 = 0, where it is the last step's
-    gradient: it is left out.
+    Version 0.1.0 also stored Adam's first moment where beta1 = 0. It is the last step's gradient
+    there, so it is not read.
 
     Raises:
-        InputError: the checkpoint is damaged, or holds a model of another size; lists every
-            difference.
+        InputError: the checkpoint is damaged, or holds a model of another size; it lists the
+            differences.
     """
     wanted = split_state(state)
-    check_names(path, wanted, ignored=lambda name: name.startswith(FIRST_MOMENTS) and name not in wanted["training"])
+    stored = stored_metadata(path).metadata
+    check_names(path, stored, wanted, ignored=lambda name: name.startswith(FIRST_MOMENTS) and name not in wanted["training"])
     with reading_some_arrays():
         return join_state(state, load_arrays(path, abstract(wanted, mesh, split)))
 
 
-def reading_some_arrays() -> ocp.Context:
-    """The context in which a part may be read of which not all arrays are wanted."""
+def reading_some_arrays() -> "ocp.Context":
+    """Returns the context in which Orbax may read only some arrays of a part."""
+    from orbax.checkpoint import v1 as ocp
+
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     return context
 
 
 def load_arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a checkpoint that `wanted` describes; InputError if a file of them is missing or
-    broken.
+    """Loads the parts of a checkpoint that `wanted` describes. Raises InputError if one of their
+    files is missing or damaged.
     """
     if is_model_file(path):
         arrays = read_model_arrays(path)
         return jax.tree.map_with_path(lambda at, leaf: jax.device_put(arrays[at[-1].key], leaf.sharding), dict(wanted))
+    from orbax.checkpoint import v1 as ocp
+
     try:
         with quiet():
             loaded = ocp.load_checkpointables(path.absolute(), dict(wanted))
@@ -285,7 +295,9 @@ def damaged(path: Path, error: Exception) -> InputError:
 
 
 def split_state(state: Any) -> dict[str, dict[str, Any]]:
-    """A TrainState as the named arrays of `model`, `training` and, where kept, `ema`."""
+    """Splits a TrainState into the named arrays of `model`, `training` and, where it is kept,
+    `ema`.
+    """
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     parts = {"model": named_arrays(fields.pop("model"))}
     if (ema := fields.pop("ema")) is not None:
@@ -294,7 +306,7 @@ def split_state(state: Any) -> dict[str, dict[str, Any]]:
 
 
 def join_state(state: Any, parts: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Reverses `split_state`; `state` gives the structure."""
+    """Reverses `split_state`. `state` gives the structure."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     apart = {name: fields.pop(name) for name in ("model", "ema")}
     restored = with_named_arrays(fields, parts["training"], what="training state")
@@ -304,18 +316,17 @@ def join_state(state: Any, parts: Mapping[str, Mapping[str, Any]]) -> Any:
 
 
 def abstract(parts: Mapping[str, Mapping[str, Any]], mesh: Mesh, split: bool) -> dict[str, Any]:
-    """Shapes, types and placement of the arrays to load."""
+    """Returns shapes, types and shardings of the arrays to load."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=array_sharding(x, mesh, split)), dict(parts))
 
 
-def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]], ignored: Callable[[str], bool] = lambda name: False) -> None:
-    """Raises InputError unless the checkpoint at `path` holds exactly the arrays of the wanted
-    parts, or says what differs.
+def check_names(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]], ignored: Callable[[str], bool]) -> None:
+    """Raises InputError, listing differences, unless `stored`, the contents of the checkpoint at
+    `path`, holds exactly the arrays of the wanted parts.
     """
-    stored = stored_metadata(path).metadata
     problems = []
     for part, arrays in wanted.items():
-        if not stored.get(part):  # Orbax keeps to itself why
+        if not stored.get(part):  # Orbax does not say why
             raise damaged(path, ValueError(f"{part!r} cannot be read"))
         given = {name: tuple(leaf.shape) for name, leaf in stored[part].items() if not ignored(name)}
         problems += compare_names({name: tuple(leaf.shape) for name, leaf in arrays.items()}, given)
@@ -325,14 +336,16 @@ def check_names(path: Path, wanted: Mapping[str, Mapping[str, Any]], ignored: Ca
 
 
 def stored_metadata(path: Path) -> Any:
-    """Description of a checkpoint: `.metadata` {part: {name: shape and type}}, `.custom_metadata`
-    what we added; of a model file alike.
+    """Returns the metadata of a checkpoint or a model file: `.metadata` is {part: {name: shape and
+    type}}, and `.custom_metadata` is our description.
 
     Raises:
         InputError: it is damaged.
     """
     if is_model_file(path):
         return SimpleNamespace(metadata={"model": read_model_shapes(path)}, custom_metadata=read_model_info(path))
+    from orbax.checkpoint import v1 as ocp
+
     try:
         with quiet():
             return ocp.checkpointables_metadata(path.absolute())
@@ -341,11 +354,10 @@ def stored_metadata(path: Path) -> Any:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The step folder meant by a step folder, a checkpoints folder or a run's work directory
-    (newest step).
+    """Finds the checkpoint that a path names.
 
-    A model file, and `pretrained:NAME` of a model that comes with the package, are meant by
-    themselves.
+    The path is a step folder, a checkpoints folder or a run's work directory (the newest step is
+    taken), a model file, or `pretrained:NAME` for a model that comes with the package.
 
     Raises:
         InputError: there is no complete checkpoint at `path`.
@@ -368,28 +380,30 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The complete step folder of the highest step in `folder`; None if there is none."""
+    """Returns the complete step folder of the highest step in `folder`, or None if there is
+    none.
+    """
     steps = complete_steps(folder)
     return steps[max(steps)] if steps else None
 
 
 def complete_steps(folder: Path) -> dict[int, Path]:
-    """{step: folder} of the complete checkpoints in `folder`."""
+    """Returns {step: folder} of the complete checkpoints in `folder`."""
     return {int(child.name): child for child in folder.iterdir() if is_checkpoint(child)} if folder.is_dir() else {}
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether Orbax committed a checkpoint at `path`. Its own test also holds for the empty folder
-    that a killed deletion leaves.
+    """Returns whether Orbax committed a checkpoint at `path`. Orbax's own test also accepts the
+    empty folder that a killed deletion leaves.
     """
     return path.name.isdigit() and (path / METADATA).is_file()
 
 
 def read_info(path: Path) -> dict[str, Any]:
-    """What a checkpoint says about itself.
+    """Returns a checkpoint's description.
 
     Raises:
-        InputError: it was not written by spn_jax, or what it says is damaged.
+        InputError: it was not written by spn_jax, or its description is damaged.
     """
     info = stored_metadata(path).custom_metadata
     if not isinstance(info, dict) or "config" not in info:
@@ -405,7 +419,7 @@ def read_info(path: Path) -> dict[str, Any]:
 
 
 def require_whole_metadata(path: Path) -> None:
-    """Raises InputError if a checkpoint's description is cut short; Orbax then reads it as an empty
+    """Raises InputError if a checkpoint's description is truncated, which Orbax reads as an empty
     one.
     """
     try:
@@ -417,7 +431,7 @@ def require_whole_metadata(path: Path) -> None:
 
 
 def require_new_folder(folder: Path) -> None:
-    """Raises InputError if there is anything at `folder` but an empty folder."""
+    """Raises InputError unless `folder` is absent or empty."""
     try:
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return
@@ -431,19 +445,21 @@ def save_converted(
     workdir: Path, model: Mapping[str, np.ndarray], discriminator: Mapping[str, np.ndarray] | None, info: Mapping[str, Any]
 ) -> Path:
     """Writes parameters that another program trained as a checkpoint of step 0 in a new work
-    directory; returns its folder.
+    directory. Returns the step folder.
 
     The work directory appears only when it is complete.
 
     Args:
         model: prior learner and generator by name.
-        discriminator: kernels and singular vectors by name ("convs.0.kernel", "convs.0.u", ...), if
-            there are any.
-        info: what the checkpoint says about itself.
+        discriminator: kernels and singular vectors by name ("convs.0.kernel", "convs.0.u", ...), or
+            None.
+        info: the checkpoint's description.
 
     Raises:
         InputError: the work directory holds something, or cannot be written.
     """
+    from orbax.checkpoint import v1 as ocp
+
     require_new_folder(workdir)
     parts = {"model": dict(model)}
     if discriminator is not None:
@@ -456,23 +472,23 @@ def save_converted(
             arrays = jax.tree.map(np.ascontiguousarray, parts)
             ocp.save_checkpointables(whole / FOLDER / "0", arrays, custom_metadata={**info, CHECKSUMS: checksums(arrays)})
             os.rename(whole, workdir)
-    except Exception as error:  # Orbax and TensorStore have many kinds
+    except Exception as error:  # Orbax and TensorStore raise many types
         raise InputError(f"{workdir} cannot be written ({first_line(error)}); choose another folder or free space") from error
     return workdir / FOLDER / "0"
 
 
-# of TrainState: kernels and biases, singular vectors
+# fields of TrainState: kernels and biases, singular vectors
 DISCRIMINATOR_FIELDS = ("discriminator", "spectral")
 
 
 def training_field(name: str) -> str:
-    """The field of TrainState that holds an array of the discriminator."""
+    """Returns the field of TrainState that holds an array of the discriminator."""
     return "spectral" if name.endswith((".u", ".v")) else "discriminator"
 
 
 def load_discriminator(folder: Path) -> dict[str, jax.Array] | None:
-    """The discriminator in step folder `folder`, {"convs.0.kernel": array, "convs.0.u": array,
-    ...}; None if there is none.
+    """Returns the discriminator in step folder `folder` as {"convs.0.kernel": array, "convs.0.u":
+    array, ...}, or None if there is none.
 
     Raises:
         InputError: the checkpoint is damaged.
@@ -490,19 +506,19 @@ def load_discriminator(folder: Path) -> dict[str, jax.Array] | None:
     }
     if not wanted:
         return None
-    with reading_some_arrays():  # the optimisers are larger
+    with reading_some_arrays():  # skips the optimisers, which are larger
         loaded = load_arrays(folder, {"training": wanted})["training"]
     return {name.partition(".")[2]: array for name, array in loaded.items()}
 
 
 def teacher_channels(info: Mapping[str, Any]) -> dict[int, int]:
-    """{level: channels} of the teacher that a checkpoint's model was trained with.
+    """Returns {level: channels} of the teacher that a checkpoint's model was trained with.
 
     Args:
-        info: of `read_info`, which has looked whether they are there.
+        info: a checkpoint's description; `read_info` has checked it.
 
     Raises:
-        ValueError: they are not.
+        ValueError: the channels are missing or wrong.
     """
     teacher = info.get("teacher")
     channels = teacher.get("channels") if isinstance(teacher, dict) else None
@@ -514,14 +530,14 @@ def teacher_channels(info: Mapping[str, Any]) -> dict[int, int]:
 
 
 def load_model(path: str | Path, dtype: Any = None) -> LoadedModel:
-    """The model of a checkpoint, alone from its folder; the moving average where the run kept one.
+    """Loads the model of a checkpoint from its folder alone, with the EMA's parameters where the
+    run kept one.
 
     Args:
-        dtype: compute type of the model; the run's own where it is not given. Parameters are
-            float32.
+        dtype: compute type of the model, by default the run's own. Parameters are float32.
 
     Raises:
-        InputError: no complete checkpoint at `path`, a damaged one, or one of another version.
+        InputError: `path` has no complete checkpoint, or a damaged one or one of another version.
     """
     folder = find_checkpoint(path)
     info = read_info(folder)
@@ -537,29 +553,29 @@ def load_model(path: str | Path, dtype: Any = None) -> LoadedModel:
 
 
 def checkpoint_step(path: Path, info: Mapping[str, Any]) -> int:
-    """The training step of a checkpoint, which its folder is called after, or of a model file,
-    which says it.
+    """Returns the training step of a checkpoint, from its folder's name or a model file's
+    description.
     """
     return int(info["step"]) if is_model_file(path) else int(path.name)
 
 
 def checkpoint_sha256(path: Path) -> str:
-    """SHA-256 of what identifies a checkpoint: of its description, which is written last, or of a
-    model file.
+    """Returns the SHA-256 that identifies a checkpoint: of its metadata file, which is written
+    last, or of a model file.
     """
     return hashlib.sha256((path if is_model_file(path) else path / METADATA).read_bytes()).hexdigest()
 
 
 def load_parameters(folder: Path, shapes: Mapping[str, Any], optional: str | None = None) -> dict[str, Any]:
-    """Named parameters of prior learner and generator; the moving average where there is one.
+    """Loads named parameters of prior learner and generator, from the EMA where there is one.
 
     Args:
-        shapes: what is wanted, by name.
-        optional: parameters whose names begin so are left out where the checkpoint has none or one
-            of another shape.
+        shapes: the wanted parameters, by name.
+        optional: prefix of names; such parameters are left out where the checkpoint lacks them or
+            has them in another shape.
 
     Raises:
-        InputError: the checkpoint is of another model; lists every difference.
+        InputError: the checkpoint is of another model; it lists the differences.
     """
     stored = stored_metadata(folder).metadata
     part = "ema" if "ema" in stored else "model"
@@ -569,9 +585,9 @@ def load_parameters(folder: Path, shapes: Mapping[str, Any], optional: str | Non
         return optional is not None and name.startswith(optional)
 
     chosen = {name: leaf for name, leaf in shapes.items() if not is_free(name) or there.get(name) == tuple(leaf.shape)}
-    check_names(folder, {part: chosen}, ignored=lambda name: is_free(name) and name not in chosen)
+    check_names(folder, stored, {part: chosen}, ignored=lambda name: is_free(name) and name not in chosen)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    # All that is stored, because Orbax reads a part whole.
+    # Everything stored is read, because Orbax reads a part whole.
     wanted = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for name, leaf in stored[part].items()}
     loaded = load_arrays(folder, {part: wanted})[part]
     return {name: loaded[name] for name in chosen}

@@ -1,12 +1,11 @@
-"""Weights of networks that are used but never trained: the `.npz` files in which they cross from
-torch, and what is built from them.
+"""Reads and writes weights of networks that are used but never trained, and builds the networks.
 
-A file holds the arrays that the network uses under the names of the torch release they come from
-(float32, kernels out, in, h, w), and as one entry more a JSON text that says what they are.
-`python -m teacher_export.weights` writes it. To add a network, enter it in NETWORKS and write a
-function like `load_vgg19`. Imports no torch.
+A weights file is an `.npz`, written by `python -m teacher_export.weights`. It holds the arrays that
+the network uses under the names of their torch release (float32, kernels (out, in, h, w)), and one
+more entry with a JSON description. To add a network, enter it in NETWORKS and write a function like
+`load_vgg19`. This module imports no torch.
 
-Batch norm is stored as released and folded into kernels and biases when it is read.
+Files store batch norm as released; reading folds it into kernels and biases.
 """
 
 import dataclasses
@@ -37,32 +36,32 @@ from spn_jax.runtime.files import write_atomically
 
 FORMAT = 1
 INFO = "spn_jax"  # name of the JSON entry
-LONGEST_INFO = 100_000  # bytes of it
+LONGEST_INFO = 100_000  # bytes
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
-    """What a weights file of a network holds and where to get it."""
+    """Describes the content of a network's weights file and where to get it."""
 
-    shapes: Callable[[], Shapes]  # of all arrays that are used, under their names in the release
-    # parts of the release that are not used, as whole dotted names at the beginning or the end
+    shapes: Callable[[], Shapes]  # of all arrays that are used, under their released names
+    # unused parts of the release: dotted names at the beginning or the end of an array's name
     left_out: tuple[str, ...]
     release: str  # name of the published file
     address: str  # where it is published
     package: str | None = None  # Python package that the release comes in
-    timm: str | None = None  # timm's name of the network, where the same weights can be had from it
-    # SHA-256 of the file with LPIPS's own weights, which is read beside the release
+    timm: str | None = None  # timm's name of the network, where timm has the same weights
+    # SHA-256 of the file with LPIPS's own weights, which is needed beside the release
     lpips: str | None = None
 
 
 def write_weights(path: Path, network: str, arrays: Mapping[str, np.ndarray], origin: Mapping[str, str]) -> None:
-    """Writes a weights file, complete or not at all.
+    """Writes a weights file atomically.
 
     Args:
-        arrays: what NETWORKS[network] uses, under the release's names.
-        origin: `origin` (for people), `weights_sha256` (of the arrays) and, where they came from
+        arrays: the arrays that NETWORKS[network] uses, under the release's names.
+        origin: `origin` (for readers), `weights_sha256` (of the arrays) and, where they came from
             files, `file_sha256`, `lpips_sha256`.
 
     Raises:
@@ -75,13 +74,13 @@ def write_weights(path: Path, network: str, arrays: Mapping[str, np.ndarray], or
 
 
 def read_weights(path: str | Path, network: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A weights file's arrays under the release's names, and what the file says about them (see
+    """Returns a weights file's arrays under the release's names, and its description (see
     `write_weights`).
 
     Raises:
-        InputError: no such file, one that no version of `teacher_export.weights` or a newer one
-            wrote, a damaged one, another network's, or one whose arrays do not fit, with all of
-            them listed. Each says which command makes the right one.
+        InputError: the file is missing, damaged, another network's, not written by
+            `teacher_export.weights` or written by a newer version, or some of its arrays do not
+            fit (all are listed). The error names the command that makes the right file.
     """
     advice = f"make one with `{dump_command(network)}`"
     if not Path(path).is_file():
@@ -103,13 +102,13 @@ def read_weights(path: str | Path, network: str) -> tuple[dict[str, np.ndarray],
             return {name: _read_array(archive, name) for name in headers}, info
     except InputError:
         raise
-    except Exception as error:  # bytes that anybody may have written: zipfile, zlib, NumPy and tokenize each have errors of their own
+    except Exception as error:  # the bytes may be anything: zipfile, zlib, NumPy and tokenize each raise errors of their own
         raise InputError(f"weights {path} is damaged or no .npz file; {advice}") from error
 
 
 def _read_headers(archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """{entry: (shape, dtype)}, of which the first bytes tell; no entry is unpacked that does not
-    fit.
+    """Returns {entry: (shape, dtype)} from the first bytes of each entry, so that an entry is
+    unpacked only if it fits.
     """
     headers = {}
     for name in archive.namelist():
@@ -127,7 +126,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _read_info(archive: zipfile.ZipFile) -> dict[str, Any] | None:
-    """The JSON entry; None where there is none or it is another program's."""
+    """Returns the JSON entry, or None if it is missing or another program's."""
     if f"{INFO}.npy" not in archive.namelist() or archive.getinfo(f"{INFO}.npy").file_size > LONGEST_INFO:
         return None
     entry = _read_array(archive, INFO)
@@ -141,7 +140,7 @@ def _read_info(archive: zipfile.ZipFile) -> dict[str, Any] | None:
 
 
 def dump_command(network: str) -> str:
-    """The command that makes a network's weights file, for messages."""
+    """Returns the command that makes a network's weights file, for messages."""
     entry = NETWORKS[network]
     second = f" --lpips {network.removeprefix('lpips-')}.pth" if entry.lpips else ""
     weights = "" if entry.package else f" --weights {entry.release}{second}"
@@ -149,11 +148,12 @@ def dump_command(network: str) -> str:
 
 
 def load_vgg19(weights: str, seed: int, dtype: DTypeLike) -> tuple[VGG19, str]:
-    """VGG19 that computes in `dtype`, and where its weights come from, for logs and checkpoints.
+    """Returns VGG19 that computes in `dtype`, and the origin of its weights for logs and
+    checkpoints.
 
     Args:
         weights: the setting `loss.vgg`: a weights file, or "random".
-        seed: of "random".
+        seed: seed of random weights.
 
     Raises:
         InputError: nothing is set, or the file is not VGG19's weights.
@@ -172,8 +172,8 @@ def load_vgg19(weights: str, seed: int, dtype: DTypeLike) -> tuple[VGG19, str]:
 
 
 def load_inception(path: str | Path) -> tuple[InceptionV3, str]:
-    """The network of FID, KID, P-IDS and U-IDS, and where its weights come from, for reports.
-    InputError as in `read_weights`.
+    """Returns the network of FID, KID, P-IDS and U-IDS, and the origin of its weights for reports.
+    Raises InputError as `read_weights` does.
     """
     arrays, info = read_weights(path, "inception")
     model = abstract_inception()
@@ -182,16 +182,16 @@ def load_inception(path: str | Path) -> tuple[InceptionV3, str]:
 
 
 def load_tresnet(path: str | Path, levels: tuple[int, ...], dtype: DTypeLike) -> tuple[TResNetTrunk, str]:
-    """TResNet-L up to the last of `levels`, computing in `dtype`, and where its weights come from.
-    InputError as in `read_weights`.
+    """Returns TResNet-L up to the last of `levels`, computing in `dtype`, and the origin of its
+    weights. Raises InputError as `read_weights` does.
     """
     arrays, info = read_weights(path, "tresnet_l")
     return build_tresnet(arrays, levels, dtype, path), describe(info)
 
 
 def build_tresnet(arrays: Mapping[str, np.ndarray], levels: tuple[int, ...], dtype: DTypeLike, path: str | Path) -> TResNetTrunk:
-    """The trunk up to the last of `levels`, with the release's arrays; `path` says in an error
-    where they come from.
+    """Builds the trunk up to the last of `levels` from the release's arrays. `path` names their
+    file in errors.
     """
     model = nnx.eval_shape(lambda: TResNetTrunk(levels, rng=np.random.default_rng(0), dtype=dtype))
     released = fold_batch_norm(arrays, tresnet.EPSILON)
@@ -204,8 +204,8 @@ def build_tresnet(arrays: Mapping[str, np.ndarray], levels: tuple[int, ...], dty
 
 
 def build_efficientnet(arrays: Mapping[str, np.ndarray], names: Iterable[str], dtype: DTypeLike, path: str) -> EfficientNetTrunk:
-    """The trunk up to the deepest of its maps `names`, with the release's arrays; `path` says in an
-    error where they come from.
+    """Builds the trunk up to the deepest of its maps `names` from the release's arrays. `path`
+    names their file in errors.
     """
     model = nnx.eval_shape(lambda: EfficientNetTrunk(names, rng=np.random.default_rng(0), dtype=dtype))
     renamed = {}
@@ -218,8 +218,8 @@ def build_efficientnet(arrays: Mapping[str, np.ndarray], names: Iterable[str], d
 
 
 def load_lpips(path: str | Path, net: Net) -> tuple[LPIPS, str]:
-    """LPIPS with the trunk `net` ("alex" or "vgg"), and where its weights come from, for reports.
-    InputError as in `read_weights`.
+    """Returns LPIPS with the trunk `net` ("alex" or "vgg"), and the origin of its weights for
+    reports. Raises InputError as `read_weights` does.
     """
     arrays, info = read_weights(path, f"lpips-{net}")
     model = abstract_lpips(net)
@@ -228,17 +228,17 @@ def load_lpips(path: str | Path, net: Net) -> tuple[LPIPS, str]:
 
 
 def fill(model: nnx.Module, arrays: Mapping[str, Array], path: str | Path) -> None:
-    """Gives an abstract model its parameters; `path` says in an error where they come from."""
+    """Sets the parameters of an abstract model. `path` names their file in errors."""
     nnx.update(model, with_named_arrays(nnx.as_pure(nnx.state(model)), arrays, what=str(path)))
 
 
 def describe(info: Mapping[str, Any]) -> str:
-    """Where weights come from, in one phrase."""
+    """Describes the origin of weights in one phrase."""
     return f"{info['origin']}, sha256 {info['weights_sha256'][:12]}"
 
 
 def vgg19_names() -> dict[str, str]:
-    """{our parameter: torchvision's}."""
+    """Returns {our parameter: torchvision's}."""
     leaves = {"kernel": "weight", "bias": "bias"}
     return {
         f"blocks.{i}.{j}.{ours}": f"features.{number}.{theirs}"
@@ -249,19 +249,21 @@ def vgg19_names() -> dict[str, str]:
 
 
 def vgg19_shapes() -> Shapes:
-    """Of VGG19's arrays up to relu5_1, under torchvision's names."""
+    """Returns the shapes of VGG19's arrays up to relu5_1, under torchvision's names."""
     model = nnx.eval_shape(lambda: VGG19(rng=np.random.default_rng(0), dtype=np.float32))
     ours = named_arrays(nnx.as_pure(nnx.state(model)))
     return {theirs: shape_to_released(ours[name].shape) for name, theirs in vgg19_names().items()}
 
 
 def abstract_inception() -> InceptionV3:
-    """InceptionV3 with shapes in place of parameters."""
+    """Returns InceptionV3 with shapes in place of parameters."""
     return nnx.eval_shape(lambda: InceptionV3(rng=np.random.default_rng(0)))
 
 
 def inception_shapes() -> Shapes:
-    """Of the released Inception's arrays up to its last pooling, batch norm unfolded."""
+    """Returns the shapes of the released Inception's arrays up to its last pooling, batch norm
+    unfolded.
+    """
     shapes: Shapes = {}
     for name, array in named_arrays(nnx.as_pure(nnx.state(abstract_inception()))).items():
         layer, leaf = name.rsplit(".", 1)
@@ -272,7 +274,7 @@ def inception_shapes() -> Shapes:
 
 
 def tresnet_names(model: TResNetTrunk) -> dict[str, str]:
-    """{our parameter: timm's layer and our leaf}."""
+    """Returns {our parameter: timm's layer and our leaf}."""
     modules = {"stem": "body.conv1"}
     parts = {"conv_in": "conv1", "conv_out": "conv2", "squeeze_excite.squeeze": "se.fc1", "squeeze_excite.excite": "se.fc2"}
     for stage, blocks in tresnet.BLOCKS.items():
@@ -284,7 +286,7 @@ def tresnet_names(model: TResNetTrunk) -> dict[str, str]:
 
 
 def tresnet_shapes() -> Shapes:
-    """Of the arrays of TResNet-L's trunk under timm's names, batch norm unfolded."""
+    """Returns the shapes of TResNet-L's trunk under timm's names, batch norm unfolded."""
     model = nnx.eval_shape(lambda: TResNetTrunk((1, 2, 3), rng=np.random.default_rng(0), dtype=np.float32))
     ours, shapes = named_arrays(nnx.as_pure(nnx.state(model))), {}
     for name, theirs in tresnet_names(model).items():
@@ -298,7 +300,9 @@ def tresnet_shapes() -> Shapes:
 
 
 def efficientnet_shapes() -> Shapes:
-    """Of the arrays of EfficientNet-Lite0's trunk under the released names, batch norm unfolded."""
+    """Returns the shapes of EfficientNet-Lite0's trunk under the released names, batch norm
+    unfolded.
+    """
     model = nnx.eval_shape(lambda: EfficientNetTrunk(efficientnet.MAPS, rng=np.random.default_rng(0), dtype=np.float32))
     ours, shapes = named_arrays(nnx.as_pure(nnx.state(model))), {}
     for layer, (conv, norm) in efficientnet.released_names().items():
@@ -309,8 +313,8 @@ def efficientnet_shapes() -> Shapes:
 
 
 def fold_batch_norm(arrays: Mapping[str, np.ndarray], epsilon: float) -> dict[str, Array]:
-    """A release's arrays -> ours: batch norm with running statistics is one factor and one summand
-    a channel.
+    """Folds batch norm with running statistics, one factor and one summand per channel, into
+    kernels and biases.
     """
     folded = {}
     for layer in (name.removesuffix(".conv.weight") for name in arrays if name.endswith(".conv.weight")):
@@ -323,12 +327,12 @@ def fold_batch_norm(arrays: Mapping[str, np.ndarray], epsilon: float) -> dict[st
 
 
 def abstract_lpips(net: Net) -> LPIPS:
-    """LPIPS with shapes in place of parameters."""
+    """Returns LPIPS with shapes in place of parameters."""
     return nnx.eval_shape(lambda: LPIPS(net, rng=np.random.default_rng(0)))
 
 
 def lpips_names(net: Net) -> dict[str, str]:
-    """{our parameter: torchvision's or the lpips package's}."""
+    """Returns {our parameter: torchvision's or the lpips package's}."""
     leaves = {"kernel": "weight", "bias": "bias"}
     trunk = {
         f"stages.{i}.{j}.{ours}": f"features.{layer.number}.{theirs}"
@@ -340,15 +344,17 @@ def lpips_names(net: Net) -> dict[str, str]:
 
 
 def lpips_shapes(net: Net) -> Shapes:
-    """Of the trunk's arrays and LPIPS's own, under their names in the two releases."""
+    """Returns the shapes of the trunk's arrays and LPIPS's own, under their names in the two
+    releases.
+    """
     ours = named_arrays(nnx.as_pure(nnx.state(abstract_lpips(net))))
     shapes = {theirs: shape_to_released(ours[name].shape) for name, theirs in lpips_names(net).items()}
     return {name: (1, *shape, 1, 1) if name.startswith("lin") else shape for name, shape in shapes.items()}
 
 
 def _from_torch(array: np.ndarray) -> Array:
-    """Kernels (out, in, h, w) -> (h, w, in, out), those of LPIPS's own (1, c, 1, 1) -> (c,);
-    vectors as they are.
+    """Converts kernels (out, in, h, w) to (h, w, in, out) and LPIPS's own (1, c, 1, 1) to (c,).
+    Vectors stay as they are.
     """
     if array.ndim == 4 and array.shape[0] == array.shape[2] == array.shape[3] == 1:
         return jnp.asarray(array.reshape(-1))

@@ -1,5 +1,4 @@
-"""Photos, masks and the teacher's features, read, written and brought into batches with NumPy,
-Grain, Pillow and OpenCV.
+"""Reads, writes and batches photos, masks and teacher features (NumPy, Grain, Pillow, OpenCV).
 
 Nothing in it imports JAX: reader processes start fast and hold no device. It imports `config`,
 `errors`, `runtime.files` and `runtime.progress`; the rooms of programs import it.

@@ -1,6 +1,4 @@
-"""The feature cache, written: shard by shard, by one process or by many that share the shards among
-them.
-"""
+"""Writes the feature cache shard by shard, in one process or in several that divide the shards."""
 
 import contextlib
 import dataclasses
@@ -19,11 +17,11 @@ from spn_jax.data.teacher import damaged_shards
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import FolderLock
 
-# One record a chunk, so that reading a photo decompresses nothing else. zstd at its fastest level:
-# measured on a trunk's bfloat16 features of 256-pixel photos it stores 58 % of the bytes, writes as
-# fast as no compression (298 against 316 MB/s) and reads 580 MB/s a thread against 2,170. Higher
-# levels gain 1 % at half the writing speed. The bytes depend on the records alone, not on threads
-# or time.
+# Each chunk holds one record, so that reading a photo decompresses nothing else. zstd runs at its
+# fastest level: on a trunk's bfloat16 features of 256-pixel photos it stores 58 % of the bytes,
+# writes as fast as no compression (298 against 316 MB/s) and reads 580 MB/s a thread against 2,170.
+# Higher levels gain 1 % at half the writing speed. The bytes depend on the records alone, not on
+# threads or time.
 WRITER_OPTIONS = {"zstd": "group_size:1,zstd:1", "none": "group_size:1,uncompressed"}
 RECORDS_AT_ONCE = 16  # read together when a shard is verified
 MERGE_LOCK = TEMPORARY + "verification"
@@ -33,8 +31,7 @@ Write = Callable[[Mapping[int, np.ndarray], int], None]
 
 
 class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
-    """Fills one cache folder, shard by shard; started again after any interruption it asks only for
-    the missing shards.
+    """Fills one cache folder shard by shard. After an interruption only missing shards are written.
 
     Of several processes, number i owns the shards k with k % processes == i. Leaving the context
     releases the folder. `unfinished` lists the shards that this process still has to write;
@@ -45,7 +42,7 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
         """Creates `folder` or takes up the export in it.
 
         Raises:
-            InputError: another export is running there that this one is no part of, the folder
+            InputError: an export that this process does not belong to is running there, the folder
                 holds features of other settings (all differences are listed) or shards of unknown
                 origin, or it cannot be written.
         """
@@ -54,8 +51,7 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"teacher.cache={folder} cannot be created: {error.strerror}") from error
-        # One exporter has the folder to itself; the processes of a shared export tolerate each
-        # other alone.
+        # A single exporter locks the folder alone; the processes of a shared export share the lock.
         busy = f"another export is writing to teacher.cache={self.folder}"
         self._lock = FolderLock(self.folder, busy, "wait for it or stop it", shared=processes > 1)
         try:
@@ -113,7 +109,7 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
             )
 
     def _reopen(self, manifest: Manifest) -> None:
-        """A finished cache that lost shards becomes an unfinished one without them."""
+        """Turns a finished cache that lost shards into an unfinished one without them."""
         damaged = damaged_shards(self.folder, manifest)
         if damaged or not manifest.shards:
             (self.folder / MANIFEST).unlink(missing_ok=True)
@@ -121,11 +117,11 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
                 (self.folder / manifest.shards[index].file).unlink(missing_ok=True)
 
     def path(self, index: int) -> Path:
-        """The file of shard `index`."""
+        """Returns the file of shard `index`."""
         return self.folder / self.plan.shard_file(index)
 
     def missing(self) -> list[int]:
-        """The shards of all processes that are not written yet."""
+        """Returns the shards of all processes that are not written yet."""
         return [index for index in range(self.plan.shard_count) if not self._is_finished(index)]
 
     def _is_finished(self, index: int) -> bool:
@@ -136,13 +132,13 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
 
     @contextlib.contextmanager
     def shard(self, index: int) -> Iterator[Write]:
-        """Context that yields `write(features, checksum)`, to be called for every record of shard
-        `index` in order.
+        """Opens a context that yields `write(features, checksum)`, to be called for every record of
+        shard `index` in order.
 
-        Only leaving it without an exception makes the file a shard.
+        The file becomes a shard only if the context is left without an exception.
 
         Raises:
-            BeingWritten: another process is at this shard, or has finished it meanwhile.
+            BeingWritten: another process is writing this shard, or has finished it meanwhile.
             InputError: the disk is full or fails. Shards finished before stay valid.
             ValueError: another number of records was written than the shard holds.
         """
@@ -162,7 +158,9 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
                 raise ValueError(f"{written} records written to {name} instead of {self._records(index)}")
 
     def compressed_bytes(self, features: Sequence[Mapping[int, np.ndarray]]) -> float:
-        """Mean bytes on the disk of records like these; writes and removes a temporary file."""
+        """Returns the mean bytes on disk of records like these, from a temporary file that it
+        removes.
+        """
         # pods on one disk often have equal numbers
         name = f"sample-{socket.gethostname()}-{os.getpid()}"
         with new_shard(self.folder, name, WRITER_OPTIONS[self.plan.compression]) as put:
@@ -175,7 +173,9 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
 
     @contextlib.contextmanager
     def verification(self) -> Iterator[bool]:
-        """Context that yields whether this process may verify the cache: one at a time does."""
+        """Opens a context that yields whether this process may verify the cache; one at a time
+        may.
+        """
         lock = self.folder / MERGE_LOCK
         with locked_file(lock, create=True) as mine:
             # Without locks (None) two may verify, which does no harm.
@@ -184,12 +184,12 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
                 lock.unlink(missing_ok=True)
 
     def damage(self, threads: int, done: Callable[[int], None]) -> dict[int, str]:
-        """{shard: what is wrong} of the shards of which not every record can be read, after reading
-        them all.
+        """Reads every record and returns {shard: what is wrong} of the shards with unreadable
+        records.
 
         Args:
-            threads: that read side by side.
-            done: is called with the number of records whenever some were read.
+            threads: number of threads that read.
+            done: called with the number of records just read.
         """
 
         def examine(index: int) -> str | None:
@@ -213,14 +213,14 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
         return {index: wrong for index, wrong in found.items() if wrong is not None}
 
     def remove(self, index: int) -> None:
-        """Deletes a damaged shard, and the manifest, which no longer is true."""
+        """Deletes a damaged shard, and the manifest, which is no longer true."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
         self.path(index).unlink(missing_ok=True)
         self.complete = False
 
     def finish(self) -> Manifest:
-        """Writes the manifest: from here on the cache can be opened. ValueError if a shard is still
-        missing.
+        """Writes the manifest; from then on the cache can be opened. Raises ValueError if a shard
+        is missing.
         """
         if missing := [self.plan.shard_file(index) for index in self.missing()]:
             raise ValueError(f"{missing} are not written yet")

@@ -1,7 +1,7 @@
-"""Squares cut from held-out photos, once and for all: a test list for training on random crops.
+"""Cuts fixed squares from held-out photos, as the test list for training on random crops.
 
-A few large photos are few test images; squares of many scales and places are more, and every run
-and every method sees the same.
+A few large photos make few test images. Squares of many scales and places make more, and every run
+and every method sees the same ones.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ CROP_SIZE = 256  # pixels of a saved square; none is cut smaller, so none is enl
 
 
 def write_crops(photos: PhotoSource, folder: Path) -> int:
-    """Saves CROPS_PER_PHOTO squares of every photo as PNG files of CROP_SIZE pixels, returns their
+    """Saves CROPS_PER_PHOTO squares of every photo as PNG files of CROP_SIZE pixels. Returns their
     number.
 
-    Which squares follows from the photo's name alone: they stay the same when other photos join the
-    set. A file is whole or not there, also where the program is killed.
+    The photo's name alone decides its squares, so they stay the same when other photos join the
+    set. A file is either complete or absent, even if the program is killed.
 
     Raises:
         InputError: the disk is full or fails.
@@ -42,7 +42,7 @@ def write_crops(photos: PhotoSource, folder: Path) -> int:
 
 
 def cut_crops(photos: PhotoSource) -> Iterator[tuple[str, np.ndarray]]:
-    """(file name, uint8 (CROP_SIZE, CROP_SIZE, 3)) of every square."""
+    """Yields the file name and the pixels, uint8 (CROP_SIZE, CROP_SIZE, 3), of every square."""
     for i, name in enumerate(photos.names):
         photo = photos.load(i)
         random = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))

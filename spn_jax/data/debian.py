@@ -1,8 +1,7 @@
-"""Debian packages: the files of a .deb, and what its machine-readable copyright file (DEP-5) says
-about each of them.
+"""Reads Debian packages: the files of a .deb, and what its copyright file says about each.
 
-A .deb is an ar archive with a compressed tar archive in it. Nothing is installed and nothing is
-unpacked to a path.
+The copyright file is machine-readable (DEP-5). A .deb is an ar archive with a compressed tar
+archive in it. Nothing is installed and nothing is unpacked to a path.
 """
 
 import dataclasses
@@ -34,13 +33,13 @@ class Deb(Source):
         """Reads the package once.
 
         Args:
-            path: of the .deb.
-            wanted: says of a path in the package, without a slash in front, whether the file is
-                kept.
+            path: the .deb file.
+            wanted: tells whether to keep a file, given its path in the package without a leading
+                slash.
 
         Raises:
-            InputError: it is no Debian package, or a damaged one, or compressed in a way that is
-                not known here.
+            InputError: the file is not a Debian package, is damaged, or uses an unknown
+                compression.
         """
         self.label = str(path)
         try:
@@ -65,13 +64,13 @@ class Deb(Source):
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(member)
-    assert file is not None  # it is a plain file
+    assert file is not None  # because the member is a plain file
     return file.read()
 
 
 def _open_data(path: Path) -> tarfile.TarFile:
-    """The tar archive with the package's files. ValueError if there is none, InputError if its
-    compression is not known.
+    """Opens the tar archive with the package's files. Raises ValueError if there is none,
+    InputError if its compression is not known.
     """
     name, data = _data_member(path.read_bytes())
     if not name.endswith((".zst", ".lzma")):
@@ -87,8 +86,8 @@ def _open_data(path: Path) -> tarfile.TarFile:
 
 
 def _data_member(package: bytes) -> tuple[str, bytes]:
-    """Name and content of the member data.tar.* of an ar archive. ValueError if it is not there or
-    not whole.
+    """Returns name and content of an ar archive's member data.tar.*. Raises ValueError if it is
+    absent or truncated.
     """
     if not package.startswith(AR):
         raise ValueError("it is no ar archive")
@@ -107,7 +106,7 @@ def _data_member(package: bytes) -> tuple[str, bytes]:
 
 @dataclasses.dataclass(frozen=True)
 class Paragraph:
-    """A paragraph `Files:` of a copyright file."""
+    """A `Files:` paragraph of a copyright file."""
 
     patterns: tuple[str, ...]
     copyright: str
@@ -117,16 +116,16 @@ class Paragraph:
 
 
 def read_copyright(text: str, label: str) -> list[Paragraph]:
-    """The `Files:` paragraphs of a DEP-5 file, in order. InputError, naming `label`, if it has
-    none.
+    """Returns the `Files:` paragraphs of a DEP-5 file in order. Raises InputError, which names
+    `label`, if there are none.
     """
     paragraphs = []
     for block in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
         fields = _fields(block)
         if "files" not in fields:
             continue
-        # Patterns stand between blanks. Some authors also write names with blanks in them, a line
-        # each, so whole lines count as well.
+        # Patterns are separated by blanks. Some authors also write names with blanks, one a line,
+        # so whole lines count as well.
         patterns = tuple(dict.fromkeys([*_lines(fields["files"]), *fields["files"].split()]))
         licence = _lines(fields.get("license", "")) or (UNKNOWN,)
         statement = " ".join([*licence[1:], *_lines(fields.get("comment", ""))])
@@ -137,7 +136,7 @@ def read_copyright(text: str, label: str) -> list[Paragraph]:
 
 
 def _fields(block: str) -> dict[str, str]:
-    """{name in small letters: value with its continuation lines} of a paragraph."""
+    """Returns {name in small letters: value with its continuation lines} of a paragraph."""
     found: dict[str, str] = {}
     name = ""
     for line in block.split("\n"):
@@ -157,13 +156,13 @@ def _lines(value: str) -> tuple[str, ...]:
 
 
 def about(paragraphs: Sequence[Paragraph], path: str) -> list[Paragraph]:
-    """What holds for the file at `path` in the package's source; empty if nothing does.
+    """Returns the paragraphs that apply to the file at `path` in the package's source, if any.
 
-    By the format's rule the last matching paragraph holds; it comes first here. Paragraphs that
-    match by a pattern for certain files, not for a whole folder, follow where they name another
-    licence. `mountain1*` of an early list is meant for mountain1 and matches
-    `mountain10-by-somebody` as well, whose own paragraph stands before: who wants to be sure asks
-    for both licences.
+    By the format's rule the last matching paragraph holds; it comes first here. Other matching
+    paragraphs follow if their pattern is for certain files, not for a whole folder, and they name
+    another licence. For example, `mountain1*` early in a list is meant for mountain1 but also
+    matches `mountain10-by-somebody`, which has a paragraph of its own before it. A caller that
+    wants to be sure asks for both licences.
     """
     matching = [(paragraph, pattern) for paragraph in paragraphs for pattern in paragraph.patterns if _expression(pattern).fullmatch(path)]
     if not matching:
@@ -174,5 +173,5 @@ def about(paragraphs: Sequence[Paragraph], path: str) -> list[Paragraph]:
 
 
 def _expression(pattern: str) -> re.Pattern[str]:
-    """Of a DEP-5 pattern: * is any text, slashes included, and ? any one character."""
+    """Compiles a DEP-5 pattern: * is any text, slashes included, and ? any one character."""
     return re.compile("".join({"*": ".*", "?": "."}.get(sign, re.escape(sign)) for sign in pattern), re.DOTALL)

@@ -1,6 +1,4 @@
-"""Photos from a folder, a .flist or ArrayRecord files, and how one is brought to the size a network
-sees.
-"""
+"""Opens photos from folders, .flist or ArrayRecord files, and brings them to a network's size."""
 
 import bisect
 import functools
@@ -43,27 +41,29 @@ class PhotoSource(ABC):
 
     @abstractmethod
     def read(self, i: int) -> bytes:
-        """The bytes of the image file of photo `i`. InputError if they cannot be read."""
+        """Returns the bytes of photo `i`'s file. Raises InputError if they cannot be read."""
 
     @abstractmethod
     def describe(self, i: int) -> str:
-        """Photo `i` in error texts: the setting it came from and where it lies."""
+        """Describes photo `i` for error texts: the setting it came from and where it lies."""
 
     def decode(self, i: int, data: bytes) -> np.ndarray:
-        """uint8 (H, W, 3) RGB, upright, of `data`, the bytes of photo `i`.
+        """Decodes `data`, the bytes of photo `i`, to uint8 (H, W, 3) RGB, upright.
 
         Raises:
-            InputError: they are no image; nothing takes its place.
+            InputError: they are not an image. No other photo is taken instead.
         """
         return decode_photo(io.BytesIO(data), self.describe(i))
 
     def load(self, i: int) -> np.ndarray:
-        """Photo `i` as uint8 (H, W, 3) RGB, upright. InputError as `read` and `decode`."""
+        """Loads photo `i` as uint8 (H, W, 3) RGB, upright. Raises InputError as `read` and `decode`
+        do.
+        """
         return self.decode(i, self.read(i))
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over the name and the size in bytes of every photo, in order."""
+        """Returns the SHA-256, in hex, of the names and byte sizes of all photos, in order."""
 
 
 class PhotoFiles(PhotoSource):
@@ -105,7 +105,7 @@ class PhotoRecords(PhotoSource):
             return _open_records(array_record_data_source.ArrayRecordDataSource, files[shard], setting)
 
         self._files = files
-        # One that is pushed out closes when the last thread that reads from it lets go.
+        # An evicted reader closes when the last thread that reads from it lets go.
         self._source = functools.lru_cache(OPEN_FILES)(open_file)
         self._counts = [len(self._source(shard)) for shard in range(len(files))]
         self._ends = list(itertools.accumulate(self._counts))
@@ -136,14 +136,13 @@ class PhotoRecords(PhotoSource):
         return digest(f"{f.name}\0{size}\0{n}" for f, size, n in zip(self._files, self._sizes, self._counts, strict=True))
 
 
-# beside ArrayRecord files: what their photos are called, one name a line, in the order of the
-# records
+# a file beside ArrayRecord files with the photos' names, one a line, in the order of the records
 NAMES = "names.txt"
 
 
 def read_names(folder: Path, count: int, setting: str) -> list[str]:
-    """The names of a folder's `count` records; none if it has no list. InputError if the list is
-    for another number.
+    """Returns the names of a folder's `count` records, or none if it has no list. Raises InputError
+    if the list has another length.
     """
     if not (folder / NAMES).is_file():
         return []
@@ -156,9 +155,7 @@ def read_names(folder: Path, count: int, setting: str) -> list[str]:
 
 
 class KeptPhotos(PhotoSource):
-    """Photos of another source that stay in memory once they were decoded, as many as fit into
-    `limit` bytes.
-    """
+    """Keeps decoded photos of another source in memory, as many as fit into `limit` bytes."""
 
     def __init__(self, photos: PhotoSource, limit: int):
         self._photos, self.names = photos, photos.names
@@ -204,8 +201,8 @@ class SelectedPhotos(PhotoSource):
 
 
 def checksum(data: bytes) -> int:
-    """CRC-32 of a photo's file, by which a cache of features recognises the photo that they were
-    computed from.
+    """Returns the CRC-32 of a photo's file. A feature cache uses it to recognise the photos that
+    its features were computed from.
     """
     return zlib.crc32(data)
 
@@ -213,8 +210,8 @@ def checksum(data: bytes) -> int:
 def open_photos(path: str, setting: str) -> PhotoSource:
     """Opens the photos at `path`; `setting` is the config key it came from, for error texts.
 
-    `path` is a folder (searched through, in the order of the relative paths; hidden files are left
-    out), a .flist (one path a line, absolute or relative to the list), or ArrayRecord: a file, a
+    `path` is a folder (searched recursively, in the order of the relative paths, without hidden
+    files), a .flist (one path a line, absolute or relative to the list), or ArrayRecord: a file, a
     glob, or a folder of *.array_record*.
 
     Raises:
@@ -246,7 +243,9 @@ def open_photos(path: str, setting: str) -> PhotoSource:
 
 
 def existing_path(path: str, setting: str) -> Path:
-    """The file or folder at `path`, InputError if the setting is empty or nothing is there."""
+    """Returns the file or folder at `path`. Raises InputError if the setting is empty or nothing is
+    there.
+    """
     if not path:
         raise InputError(f"{setting} is not set; add {setting}=PATH to the command or set it in the config")
     location = Path(path).expanduser()
@@ -263,28 +262,27 @@ def _matching(pattern: str, setting: str) -> list[Path]:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All image files in `folder` and below, ordered by relative path; hidden files and folders are
-    left out.
+    """Returns all image files in `folder` and below, ordered by relative path, without hidden files
+    and folders.
 
-    Links to folders are followed. A folder that can be reached in several ways is searched once, a
-    link to a folder that it
-    lies in not at all: no photo comes twice.
+    Links to folders are followed. A folder that can be reached in several ways is searched once,
+    and a link to a folder that contains it is ignored, so no photo comes twice.
     """
     found = [file for file in files_below(folder) if file.name.lower().endswith(IMAGE_SUFFIXES)]
     return sorted(found, key=lambda f: f.relative_to(folder).as_posix())
 
 
 def files_below(folder: Path, hidden: bool = False) -> Iterator[Path]:
-    """All files in `folder` and below, hidden ones if asked for, in no order; no file comes twice
-    (see `find_images`).
+    """Yields all files in `folder` and below in no order, each once (see `find_images`); hidden
+    ones only if asked for.
     """
     visited = {os.path.realpath(folder)}
     # os.walk and not Path.rglob, since data folders are often put together from links.
     for parent, folders, files in os.walk(folder, followlinks=True):
         paths = [Path(parent, f) for f in folders if hidden or not f.startswith(".")]
         folders.clear()
-        # Folders before links, and by name: which way a folder is reached must not depend on the
-        # disk's order.
+        # Folders come before links, and both by name: the way by which a folder is reached must not
+        # depend on the disk's order.
         for path in sorted(paths, key=lambda path: (path.is_symlink(), path.name)):
             if (real := os.path.realpath(path)) not in visited:
                 visited.add(real)
@@ -293,15 +291,15 @@ def files_below(folder: Path, hidden: bool = False) -> Iterator[Path]:
 
 
 def read_list(path: Path, setting: str, else_known: str) -> tuple[list[str], list[Path]]:
-    """Names and files of a .flist. A file below the list's folder is named by its path from there,
-    so a moved data set keeps its names.
+    """Returns the names and files of a .flist.
 
-    Lists written by Windows programs are understood: a byte-order mark and quotes around a path are
-    no part of a path.
+    A file below the list's folder is named by its path from there, so a moved data set keeps its
+    names. Lists written by Windows programs are understood: a byte-order mark and quotes around a
+    path are ignored.
 
     Raises:
-        InputError: `path` is no list (the text says what else would have been known), or nothing is
-            in it.
+        InputError: `path` is not a list (the text says what else would have been accepted), or the
+            list is empty.
     """
     if path.suffix.lower() != ".flist":
         raise InputError(
@@ -319,13 +317,13 @@ def read_list(path: Path, setting: str, else_known: str) -> tuple[list[str], lis
 
 
 def _unquoted(line: str) -> str:
-    """The path in a line of a list, without the quotes that stand around all of it."""
+    """Strips the quotes that enclose a whole line of a list."""
     return line[1:-1] if len(line) > 2 and line[0] == line[-1] and line[0] in "\"'" else line
 
 
 def byte_sizes(files: Sequence[Path], setting: str) -> list[int]:
-    """Size in bytes of every file. InputError, with the first few and their number, if some do not
-    exist or are folders.
+    """Returns the size in bytes of every file. Raises InputError, with the number and the first
+    few, if some do not exist or are folders.
     """
     sizes = [_byte_size(f) for f in files]
     absent = [f for f, size in zip(files, sizes, strict=True) if size is None]
@@ -366,7 +364,7 @@ def _open_records(kind: Callable[[list[str]], Any], file: Path, setting: str) ->
 
 
 def digest(entries: Iterable[str]) -> str:
-    """SHA-256, in hex, over the entries in order, each ended by a line break."""
+    """Returns the SHA-256, in hex, of the entries in order, each ended by a line break."""
     sha256 = hashlib.sha256()
     for entry in entries:
         sha256.update(entry.encode("utf-8", "surrogateescape") + b"\n")
@@ -378,7 +376,7 @@ def decode_photo(file: Path | io.BytesIO, what: str) -> np.ndarray:
     16 bits rounded to 8.
 
     Raises:
-        InputError: it is not an image, or a broken one; `what` names it.
+        InputError: it is not an image, or is broken; `what` names it.
     """
     image = decode_image(file, what)
     if image.mode == "F":
@@ -407,15 +405,15 @@ def decode_image(file: Path | io.BytesIO, what: str) -> Image.Image:
 
 
 def _rounded(image: Image.Image, file: Path | io.BytesIO) -> Image.Image:
-    """A colour image of 16 bits a channel at 8, each value the nearest; Pillow cuts the lower bits
-    off, and not those of grey ones.
+    """Rounds a colour image of 16 bits a channel to 8. Pillow truncates colours instead, but not
+    grey.
     """
     data = file.read_bytes() if isinstance(file, Path) else file.getvalue()
     decoded, shallow = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), np.asarray(image)
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape != shallow.shape:
         return image
     deep = np.asarray(decoded[..., [2, 1, 0, 3][: shallow.shape[2]]], np.uint16)
-    # another reading of the file than Pillow's, which knows more kinds
+    # another reading of the file than Pillow's, which knows more formats
     if not np.array_equal(deep >> 8, shallow):
         return image
     rounded = Image.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
@@ -424,16 +422,16 @@ def _rounded(image: Image.Image, file: Path | io.BytesIO) -> Image.Image:
 
 
 def lay_on(image: Image.Image, background: int) -> Image.Image:
-    """The image in RGB, its transparent parts filled with grey `background` (0..255)."""
+    """Converts an image to RGB, its transparent parts filled with grey `background` (0..255)."""
     canvas = Image.new("RGBA", image.size, (background, background, background, 255))
     return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
 
 
 def prepare_photo(photo: np.ndarray, size: int, crop: str, resize_filter: str) -> np.ndarray:
-    """A photo, uint8 (H, W, 3), at (size, size, 3).
+    """Resizes a photo, uint8 (H, W, 3), to (size, size, 3).
 
-    `crop` "none" squeezes it; "center" and "random" cut the largest centred square first: crops are
-    drawn in training alone, which cuts them by itself (`random_square`).
+    `crop` "none" squeezes it. "center" and "random" first cut the largest centred square: random
+    crops are drawn in training alone, which cuts them by itself (`random_square`).
     """
     if crop != "none":
         photo = center_square(photo)
@@ -443,7 +441,7 @@ def prepare_photo(photo: np.ndarray, size: int, crop: str, resize_filter: str) -
 
 
 def center_square(photo: np.ndarray) -> np.ndarray:
-    """The largest centred square of a picture (H, W, ...)."""
+    """Cuts the largest centred square of a picture (H, W, ...)."""
     height, width = photo.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -451,11 +449,11 @@ def center_square(photo: np.ndarray) -> np.ndarray:
 
 
 def random_square(random: np.random.Generator, photo: np.ndarray, smallest: int) -> np.ndarray:
-    """A square of a photo (H, W, 3) of random side and place.
+    """Cuts a square of random side and place from a photo (H, W, 3).
 
     The logarithm of the side is uniform between those of `smallest` and of the photo's shorter
-    side, so that all scales are seen alike; a photo with a shorter side gives squares of that side.
-    The place is uniform.
+    side, so that all scales are equally frequent. If the shorter side is below `smallest`, every
+    square has that side. The place is uniform.
     """
     height, width = photo.shape[:2]
     longest = min(height, width)
@@ -465,8 +463,8 @@ def random_square(random: np.random.Generator, photo: np.ndarray, smallest: int)
 
 
 def teacher_photo(photo: np.ndarray, config: Config) -> np.ndarray:
-    """What the teacher sees of a photo (H, W, 3): uint8 (2P, 2P, 3), resized to 2P (as released) or
-    to P and enlarged (the paper).
+    """Returns the teacher's view of a photo (H, W, 3): uint8 (2P, 2P, 3), resized to 2P (as
+    released) or to P and enlarged (the paper).
     """
     data = config.data
     prepare = functools.partial(prepare_photo, photo, crop=data.crop, resize_filter=data.resize_filter)

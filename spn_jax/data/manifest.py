@@ -1,10 +1,10 @@
-"""What a cache of features is: the manifest that describes it, and the records that its shards are
-made of.
+"""Defines a feature cache: the manifest that describes it, and the records in its shards.
 
-A record is a header (its number r = photo * orientations + flipped, and the checksum of the photo's
-file, both little-endian 32-bit words) and the arrays (h, w, c) of all levels, ascending level, C
-order, little endian, one after the other; shapes and type stand in the manifest. In 8 bits a level
-is preceded by `low` and `step` (c,) in float32: value = low + step * code, per photo and channel.
+A record is a header and the arrays (h, w, c) of all levels, one after the other, in ascending
+level, C order, little endian. The header holds two little-endian 32-bit words: the number r = photo
+* orientations + flipped, and the checksum of the photo's file. Shapes and type are in the manifest.
+In 8 bits a level is preceded by `low` and `step` (c,) in float32: value = low + step * code, per
+photo and channel.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "uint8": np.dtype(np.uint8),
 }
-# the same bits with a byte order of their own
+# unsigned types with the same bits, whose byte order is explicit
 _RAW: dict[str, np.dtype[Any]] = {"float32": np.dtype("<u4"), "bfloat16": np.dtype("<u2")}
 _SCALE = np.dtype("<f4")
 COMPRESSIONS = ("zstd", "none")
@@ -41,7 +41,7 @@ Features = np.ndarray | dict[str, np.ndarray]
 
 
 class Record(NamedTuple):
-    """What one record says."""
+    """The decoded parts of one record."""
 
     number: int
     checksum: int
@@ -50,16 +50,14 @@ class Record(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Level:
-    """One scale of the teacher. Level l is distilled at P / 2^(l-1); height and width are what is
-    stored.
-    """
+    """One scale of the teacher, with its stored size. Level l is distilled at P / 2^(l-1)."""
 
     level: int
-    name: str  # of the teacher's layer
+    name: str  # the teacher's layer
     channels: int
     height: int
     width: int
-    # how the export changed its size, for example "area 75x75 to 64x64"; nothing: as the teacher
+    # how the export resized it, for example "area 75x75 to 64x64"; empty if it is as the teacher
     # gave it
     resized: str = ""
 
@@ -75,7 +73,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a cache holds. A plan is a manifest without shards."""
+    """Describes what a cache holds. A plan is a manifest without shards."""
 
     version: int = VERSION
     teacher: str
@@ -84,11 +82,11 @@ class Manifest:
     weights_sha256: str
     photos_sha256: str  # the photos' names and sizes, in order
     photo_count: int
-    orientations: int  # 1: as they are; 2: also mirrored
+    orientations: int  # 1: photos as they are; 2: mirrored as well
     image_size: int  # P; the teacher saw 2P
     preparation: dict[str, str]  # crop, resize_filter, photo
     dtype: str
-    compression: str  # of the files: zstd or none
+    compression: str  # of the shards: zstd or none
     compute_dtype: str  # of the teacher's forward passes
     photos_per_shard: int
     levels: tuple[Level, ...]  # ascending
@@ -116,20 +114,20 @@ class Manifest:
         return math.ceil(self.photo_count / self.photos_per_shard)
 
     def shard_file(self, index: int) -> str:
-        """Name of shard `index`."""
+        """Returns the file name of shard `index`."""
         return f"features-{index:05d}-of-{self.shard_count:05d}.array_record"
 
     def shard_photos(self, index: int) -> range:
-        """Photos whose records lie in shard `index`: both orientations of a photo share a shard."""
+        """Returns the photos in shard `index`, which holds both orientations of each."""
         start = index * self.photos_per_shard
         return range(start, min(start + self.photos_per_shard, self.photo_count))
 
     def encode(self, number: int, checksum: int, features: Mapping[int, np.ndarray]) -> bytes:
-        """Record `number` from {level: (h, w, c)} in `given_dtype`.
+        """Encodes record `number` from {level: (h, w, c)} in `given_dtype`.
 
         Args:
             number: photo * orientations + flipped.
-            checksum: of the photo's file (`spn_jax.data.images.checksum`).
+            checksum: that of the photo's file (`spn_jax.data.images.checksum`).
 
         Raises:
             ValueError: shapes or type are not the manifest's.
@@ -150,7 +148,7 @@ class Manifest:
         return b"".join(parts)
 
     def decode(self, record: bytes) -> Record:
-        """The parts of a record; arrays are read-only. ValueError if its length is wrong."""
+        """Decodes a record; its arrays are read-only. Raises ValueError if its length is wrong."""
         if len(record) != self.record_bytes:
             raise ValueError(f"a record has {len(record)} bytes instead of {self.record_bytes}")
         number, checksum = HEADER.unpack_from(record)
@@ -173,7 +171,7 @@ class Manifest:
         return Record(number, checksum, features)
 
     def to_json(self) -> str:
-        """Text of manifest.json and plan.json."""
+        """Returns the text of manifest.json and plan.json."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
 
@@ -182,8 +180,8 @@ def _values(level: Level) -> int:
 
 
 def quantise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """float32 (h, w, c) -> (low (c,), step (c,), codes uint8 (h, w, c)): 256 values from each
-    channel's least to its largest.
+    """Quantises float32 (h, w, c) to (low (c,), step (c,), codes uint8 (h, w, c)): 256 values from
+    each channel's minimum to its maximum.
     """
     low, high = features.min((0, 1)), features.max((0, 1))
     step = (high - low) / np.float32(255)
@@ -192,7 +190,7 @@ def quantise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def dequantise(features: Features) -> np.ndarray:
-    """A level's features as an array: 8-bit codes become float32."""
+    """Returns a level's features as an array; 8-bit codes become float32."""
     if isinstance(features, np.ndarray):
         return features
     return features["low"] + features["step"] * features["codes"]
@@ -202,11 +200,11 @@ def read_manifest(path: Path) -> Manifest:
     """Reads manifest.json or plan.json.
 
     Raises:
-        InputError: unreadable, not JSON, of another version, or with entries that are missing,
-            unknown or of the wrong kind.
+        InputError: the file is unreadable, not JSON or of another version, or has entries that are
+            missing, unknown or of the wrong kind.
     """
     advice = f"delete {path.name} and run {export_command(path.parent)}: shards that are finished are kept"
-    if path.name == PLAN:  # nothing else says what the shards beside it are
+    if path.name == PLAN:  # no other file describes the shards beside it
         advice = f"delete the folder and run {export_command(path.parent)}"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -229,8 +227,8 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _typed(kind: Any, values: Any) -> Any:
-    """A `kind` (dataclass) from a JSON object; TypeError or KeyError if entries are missing,
-    unknown or of another type.
+    """Makes a `kind` (a dataclass) from a JSON object. Raises TypeError or KeyError if entries are
+    missing, unknown or of another type.
     """
     if not isinstance(values, dict):
         raise TypeError(f"{kind.__name__} is not an object")
@@ -259,8 +257,8 @@ def _check_consistent(manifest: Manifest) -> None:
 
 
 def plan_differences(stored: Manifest, wanted: Manifest) -> list[str]:
-    """Lines `entry: stored -> wanted` of what two exports differ in; the label of the weights alone
-    is no difference.
+    """Lists how two exports differ, as lines `entry: stored -> wanted`. The label of the weights
+    alone is not a difference.
     """
     lines = []
     for field in dataclasses.fields(Manifest):
@@ -275,7 +273,7 @@ def plan_differences(stored: Manifest, wanted: Manifest) -> list[str]:
 
 
 def describe_levels(levels: Sequence[Level]) -> str:
-    """Which map serves which level, at which size, and how it was resized."""
+    """Describes which map serves which level, at which size, and how it was resized."""
     return ", ".join(
         f"{level.level} ({level.name}) {level.height}x{level.width}x{level.channels}" + (f", {level.resized}" if level.resized else "")
         for level in levels
@@ -283,5 +281,5 @@ def describe_levels(levels: Sequence[Level]) -> str:
 
 
 def export_command(cache: str | Path, config_file: str = "configs/NAME.py") -> str:
-    """The command that fills the cache, as error texts show it."""
+    """Returns the command that fills the cache, for error texts."""
     return f"`python -m teacher_export --config {config_file} --weights FILE|timm:NAME|random teacher.cache={shlex.quote(str(cache))}`"

@@ -1,7 +1,7 @@
-"""Every mask of a set read once, before the work that would otherwise meet a broken one half-way.
+"""Reads every mask of a set once, so that a broken one is found before the work begins.
 
-A set that was found whole is remembered in the user's cache folder, by names, sizes and times of
-change of its files, so that the next start does not read it again.
+A set without broken masks is remembered in the user's cache folder, by names, sizes and
+modification times of its files, so that the next start does not read it again.
 """
 
 import contextlib
@@ -22,25 +22,25 @@ from spn_jax.runtime.files import write_atomically
 from spn_jax.runtime.progress import Progress
 
 FORMAT = 1
-REMEMBERED = 200  # sets, the newest; a file of some hundred bytes each
-MANY = 1000  # masks from which on reading them is said to take a while
-LARGE_SHARE = 0.6  # of the photo that is hole on average, beyond which the masks look inverted
+REMEMBERED = 200  # newest sets, in a file of some hundred bytes each
+MANY = 1000  # number of masks from which on the progress of reading is printed
+LARGE_SHARE = 0.6  # mean share of the photo that is hole above which the masks look inverted
 
 
 @dataclass(frozen=True)
 class MaskCheck:
-    """What reading all masks of a set showed.
+    """The result of reading all masks of a set.
 
-    masks: how many were read.
-    mean_share: of the photo that is hole on average, in [0, 1].
+    masks: number of masks read.
+    mean_share: mean share of the photo that is hole, in [0, 1].
     """
 
     masks: int
     mean_share: float
 
     def question(self, data: DataConfig) -> str | None:
-        """Asks whether the masks are inverted, where their holes are so large that they may be;
-        None otherwise.
+        """Returns a question to the user if the holes are so large that the masks may be inverted,
+        else None.
         """
         if self.mean_share <= LARGE_SHARE:
             return None
@@ -55,14 +55,13 @@ def check_masks(masks: MaskSource, threads: int, indices: Sequence[int] | np.nda
     """Reads all masks, or those with the numbers `indices`.
 
     Args:
-        threads: that read side by side.
+        threads: number of threads that read.
 
     Returns:
         None for drawn masks, which cannot be broken.
 
     Raises:
-        InputError: some masks cannot be used; one error for all of them, with the reason of the
-            first.
+        InputError: some masks cannot be used. One error covers all, with the reason of the first.
     """
     state = masks.state()
     if state is None:
@@ -102,7 +101,7 @@ def check_masks(masks: MaskSource, threads: int, indices: Sequence[int] | np.nda
 
 
 def cache_folder() -> Path:
-    """Where checked sets are remembered; it goes with the rest of the user's cache."""
+    """Returns the folder where checked sets are remembered, part of the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spn_jax" / "masks"
 
 
@@ -113,7 +112,7 @@ def _recall(path: Path) -> MaskCheck | None:
 
 
 def _remember(path: Path, check: MaskCheck) -> None:
-    # Nothing depends on it: where it cannot be written, the next start reads the masks again.
+    # This is only a cache: where it cannot be written, the next start reads the masks again.
     with contextlib.suppress(OSError, InputError):
         write_atomically(path, json.dumps({"masks": check.masks, "mean_share": check.mean_share}) + "\n")
         newest = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)

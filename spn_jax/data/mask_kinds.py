@@ -1,4 +1,4 @@
-"""Kinds of masks, measured: whether a test's holes are like those that a model was trained on.
+"""Measures whether a test's holes are of the kind that a model was trained on.
 
 A model that has seen strokes alone completes rectangles badly, and scores of such a test say more
 about the masks than about the model. Three things are measured on some masks of each side: the
@@ -15,23 +15,23 @@ from spn_jax.config import Config
 from spn_jax.data.masks import DRAWN, MaskSource, open_train_masks
 from spn_jax.errors import InputError
 
-MEASURED = 120  # masks of each side, evenly chosen
-SOLID = 0.95  # share of its bounding box that a rectangle's hole fills; strokes stay below
-# share of the test's holes beyond nearly all of training's from which on they are larger (or
-# smaller)
+MEASURED = 120  # masks from training and from the test each, evenly chosen
+SOLID = 0.95  # share of its bounding box that a rectangular hole fills; strokes stay below
+# the test's holes count as larger (or smaller) if this share of them lies beyond nearly all of
+# training's
 OUTSIDE = 0.25
-APART = 0.4  # difference of two shares of masks that is one in kind
+APART = 0.4  # difference of two shares of masks that counts as a difference in kind
 DRAWN_NAMES = {"strokes": "drawn strokes", "objects": "drawn shapes of objects", "drawn": "drawn strokes and shapes of objects"}
 
 
 @dataclass(frozen=True)
 class MaskKind:
-    """What was measured of some masks.
+    """Measurements of some masks.
 
-    source: "drawn strokes", or where the masks are.
-    shares: of the photo that is hole, (n,).
-    at_border, rectangles: share of the masks whose hole touches the photo's border; whose hole is a
-    solid rectangle.
+    source: "drawn strokes", or the path of the masks.
+    shares: share of the photo that is hole, (n,).
+    at_border, rectangles: share of the masks whose hole touches the photo's border, or is a solid
+    rectangle.
     """
 
     source: str
@@ -46,8 +46,8 @@ class MaskKind:
 
 
 def measure(masks: MaskSource, indices: Sequence[int] | np.ndarray, spec: str) -> MaskKind:
-    """The kind of the masks with these numbers, from at most MEASURED of them; `spec` is the
-    setting they come from.
+    """Measures at most MEASURED of the masks with these numbers; `spec` is the setting they come
+    from.
     """
     chosen = np.unique(np.linspace(0, len(indices) - 1, min(MEASURED, len(indices))).astype(int))
     holes = [masks.load(int(indices[i]))[..., 0] > 0 for i in chosen]
@@ -60,12 +60,12 @@ def measure(masks: MaskSource, indices: Sequence[int] | np.ndarray, spec: str) -
 
 
 def touches_border(hole: np.ndarray) -> bool:
-    """Whether a hole (h, w) reaches the first or last row or column."""
+    """Returns whether a hole (h, w) reaches the first or last row or column."""
     return bool(hole[[0, -1]].any() or hole[:, [0, -1]].any())
 
 
 def is_rectangle(hole: np.ndarray) -> bool:
-    """Whether a hole (h, w) fills its bounding box."""
+    """Returns whether a hole (h, w) fills its bounding box."""
     rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
     if not len(rows):
         return False
@@ -73,7 +73,7 @@ def is_rectangle(hole: np.ndarray) -> bool:
 
 
 def differences(trained: MaskKind, tested: MaskKind) -> list[str]:
-    """In what the test's masks differ in kind from training's, a clause each."""
+    """Lists, a clause each, how the test's masks differ in kind from training's."""
     low, high = np.quantile(trained.shares, (0.01, 0.99))
     larger, smaller = float(np.mean(tested.shares > high)), float(np.mean(tested.shares < low))
     rectangles, border = tested.rectangles - trained.rectangles, tested.at_border - trained.at_border
@@ -89,12 +89,12 @@ def differences(trained: MaskKind, tested: MaskKind) -> list[str]:
 
 
 def mask_note(name: str, trained: Config, tested: Config, masks: MaskSource, indices: Sequence[int] | np.ndarray) -> str | None:
-    """One sentence if the test's masks are not of the kind that the model `name` was trained on;
-    None where they are.
+    """Returns a sentence if the test's masks are not of the kind that the model `name` was trained
+    on, else None.
 
     Args:
         trained, tested: the settings of the training run and of the evaluation.
-        masks, indices: the test's masks, and the number of each photo's.
+        masks, indices: the test's masks, and the mask number of each photo.
     """
     before, now = trained.data.train_masks, tested.data.test_masks
     if before == now:

@@ -1,6 +1,4 @@
-"""The irregular mask set of Liu et al. (ECCV 2018) as it is handed out -> one zip that the trainer
-reads.
-"""
+"""Packs the published irregular mask set of Liu et al. (ECCV 2018) into one zip for the trainer."""
 
 import io
 import zipfile
@@ -20,8 +18,8 @@ from spn_jax.runtime.files import write_atomically
 from spn_jax.runtime.progress import Progress
 
 NAME = "irregular_masks.zip"
-# of the share of the hole, beyond its tenth: files were made at another size than they are
-# published in
+# how far a hole's share may lie outside its tenth: the files were made at another size than they
+# are published in
 TOLERANCE = 0.01
 SHOWN = 5
 
@@ -31,14 +29,14 @@ def prepare_masks(sources: Sequence[Source], output: Path, threads: int, invert:
     order and size.
 
     Args:
-        sources: with the files 00000.png ... 11999.png somewhere inside.
-        output: folder.
-        threads: that decode and check.
+        sources: contain the files 00000.png ... 11999.png, in any folder.
+        output: the folder of the zip.
+        threads: number of threads that decode and check.
         invert: holes are black in the sources.
         per_tenth: masks in each of the six tenths of hole share, 2,000 in the published set.
 
     Raises:
-        InputError: masks are missing, broken or not in the tenth that their number says; nothing is
+        InputError: masks are missing, broken or not in the tenth that their number says. Nothing is
             written then.
     """
     found = files(sources, r"(\d{5})\.png", lambda match: f"{match[1]}.png")
@@ -59,15 +57,15 @@ def prepare_masks(sources: Sequence[Source], output: Path, threads: int, invert:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as entries:
         for name, content in zip(names, contents, strict=True):
-            # without the time: equal masks make equal files
+            # without a time stamp, so that equal masks make equal files
             entries.writestr(zipfile.ZipInfo(name), content)
     write_atomically(output / NAME, archive.getvalue())
     print(f"{output / NAME} is complete: {len(names):,} masks, white is the hole", flush=True)
 
 
 def one_bit(mask: Photo, invert: bool) -> tuple[bytes, float]:
-    """A mask as a 1-bit PNG with white holes, and the share of the hole. InputError for a picture
-    of more than two values.
+    """Encodes a mask as a 1-bit PNG with white holes and returns it with the hole's share. Raises
+    InputError for a picture of more than two values.
     """
     image = decode_image(io.BytesIO(mask.source.read(mask.path)), f"mask {mask.path}")
     grey = np.asarray(image.convert("L"))

@@ -1,6 +1,4 @@
-"""Masks, 1 = hole, from a folder, a .flist, a zip, or drawn as random strokes; and the hole-share
-bins results are reported by.
-"""
+"""Opens masks, 1 = hole, from a folder, .flist or zip, or draws strokes and shapes of objects."""
 
 import io
 import threading
@@ -28,10 +26,10 @@ from spn_jax.data.images import (
 )
 from spn_jax.errors import InputError
 
-# of hole share in the paper's set of irregular masks: (0, 10 %], ..., (50, 60 %]; the drawn set is
-# laid out alike
+# number of ten-percent bins of hole share in the paper's set of irregular masks: (0, 10 %], ...,
+# (50, 60 %]; the drawn set has the same layout
 TENTHS = 6
-MASKS_PER_TENTH = 2000  # in either set, whose order is that of the tenths
+MASKS_PER_TENTH = 2000  # in either set; masks are ordered by tenth
 # added to the seed of drawn test masks, so that no run is evaluated on the masks it was trained on
 TEST_STROKES = 1 << 32
 # what happens to a mask that is not square: squeezed, cut about its centre, or an error
@@ -42,39 +40,39 @@ class MaskSource(ABC):
     """Masks of one size in a fixed order, readable from several threads at once."""
 
     names: Sequence[str]
-    ordered: bool  # laid out as the paper's set, so that the number of a mask tells its tenth
+    ordered: bool  # whether the set has the paper's layout, so that the number of a mask tells its tenth
 
     def __len__(self) -> int:
         return len(self.names)
 
     @abstractmethod
     def load(self, i: int) -> np.ndarray:
-        """Mask `i` as uint8 (size, size, 1), 1 = hole.
+        """Loads mask `i` as uint8 (size, size, 1), 1 = hole.
 
-        A file always has a hole, at its own size; one thinner than the step between the pixels that
-        a smaller `size` keeps can be gone from the result, which then is all zeros. Training learns
-        the known pixels from it, evaluations count it as 0 %.
+        A file always has a hole at its own size. A hole thinner than the sampling step of a smaller
+        `size` can vanish, and the result is all zeros. Training then learns from known pixels
+        alone; evaluations count the mask as 0 %.
 
         Raises:
             InputError: the file cannot be read, has no hole (or none in the square that is cut from
-                it), or is not square where masks have to be.
+                it), or is not square although masks have to be.
         """
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over the name and the size in bytes of every mask, in order; of drawn
-        masks over their names.
+        """Returns the SHA-256, in hex, of the names and byte sizes of all masks, in order; drawn
+        masks have names only.
         """
 
     def state(self) -> str | None:
-        """SHA-256, in hex, that changes with the files and with how they are read; None where there
-        is no file that could be broken.
+        """Returns a SHA-256, in hex, that changes with the files and with how they are read; None
+        if there are no files.
         """
         return None
 
     def tenths(self, indices: np.ndarray) -> np.ndarray | None:
-        """The tenth of hole share, 0 for (0, 10 %], that each mask belongs to by its number; None
-        in sets where it has to be measured.
+        """Returns the tenth of hole share, 0 for (0, 10 %], that each mask's number tells; None for
+        sets whose shares have to be measured.
 
         Resizing changes the share: at 256 pixels 51 of the paper's masks leave their tenth, by
         under 0.002.
@@ -133,8 +131,8 @@ class MaskZip(MaskSource):
 
 
 class DrawnMasks(MaskSource):
-    """12,000 masks, drawn when asked for; six tenths of hole share, 2,000 each, in the order of the
-    paper's set.
+    """12,000 masks, drawn on request, in the layout of the paper's set: six tenths of hole share,
+    2,000 masks each.
 
     kind: one of DRAWN: brush strokes, shapes of objects, or both in turn.
     """
@@ -153,12 +151,12 @@ class DrawnMasks(MaskSource):
 
 
 def open_masks(spec: str, size: int, invert: bool, seed: int, setting: str, fit: Fit = "refuse") -> MaskSource:
-    """Opens the masks at `spec`: a folder, a .flist, a .zip, or a word of DRAWN for drawn ones (of
-    `seed`, which nothing else uses).
+    """Opens the masks at `spec`: a folder, a .flist, a .zip, or a word of DRAWN for masks drawn
+    from `seed`.
 
-    Masks come at (size, size). `invert`: in the files black is the hole (drawn masks are as they
-    are). `fit`: what happens to a file that is not square, as `mask_fit` says. `setting` is the
-    config key that `spec` came from, for error texts.
+    Masks come at (size, size). `invert`: black is the hole in files (drawn masks ignore it). `fit`:
+    what happens to a file that is not square, as `mask_fit` says. `setting` is the config key that
+    `spec` came from, for error texts.
 
     Raises:
         InputError: nothing there, a folder or archive without masks, a list with missing entries.
@@ -178,14 +176,14 @@ def open_masks(spec: str, size: int, invert: bool, seed: int, setting: str, fit:
 
 
 def open_train_masks(config: Config) -> MaskSource:
-    """The masks that training photos get, at P; InputError as `open_masks`."""
+    """Opens the masks of training photos, at size P. Raises InputError as `open_masks` does."""
     data = config.data
     return open_masks(data.train_masks, data.image_size, data.invert_masks, data.seed, "data.train_masks", mask_fit(data))
 
 
 def open_test_masks(config: Config) -> MaskSource:
-    """The masks of evaluations, at P; drawn ones are others than those of training. InputError as
-    `open_masks`.
+    """Opens the masks of evaluations, at size P. Drawn ones differ from those of training. Raises
+    InputError as `open_masks` does.
     """
     data = config.data
     seed = data.seed + TEST_STROKES
@@ -193,11 +191,10 @@ def open_test_masks(config: Config) -> MaskSource:
 
 
 def mask_fit(data: DataConfig) -> Fit:
-    """How a mask that is not square becomes so. By default as the photos do: cut about the centre
-    where these are cut, else squeezed.
+    """Tells how to make a mask square that is not. The default follows the photos: cut about the
+    centre if they are cut, else squeezed.
 
-    Crops of random side and place are drawn for photos alone; masks are cut about their centre
-    then.
+    Random crops are drawn for photos alone; masks are then cut about their centre.
     """
     if data.mask_fit == "as_photos":
         return "squeeze" if data.crop == "none" else "center"
@@ -222,8 +219,8 @@ def _is_paper_set(names: Sequence[str]) -> bool:
 
 
 def read_hole(file: Path | io.BytesIO, invert: bool, what: str) -> np.ndarray:
-    """Where a mask file has its hole, (h, w) bool: the white, or with `invert` the black half of
-    its range; never what is transparent.
+    """Reads the hole of a mask file, (h, w) bool: the white half of its range, or with `invert` the
+    black half. Transparent pixels are never hole.
 
     Raises:
         InputError: it cannot be read as an image; `what` names it.
@@ -232,7 +229,7 @@ def read_hole(file: Path | io.BytesIO, invert: bool, what: str) -> np.ndarray:
 
 
 def hole_of(image: Image.Image, invert: bool) -> np.ndarray:
-    """The hole of a mask that has been read, (h, w) bool, as `read_hole` defines it."""
+    """Returns the hole of a decoded mask, (h, w) bool, as `read_hole` defines it."""
     return _is_white(image, background=255 if invert else 0) != invert
 
 
@@ -260,7 +257,7 @@ def _read_mask(file: Path | io.BytesIO, size: int, invert: bool, what: str, fit:
 
 
 def _why_no_hole(image: Image.Image, invert: bool) -> str:
-    """What the pixels of a mask without a hole are instead, and what to do."""
+    """Explains what the pixels of a mask without a hole are instead, and what to do."""
     deep = image.mode.startswith("I")
     if not deep and image.mode != "F":
         image = (lay_on(image, 255 if invert else 0) if image.has_transparency_data else image).convert("L")
@@ -269,23 +266,24 @@ def _why_no_hole(image: Image.Image, invert: bool) -> str:
         ("black", f"darkest has {values.min()}", "false") if invert else ("white", f"brightest has {values.max()}", "true")
     )
     text = f"no pixel is {colour}, the {extreme} of {full}; "
-    # 0 and 1 as numbers of classes, or 8 bits in a file of 16
+    # class numbers 0 and 1, or 8-bit values in a 16-bit file
     if not invert and full > 1 and 0 < values.max() <= full // 255:
         return text + f"if {values.max()} marks the hole, save the masks with {full} in its place"
     return text + f"take it out of the set, or set data.invert_masks={other} if holes have the other colour"
 
 
 def _is_white(image: Image.Image, background: int) -> np.ndarray:
-    """(h, w) bool: at or above half of the file's range. Transparent parts count as
-    `background`.
+    """Returns where an image is at or above half of the file's range, (h, w) bool. Transparent
+    parts count as `background`.
     """
     values, white, _ = levels_of(image, background)
     return values >= white
 
 
 def levels_of(image: Image.Image, background: int) -> tuple[np.ndarray, float, float]:
-    """The brightness (h, w) of a picture, transparent parts as `background` (0..255); the least
-    value that is white, half of the range; and the largest value of the range."""
+    """Returns a picture's brightness (h, w), the threshold for white (half of the range), and the
+    largest value of the range. Transparent parts count as `background` (0..255).
+    """
     if image.mode.startswith("I"):
         return np.asarray(image), 32768, 65535  # 16-bit grey
     if image.mode == "F":
@@ -296,12 +294,12 @@ def levels_of(image: Image.Image, background: int) -> tuple[np.ndarray, float, f
 
 
 def draw_strokes(i: int, size: int, seed: int) -> np.ndarray:
-    """Mask `i` of the drawn set of `seed`: uint8 (size, size, 1), 1 = hole, its share of holes in
-    tenth i // 2,000.
+    """Draws mask `i` of the stroke set of `seed`: uint8 (size, size, 1), 1 = hole, with a hole
+    share in tenth i // 2,000.
 
     Curved strokes of varying width are drawn piece by piece until the share reaches a value drawn
-    from the tenth. A piece that would leave the tenth at its top is taken back, and the mask is
-    done if it is in the tenth without it, as it nearly always is.
+    from the tenth. A piece that would exceed the tenth is taken back. The mask is done if its share
+    then lies in the tenth, as it nearly always does.
     """
     random = np.random.default_rng([seed, i])
     tenth = i // MASKS_PER_TENTH
@@ -329,8 +327,8 @@ def draw_strokes(i: int, size: int, seed: int) -> np.ndarray:
 
 
 def _stroke(random: np.random.Generator, size: int, brush: float) -> list[tuple[tuple[int, int], tuple[int, int], int]]:
-    """Pieces (start, end, width) of one stroke: its direction drifts, its width swells and shrinks,
-    `brush` is its mean width in pixels.
+    """Returns pieces (start, end, width) of a stroke with drifting direction and varying width;
+    `brush` is the mean width in pixels.
     """
     pieces = int(random.integers(2, 24))
     bend = random.normal(0, 0.12) + random.normal(0, 0.35, pieces)
@@ -344,13 +342,13 @@ def _stroke(random: np.random.Generator, size: int, brush: float) -> list[tuple[
 
 
 def draw_objects(i: int, size: int, seed: int) -> np.ndarray:
-    """Mask `i` of the set of object shapes of `seed`: uint8 (size, size, 1), 1 = hole, its share of
-    holes in tenth i // 2,000.
+    """Draws mask `i` of the object set of `seed`: uint8 (size, size, 1), 1 = hole, with a hole
+    share in tenth i // 2,000.
 
-    One to three rounded shapes, stretched and turned at random, which may reach beyond the border.
-    A pixel's distance from the middle of a shape is measured in that shape's radius in its
-    direction; the hole is the pixels with the least distances, as many as a share drawn from the
-    tenth has.
+    The mask has one to three rounded shapes, stretched and turned at random, which may reach beyond
+    the border. A pixel's distance from a shape's middle is measured in units of the shape's radius
+    in that direction. The hole is the pixels with the least distances, as many as a share drawn
+    from the tenth has.
     """
     random = np.random.default_rng([seed, i, 1])
     tenth = i // MASKS_PER_TENTH
@@ -370,7 +368,7 @@ def draw_objects(i: int, size: int, seed: int) -> np.ndarray:
     return mask.reshape(size, size, 1)
 
 
-# Kinds of drawn masks: the functions that draw mask i of a size and a seed, which take turns.
+# Kinds of drawn masks. Each lists the functions (number, size, seed) -> mask that take turns.
 DRAWN: dict[str, tuple[Callable[[int, int, int], np.ndarray], ...]] = {
     "strokes": (draw_strokes,),
     "objects": (draw_objects,),

@@ -1,8 +1,7 @@
-"""The layouts in which the paper's data sets are published, and which of their photos are for
-training and which for the test.
+"""Recognises the paper's data sets as published, and splits them into training and test.
 
-Counts are the publishers'. A set that is short of photos is refused unless the caller says that
-incomplete is fine.
+The expected counts are the publishers'. A set that is short of photos is refused unless the caller
+says that incomplete is fine.
 """
 
 import dataclasses
@@ -15,21 +14,21 @@ from spn_jax.data.images import IMAGE_SUFFIXES
 from spn_jax.data.sources import Source
 from spn_jax.errors import InputError, counted
 
-SHOWN = 5  # names of missing photos in an error
+SHOWN = 5  # number of missing photos that an error names
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # there may be millions
 class Photo:
     """One photo of a data set."""
 
-    name: str  # what it will be called
+    name: str  # its name in the prepared set
     source: Source
-    path: str  # in the source
+    path: str  # path in the source
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Which photos are used, in order, and what there is to say about the choice."""
+    """The chosen photos, in order, and notes about the choice."""
 
     train: Sequence[Photo]
     test: Sequence[Photo]
@@ -38,16 +37,16 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a command may say about the selection."""
+    """The options of a selection."""
 
-    counts: Mapping[str, int]  # the official ones, by what is counted
+    counts: Mapping[str, int]  # the official counts, {what is counted: number}
     allow_incomplete: bool = False
-    test: int | None = None  # photos to hold out, of a folder
+    test: int | None = None  # number of photos to hold out from a folder
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """How one data set is recognised and split."""
+    """Rules to recognise and split one data set."""
 
     select: Callable[[Sequence[Source], Options], Selection]
     counts: Mapping[str, int]
@@ -55,8 +54,8 @@ class DataSet:
 
 
 def files(sources: Sequence[Source], pattern: str, name: Callable[[re.Match[str]], str]) -> dict[str, Photo]:
-    """{name: photo} of all files whose path matches `pattern` at its end. InputError if two have
-    the same name.
+    """Returns {name: photo} of all files whose path ends in a match of `pattern`. Raises InputError
+    if two have the same name.
     """
     expression = re.compile(rf"(?:^|/){pattern}$", re.IGNORECASE)
     found: dict[str, Photo] = {}
@@ -73,7 +72,9 @@ def files(sources: Sequence[Source], pattern: str, name: Callable[[re.Match[str]
 
 
 def text_lines(sources: Sequence[Source], name: str, advice: str) -> list[str]:
-    """The lines of the only file called `name`. InputError, with the advice, if there is none."""
+    """Returns the lines of the only file called `name`. Raises InputError, with the advice, if
+    there is none.
+    """
     places = [(source, path) for source in sources for path in source.names if PurePosixPath(path).name == name]
     if not places:
         raise InputError(f"{name} is not in {', '.join(source.label for source in sources)}; {advice}")
@@ -85,8 +86,8 @@ def text_lines(sources: Sequence[Source], name: str, advice: str) -> list[str]:
 
 
 def take(wanted: Iterable[str], found: Mapping[str, Photo], what: str, options: Options, notes: list[str]) -> list[Photo]:
-    """The photos of these names. InputError that names those missing, or a note where incomplete is
-    allowed.
+    """Returns the photos of these names. Missing ones raise an InputError that names them, or
+    become a note if incomplete is allowed.
     """
     wanted = list(wanted)
     if missing := [name for name in wanted if name not in found]:
@@ -96,8 +97,8 @@ def take(wanted: Iterable[str], found: Mapping[str, Photo], what: str, options: 
 
 
 def require_count(number: int, key: str, what: str, options: Options, notes: list[str]) -> None:
-    """InputError unless there are as many as `options.counts` says, or a note where incomplete is
-    allowed.
+    """Raises InputError unless there are as many as `options.counts` says; adds a note instead if
+    incomplete is allowed.
     """
     if number != options.counts[key]:
         _incomplete(f"there are {number:,} {what} instead of {options.counts[key]:,}", options, notes)
@@ -110,7 +111,7 @@ def _incomplete(text: str, options: Options, notes: list[str]) -> None:
 
 
 def select_celeba(sources: Sequence[Source], options: Options) -> Selection:
-    """Partition 0 for training, the first 12,000 of partition 2 for the test, by
+    """Selects partition 0 for training and the first 12,000 of partition 2 for the test, by
     list_eval_partition.txt.
     """
     lines = text_lines(sources, "list_eval_partition.txt", "pass it with another --source; CelebA's page has it beside the photos")
@@ -130,7 +131,7 @@ def select_celeba(sources: Sequence[Source], options: Options) -> Selection:
 
 
 def select_celebahq(sources: Sequence[Source], options: Options) -> Selection:
-    """The last 2,800 of the 30,000 for the test; the paper's split was never published."""
+    """Holds out the last 2,800 of the 30,000 as the test; the paper's split is unpublished."""
     found = files(sources, r"0*(\d+)(\.(?:jpe?g|png))", lambda match: match[1] + match[2].lower())
     by_number = {int(name.partition(".")[0]): photo for name, photo in found.items()}
     if len(by_number) < len(found):
@@ -147,8 +148,8 @@ def select_celebahq(sources: Sequence[Source], options: Options) -> Selection:
 
 
 def select_places2(sources: Sequence[Source], options: Options) -> Selection:
-    """Places365-Standard: its training list (or all training photos), and the first 12,000 of the
-    validation set.
+    """Selects Places365-Standard's training list (or all training photos), and the first 12,000 of
+    the validation set for the test.
     """
     notes: list[str] = []
     found = files(sources, r"data_(?:256|large)(?:_standard)?/(.+\.jpg)", lambda match: match[1])
@@ -166,7 +167,7 @@ def select_places2(sources: Sequence[Source], options: Options) -> Selection:
 
 
 def select_paris(sources: Sequence[Source], options: Options) -> Selection:
-    """The folders paris_train_original and paris_eval_gt."""
+    """Selects the folders paris_train_original and paris_eval_gt."""
     notes: list[str] = []
     suffixes = r"([^/]+\.(?:jpe?g|png))"
     train = files(sources, rf"paris_train_original/{suffixes}", lambda match: match[1])
@@ -177,11 +178,11 @@ def select_paris(sources: Sequence[Source], options: Options) -> Selection:
 
 
 def select_folder(sources: Sequence[Source], options: Options) -> Selection:
-    """Any photos: those in `train` and `test` folders, or a share held out that the hashes of the
-    names choose.
+    """Splits any photos: by their `train` and `test` folders, or by a held-out share that hashes of
+    the names choose.
 
-    A photo's hash does not depend on the others: where photos come along, few of the old ones
-    change sides.
+    A photo's hash does not depend on the others, so few photos change sides when new ones are
+    added.
     """
     suffixes = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
     found = files(sources, rf"((?!\.)[^/]*(?:{suffixes}))", lambda match: match.string.lstrip("/"))
@@ -204,8 +205,8 @@ def select_folder(sources: Sequence[Source], options: Options) -> Selection:
 
 
 def _inside(found: Mapping[str, Photo], folder: str) -> list[Photo]:
-    """The photos below the outermost folder of this name, called by their path in it; where several
-    are called so, by theirs as well.
+    """Returns the photos below the outermost folder of this name, named by their path in it, with
+    the folder's path in front if several folders have the name.
     """
     inside = {name: name.split("/").index(folder) for name in found if folder in name.split("/")[:-1]}
     outside = {name: name.split("/")[:at] for name, at in inside.items()}
@@ -217,8 +218,8 @@ def _inside(found: Mapping[str, Photo], folder: str) -> list[Photo]:
 
 
 def select_tfds(train: Source, test: Source | None, options: Options) -> Selection:
-    """The splits train and test of a tensorflow-datasets data set; without a test split some of the
-    former are held out.
+    """Selects the splits train and test of a tensorflow-datasets data set. Without a test split
+    some training photos are held out.
     """
     photos = [Photo(name, train, name) for name in train.names]
     note = "tensorflow-datasets keeps no file names, so the paper's test photos cannot be picked by name"

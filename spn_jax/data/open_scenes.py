@@ -1,13 +1,13 @@
-"""Photos whose licence lets anybody train on them and give the weights away, split by scene, with
-the licence of every one.
+"""Prepares freely licensed photos, split by scene, from which trained weights may be shared.
 
-The photos lie in free packages: in Debian's `endless-sky-high-dpi` (backgrounds of a game, whose
-copyright file tells the licence of each) and in scikit-image. Public domain and CC0 are taken,
-other licences on request. Beside the shards stand
+The photos come from free packages: Debian's `endless-sky-high-dpi` (backgrounds of a game, whose
+copyright file tells the licence of each) and scikit-image. Public domain and CC0 are accepted,
+other licences on request. Besides the shards these are written:
 
-    DIR/licences.tsv split, name, scene, licence, copyright holder, what is said about it, SHA-256
-    of each photo DIR/ATTRIBUTION.md the same for people, by licence and holder DIR/test_crops/
-    squares of the held-out photos, the test list of training on random crops
+    DIR/licences.tsv     split, name, scene, licence, copyright holder, remarks and SHA-256 of
+                         each photo
+    DIR/ATTRIBUTION.md   the same for people, by licence and holder
+    DIR/test_crops/      squares of the held-out photos, the test list of training on random crops
 """
 
 import dataclasses
@@ -33,17 +33,17 @@ from spn_jax.data.sources import Folder, Source, open_source
 from spn_jax.errors import InputError
 
 OPEN_SCENES = "open-scenes"
-SCIKIT_IMAGE = "scikit-image"  # instead of a path: the photos of the installed package
+SCIKIT_IMAGE = "scikit-image"  # stands for a path: the photos of the installed package
 LICENCES, ATTRIBUTION = "licences.tsv", "ATTRIBUTION.md"
-TEST_CROPS = "test_crops"  # folder
-FREE = frozenset({"public-domain", "cc0"})  # families of licences, see `family`
-PHOTOS = re.compile(r"(?:^|/)(images/land/[^/]+)$")  # the part that the copyright file speaks of
+TEST_CROPS = "test_crops"  # name of the folder
+FREE = frozenset({"public-domain", "cc0"})  # licence families, see `family`
+PHOTOS = re.compile(r"(?:^|/)(images/land/[^/]+)$")  # the part of a path that the copyright file names
 COPYRIGHT = re.compile(r"(?:^|/)doc/([^/]+)/copyright$")
 HELD_OUT = 8  # one photo in so many
-FEWEST_SCENES = 4  # a kind of scenes with fewer has no share of its own in the test photos
+FEWEST_SCENES = 4  # kinds with fewer scenes get no share of their own in the test photos
 THUMBNAIL = 16  # pixels
-# Correlation of two thumbnails and overlap of two histograms. Other places reach 0.96, as sky over
-# ground looks alike everywhere.
+# Thresholds of thumbnail correlation and of histogram overlap. Different places reach 0.96 in the
+# first, as sky over ground looks alike everywhere.
 SAME_STRUCTURE, SAME_COLOURS = 0.975, 0.5
 
 
@@ -55,7 +55,7 @@ class ScikitPhoto:
     licence: str
     holder: str
     statement: str
-    sha256: str  # of the file that this was said about
+    sha256: str  # the hash of the file that skimage.data describes
 
 
 SCIKIT_PHOTOS = (
@@ -116,28 +116,28 @@ class OpenPhoto:
     """A photo and the licence that it may be used under."""
 
     photo: Photo
-    kind: str  # of scene, such as canyon
-    licence: str  # as its source writes it
+    kind: str  # kind of scene, such as canyon
+    licence: str  # the licence as its source writes it
     holder: str
     statement: str
 
     @property
     def key(self) -> str:
-        """What the list of scenes calls it."""
+        """The photo's name in the list of scenes."""
         return scene_key(self.photo.name)
 
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """What people who looked at the photos found out."""
+    """What people found out by looking at the photos."""
 
-    scenes: Mapping[str, str]  # {photo: place that it shows, together with others}
+    scenes: Mapping[str, str]  # {photo: the place it shows}; several photos can show one place
     unsuitable: Mapping[str, str]  # {photo: why it is left out}
-    test: frozenset[str]  # photos that other parts of the program have for tests
+    test: frozenset[str]  # photos that tests elsewhere in the program use
 
 
 def prepare_open_scenes(sources: Sequence[str], licences: Sequence[str], output: Path, threads: int) -> None:
-    """Writes the data set; started again after any interruption it goes on.
+    """Writes the data set. After an interruption it continues where it stopped.
 
     Args:
         sources: paths of Debian packages or of folders that they were unpacked to, or
@@ -148,7 +148,7 @@ def prepare_open_scenes(sources: Sequence[str], licences: Sequence[str], output:
         threads: see `prepare`.
 
     Raises:
-        InputError: a source is not known or says nothing about licences, no photo is left, and as
+        InputError: a source is not known or does not state licences, or no photo is left; also as
             `prepare`.
     """
     found = [photo for source in sources for photo in (scikit_photos() if source == SCIKIT_IMAGE else package_photos(source))]
@@ -182,8 +182,8 @@ def prepare_open_scenes(sources: Sequence[str], licences: Sequence[str], output:
 
 
 def package_photos(source: str) -> list[OpenPhoto]:
-    """The photos of a Debian package, or of the folder it was unpacked to. InputError if it does
-    not tell their licences.
+    """Returns the photos of a Debian package, or of a folder it was unpacked to. Raises InputError
+    if their licences are not stated.
     """
     path = Path(source).expanduser()
     files: Source
@@ -211,14 +211,14 @@ def package_photos(source: str) -> list[OpenPhoto]:
 
 
 def package_photo(files: Source, package: str, path: str, place: str, paragraphs: Sequence[Paragraph]) -> OpenPhoto:
-    """A photo with its licence: that of the last matching paragraph, or else all that the copyright
-    file names for it and are not free.
+    """Returns a photo with its licence: all licences named for it that are not free, joined, or
+    else that of the last matching paragraph.
     """
     file = PurePosixPath(place)
     holding = about(paragraphs, place) or [Paragraph((), UNKNOWN, UNKNOWN, "")]
     strict = {paragraph.licence: paragraph for paragraph in holding if not is_accepted(paragraph.licence, FREE)}
     told = list(strict.values()) or holding[:1]
-    # accepted by no other name than this where there are several
+    # several licences joined like this are accepted only under this very name
     licence = " and ".join(paragraph.licence for paragraph in told)
     holder = "; ".join(paragraph.copyright for paragraph in told)
     statement = " ".join(paragraph.statement for paragraph in told if paragraph.statement)
@@ -228,8 +228,8 @@ def package_photo(files: Source, package: str, path: str, place: str, paragraphs
 
 
 def scikit_photos() -> list[OpenPhoto]:
-    """The photos of scikit-image that are CC0 or in the public domain. InputError if it is not
-    installed or has other files.
+    """Returns scikit-image's photos that are CC0 or in the public domain. Raises InputError if it
+    is not installed or has other files.
     """
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
@@ -247,41 +247,39 @@ def scikit_photos() -> list[OpenPhoto]:
 
 
 def family(licence: str) -> str:
-    """A licence without its version, in small letters: CC-BY-SA-4.0 is one of cc-by-sa, GPL-3+ one
-    of gpl.
+    """Returns a licence in small letters without its version: cc-by-sa for CC-BY-SA-4.0, gpl for
+    GPL-3+.
     """
     return re.sub(r"-v?\d[\d.]*\+?$", "", licence.lower())
 
 
 def is_accepted(licence: str, accepted: Iterable[str]) -> bool:
-    """Whether a licence, or its family, is among those accepted, which are in small letters. An
-    unknown one never is.
+    """Returns whether a licence or its family is among `accepted` (in small letters). An unknown
+    one never is.
     """
     return licence != UNKNOWN and (licence.lower() in accepted or family(licence) in accepted)
 
 
 def check_licences(licences: Sequence[str], photos: Sequence[OpenPhoto]) -> None:
-    """InputError if no photo has one of the licences that were asked for."""
+    """Raises InputError if no photo has one of the licences that were asked for."""
     for licence in licences:
         if not any(is_accepted(photo.licence, {licence.lower()}) for photo in photos):
             raise InputError(f"--licence {licence}: no photo is under it; there are {counts(photo.licence for photo in photos)}")
 
 
 def counts(names: Iterable[str]) -> str:
-    """`198 public-domain, 45 CC-BY-SA-4.0`, the most frequent first."""
+    """Counts names, the most frequent first, as in `198 public-domain, 45 CC-BY-SA-4.0`."""
     return ", ".join(f"{count} {name}" for name, count in sorted(Counter(names).items(), key=lambda item: (-item[1], item[0]))) or "none"
 
 
 def scene_key(name: str) -> str:
-    """A photo's name without its suffix and without `@2x`, the mark of a picture at twice
-    the size.
-    """
+    """Returns a photo's name without its suffix and without `@2x`, the mark of double size."""
     return re.sub(r"@\dx$", "", str(PurePosixPath(name).with_suffix("")))
 
 
 def read_listed() -> Listed:
-    """open_scenes.tsv: photo, scene, remark; the scene `-` leaves a photo out, the scene `!name` is
-    always held out.
+    """Reads open_scenes.tsv: photo, scene, remark. The scene `-` leaves a photo out; a scene
+    `!name` is always held out.
     """
     text = importlib.resources.files("spn_jax.data").joinpath("open_scenes.tsv").read_text(encoding="utf-8")
     lines = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
@@ -293,10 +291,10 @@ def read_listed() -> Listed:
 
 
 def group_scenes(photos: Sequence[OpenPhoto], listed: Listed) -> dict[str, str]:
-    """{photo's key: its scene}: photos of one place by the list, photos of one file name in several
-    sizes, and near-duplicates.
+    """Returns {photo's key: its scene}. A scene groups photos of one listed place, one picture in
+    several sizes, and near-duplicates.
 
-    A scene is called as in the list, or else by its first photo.
+    A scene has its name in the list, or else that of its first photo.
     """
     scenes = {photo.key: listed.scenes.get(photo.key, photo.key) for photo in photos}
     for one, other in near_duplicates(photos):
@@ -306,8 +304,8 @@ def group_scenes(photos: Sequence[OpenPhoto], listed: Listed) -> dict[str, str]:
 
 
 def near_duplicates(photos: Sequence[OpenPhoto]) -> list[tuple[str, str]]:
-    """Pairs of photos, by their keys, that look the same at 16 x 16 pixels, or one like the other
-    in a mirror.
+    """Returns pairs of photos, by key, that look the same at 16 x 16 pixels, as they are or
+    mirrored.
     """
     looks = {photo.key: look for photo in photos if (look := appearance(photo.photo)) is not None}
     keys = list(looks)
@@ -326,8 +324,8 @@ def near_duplicates(photos: Sequence[OpenPhoto]) -> list[tuple[str, str]]:
 
 
 def appearance(photo: Photo) -> tuple[np.ndarray, np.ndarray] | None:
-    """Grey thumbnail, float (16, 16), with mean 0 and variance 1, and histogram of the colours,
-    float (64,), with sum 1.
+    """Returns a grey thumbnail, float (16, 16), of mean 0 and variance 1, and a colour histogram,
+    float (64,), of sum 1.
 
     None for a broken photo, which is reported when it is copied.
     """
@@ -343,12 +341,12 @@ def appearance(photo: Photo) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def choose_test(photos: Sequence[OpenPhoto], scenes: Mapping[str, str], always: Iterable[str]) -> set[str]:
-    """The scenes to hold out, about one photo in eight: of every kind one after the other, chosen
-    by the hashes of their names.
+    """Chooses the scenes to hold out, about one photo in eight. The kinds take turns; within a kind
+    hashes of the names decide.
     """
     sizes = Counter(scenes.values())
     kinds: dict[str, str] = {}
-    for photo in photos:  # a scene is of the kind of its first photo
+    for photo in photos:  # a scene has the kind of its first photo
         kinds.setdefault(scenes[photo.key], photo.kind)
     many = Counter(kinds.values())
     ordered = defaultdict[str, list[str]](list)
@@ -364,12 +362,12 @@ def choose_test(photos: Sequence[OpenPhoto], scenes: Mapping[str, str], always: 
 
 
 def digest(name: str) -> str:
-    """SHA-256 of a name, in hex: an order that depends on nothing else."""
+    """Returns the SHA-256 of a name, in hex, for an order that depends on nothing else."""
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def licence_texts(halves: Mapping[str, Sequence[OpenPhoto]], scenes: Mapping[str, str]) -> dict[str, str]:
-    """{file name: text} of the table of licences and of the attribution list."""
+    """Returns {file name: text} of the table of licences and of the attribution list."""
     rows = ["split\tname\tscene\tlicence\tcopyright\tstatement\tsha256"]
     for split, photos in halves.items():
         for photo in photos:
@@ -380,9 +378,7 @@ def licence_texts(halves: Mapping[str, Sequence[OpenPhoto]], scenes: Mapping[str
 
 
 def attribution(photos: Sequence[OpenPhoto]) -> str:
-    """The attribution list, in Markdown: for every licence, holder and statement the photos that it
-    holds for.
-    """
+    """Returns the attribution list in Markdown, by licence, holder and statement."""
     lines = [
         "# Where the photos come from, and under which licence",
         "",

@@ -1,9 +1,8 @@
-"""Batches for training and evaluation. What is in a batch depends on the seed and the step alone,
-so any step can be the first.
+"""Makes batches for training and evaluation that depend on the seed and the step alone.
 
-Grain reads ahead with threads. Every random choice is a function of (seed, step, row), the order of
-the photos one of (seed, epoch): neither the number of threads, nor of processes, nor where a run
-started can change them.
+Any step can therefore be the first. Grain reads ahead with threads. Every random choice is a
+function of (seed, step, row), the order of the photos one of (seed, epoch): the number of threads
+or processes and the step at which a run started have no influence.
 """
 
 import dataclasses
@@ -21,21 +20,24 @@ from spn_jax.errors import InputError, counted, find_input_error
 Batch = dict[str, Any]
 # photo's number, photo (h, w, 3), mask (h, w, 1) -> completed (h, w, 3)
 Completer = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
-_ORDER, _CHOICES = 0, 1  # keep the two kinds of random numbers apart
+_ORDER, _CHOICES = 0, 1  # separate the two kinds of random numbers
 
 
 class FeatureCache(Protocol):
-    """What is needed of the teacher's cache."""
+    """What the pipeline needs of a teacher's cache."""
 
     def features(self, photo: int, flipped: bool, /, checksum: int, name: str) -> Mapping[int, Any]:
-        """The teacher's maps, (h, w, c) by level, for photo number `photo`, as it is or mirrored.
+        """Returns the teacher's maps, (h, w, c) by level, for photo number `photo`, as it is or
+        mirrored.
 
-        InputError if they are of another file than the one with this checksum.
+        Raises InputError if they were computed from another file than the one with this checksum.
         """
 
 
 def steps_per_epoch(config: Config, photos: PhotoSource) -> int:
-    """Full batches in one pass over the photos; InputError if they do not fill one."""
+    """Returns the number of full batches in one pass over the photos. Raises InputError if they do
+    not fill one.
+    """
     steps = len(photos) // config.train.batch_size
     if not steps:
         raise InputError(
@@ -57,18 +59,18 @@ def training_batches(
     process_count: int = 1,
     with_2x: bool = False,
 ) -> Iterator[Batch]:
-    """Host batches of steps start_step, ..., steps - 1, where b = train.batch_size / process_count
+    """Yields host batches of steps start_step, ..., steps - 1; b = train.batch_size / process_count
     is this process's part.
 
-    Yields "image" uint8 (b, P, P, 3), "mask" uint8 (b, P, P, 1) of zeros and ones, "targets"
-    {level: (b, h, w, c)} of model.prior_levels in the cache's type if there is a cache (from an
-    8-bit one {"codes", "low", "step"} a level), and "image_2x" uint8 (b, 2P, 2P, 3), the teacher's
-    view, if `with_2x`. An epoch visits every photo at most once (the last, partial batch is left
-    out); the next one has another order.
+    A batch has "image" uint8 (b, P, P, 3) and "mask" uint8 (b, P, P, 1) of zeros and ones. With a
+    cache it has "targets" {level: (b, h, w, c)} of model.prior_levels in the cache's type (from an
+    8-bit one {"codes", "low", "step"} a level). With `with_2x` it has "image_2x" uint8 (b, 2P, 2P,
+    3), the teacher's view. An epoch visits every photo at most once (the last, partial batch is
+    left out), and each epoch has another order.
 
     Raises:
-        InputError: at once, if the batch does not divide over the processes or is larger than the
-            set of photos; on the way, if a file cannot be read.
+        InputError: immediately if the batch does not divide over the processes or is larger than
+            the set of photos; later if a file cannot be read.
     """
     local = _rows_of_process(config.train.batch_size, process_count, "train.batch_size")
     rows = _TrainingRows(config, photos, masks, cache, steps_per_epoch(config, photos), with_2x)
@@ -93,20 +95,20 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Host batches over all photos, or the first `limit`, each with mask number pairs[photo], in
-    order and never mirrored.
+    """Yields host batches over all photos, or the first `limit`, in order and never mirrored. A
+    photo's mask has number pairs[photo].
 
-    Yields "image" uint8 (b, P, P, 3), "mask" uint8 (b, P, P, 1), "index" int32 (b,), the photo's
-    number, and "valid" bool (b,): the last batch is filled up with copies of the last photo, which
-    are not valid. b = batch_size / process_count. Where there are completers, "completed" has what
-    each makes of the photos, by name, uint8 (b, P, P, 3): the reader threads call them.
+    A batch has "image" uint8 (b, P, P, 3), "mask" uint8 (b, P, P, 1), "index" int32 (b,), the
+    photo's number, and "valid" bool (b,): the last batch is filled up with invalid copies of the
+    last photo. b = batch_size / process_count. With completers, "completed" has by name the photos
+    that each of them completed, uint8 (b, P, P, 3). Reader threads call them.
 
     Args:
-        start: the first photo; those before it are left out.
+        start: the first photo; earlier ones are left out.
 
     Raises:
-        InputError: at once, if `pairs` does not fit the photos and masks, or batch_size the
-            processes; on the way, if a file cannot be read.
+        InputError: immediately if `pairs` does not fit the photos and masks, or batch_size the
+            processes; later if a file cannot be read.
     """
     _check_pairs(pairs, photos, masks)
     local = _rows_of_process(batch_size, process_count, "eval.batch_size")
@@ -148,7 +150,7 @@ class _TrainingRows:
     with_2x: bool
 
     def load(self, step: int, row: int) -> Batch:
-        """Row `row` of the global batch of `step`."""
+        """Loads row `row` of the global batch of `step`."""
         data = self.config.data
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         order = epoch_order(data.seed, epoch, len(self.photos), data.shuffle_window)
@@ -171,30 +173,31 @@ class _TrainingRows:
 
     def _photo_and_features(self, cache: FeatureCache, i: int, flipped: bool) -> Batch:
         file = self.photos.read(i)
-        # first: that a photo is broken says more than that it has changed
+        # decoded first, because the error for a broken photo says more than the one for a changed
+        # photo
         photo = self.photos.decode(i, file)
-        # Never a mirrored map: the teacher sees a mirrored photo differently.
+        # The map itself is never mirrored: the teacher sees a mirrored photo differently.
         features = cache.features(i, flipped, checksum=checksum(file), name=self.photos.names[i])
         targets = {level: features[level] for level in self.config.model.prior_levels}
         return self._views(photo, flipped) | {"targets": targets}
 
 
-RUNS = 16  # of neighbouring photos in a shuffle window
+RUNS = 16  # number of runs of neighbouring photos in a shuffle window
 
 
 @functools.lru_cache(maxsize=2)  # read-ahead may straddle two epochs
 def epoch_order(seed: int, epoch: int, photos: int, window: int | None) -> np.ndarray:
-    """The photos in the order of an epoch: a permutation of all.
+    """Returns the photos in the order of an epoch, a permutation of all.
 
-    With a window: runs of neighbouring photos, drawn in random order, of which as many as fill a
-    window are shuffled together. Neighbours lie in the same files, so that a disk reads long
-    stretches and its cache holds a window, not the whole set.
+    With a window, runs of neighbouring photos are drawn in random order, and as many as fill the
+    window are shuffled together. Neighbours lie in the same files, so a disk reads long stretches,
+    and its cache holds a window instead of the whole set.
     """
     random = np.random.default_rng([seed, _ORDER, epoch])
     if window is None or window >= photos:
         return random.permutation(photos)
     run = max(1, window // RUNS)
-    # The first run begins anywhere: the same photos would be neighbours in every epoch otherwise.
+    # The first run begins anywhere; otherwise the same photos would be neighbours in every epoch.
     starts = np.arange(-int(random.integers(run)), photos, run)
     runs = [np.arange(max(start, 0), min(start + run, photos)) for start in random.permutation(starts)]
     order = np.concatenate(runs)
@@ -202,7 +205,7 @@ def epoch_order(seed: int, epoch: int, photos: int, window: int | None) -> np.nd
 
 
 def _flips(random: np.random.Generator, flip: str) -> tuple[bool, bool]:
-    """Whether to mirror the photo, and whether the mask."""
+    """Draws whether to mirror the photo, and whether the mask."""
     photo, mask = (bool(coin) for coin in random.integers(2, size=2))
     return {"none": (False, False), "together": (photo, photo), "independent": (photo, mask)}[flip]
 
@@ -216,21 +219,21 @@ def _at_p(config: Config, photo: np.ndarray) -> np.ndarray:
 
 
 def _read_ahead(config: Config, row: Callable[[int], Batch], rows: int, start: int, stop: int) -> Iterator[Batch]:
-    """Batches start, ..., stop - 1 of `rows` rows each, read ahead by threads."""
-    # here: its import takes a second that steps_per_epoch and the types should not cost
+    """Yields batches start, ..., stop - 1 of `rows` rows each, which threads read ahead."""
+    # imported here because it takes a second, which steps_per_epoch and the types should not cost
     import grain
 
     prefetch = config.data.prefetch
-    # No more threads than batches read ahead: each works on one batch, and Grain warns about idle
-    # ones.
+    # There are no more threads than batches read ahead: each works on one batch, and Grain warns
+    # about idle ones.
     options = grain.ReadOptions(num_threads=min(config.data.threads, prefetch), prefetch_buffer_size=prefetch)
     batches = grain.MapDataset.range(stop * rows).map(row).batch(rows, batch_fn=_stack)
     return _surface(iter(batches[start:stop].to_iter_dataset(options)))
 
 
 def _surface(batches: Any) -> Iterator[Batch]:
-    """Passes batches on; an InputError comes out bare, whatever wrapped it, and the reader threads
-    end with the iterator.
+    """Passes batches on. Unwraps an InputError from its wrappers, and ends the reader threads with
+    the iterator.
     """
     try:
         yield from batches

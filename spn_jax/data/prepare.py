@@ -1,12 +1,12 @@
-"""Data sets as their publishers hand them out -> ArrayRecord shards with the lists of training and
-of test photos.
+"""Packs published data sets into ArrayRecord shards with lists of training and test photos.
 
-    DIR/train/photos-00000-of-00016.array_record ... the photos' encoded bytes, one a record
-    DIR/train/names.txt what they are called, in the order of the records DIR/test/... the same for
-    the test photos DIR/dataset.json what was made of what, written last
+    DIR/train/photos-00000-of-00016.array_record ...  the photos' encoded bytes, one a record
+    DIR/train/names.txt   their names, in the order of the records
+    DIR/test/...          the same for the test photos
+    DIR/dataset.json      what was made of what, written last
 
-Photos are copied bit for bit: the trainer brings them to its size, whatever that is, and a second
-JPEG compression would be part of every result.
+Photos are copied bit for bit: the trainer resizes them anyway, and a second JPEG compression would
+affect every result.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ FORMAT = 1
 DATASET, PLAN = "dataset.json", "plan.json"
 WRITER_OPTIONS = "group_size:1,uncompressed"  # photos are compressed already
 SMALLEST_SHARD, LARGEST_SHARD = 100, 2000  # photos
-SHARDS = 16  # of a set between the two, so that several threads have something to do
+SHARDS = 16  # shards of a set unless those limits decide, so that several threads have work
 BROKEN_SHOWN = 20
-# entry of plan.json and dataset.json: of the sizes of each shard's photos
+# entry of plan.json and dataset.json: hashes of the photo sizes of each shard
 SIZES = "shard_sizes_sha256"
 
 
@@ -45,21 +45,21 @@ def prepare(
     threads: int,
     beside: Callable[[], Mapping[str, str]] = dict,
 ) -> None:
-    """Writes the shards, the lists and dataset.json of a data set; started again after any
-    interruption it goes on.
+    """Writes the shards, the lists and dataset.json of a data set. After an interruption it
+    continues where it stopped.
 
     Args:
         name: of the data set.
         selection: its photos.
-        sources: where they come from, for dataset.json.
+        sources: where they come from; recorded in dataset.json.
         output: folder to fill.
-        threads: that copy and check photos, a shard each.
-        beside: makes further texts to write into the folder, by file name, once all photos are
-            known to be whole.
+        threads: number of threads that copy and check photos, each a shard at a time.
+        beside: returns further files to write, {name: text}; called when all photos are known to be
+            intact.
 
     Raises:
-        InputError: another preparation is at it or was made of something else, the disk is too
-            small, photos are broken (all are listed, and nothing is left out in silence).
+        InputError: another preparation is running or used other sources, the disk is too small, or
+            photos are broken (all are listed; none is left out silently).
     """
     check_names([photo.name for photo in (*selection.train, *selection.test)])
     try:
@@ -90,7 +90,7 @@ def check_names(names: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The photos of one half and the shards they go to."""
+    """The photos of one split and the shards they go to."""
 
     folder: Path
     photos: Sequence[Photo]
@@ -101,28 +101,28 @@ class Split:
         return max(SMALLEST_SHARD, min(LARGEST_SHARD, math.ceil(len(self.photos) / SHARDS)))
 
     def files(self) -> list[Path]:
-        """The shards, in order."""
+        """Returns the shards, in order."""
         count = math.ceil(len(self.photos) / self.per_shard)
         return [self.folder / f"photos-{index:05d}-of-{count:05d}.array_record" for index in range(count)]
 
     def part(self, index: int) -> Sequence[Photo]:
-        """The photos of shard `index`."""
+        """Returns the photos of shard `index`."""
         return self.photos[index * self.per_shard : (index + 1) * self.per_shard]
 
     def unfinished(self) -> Iterator[int]:
-        """The shards that are still to be written."""
+        """Yields the shards that are still to be written."""
         for index, file in enumerate(self.files()):
             if not (file.is_file() and count_records(file) == len(self.part(index))):
                 yield index
 
     def names(self) -> str:
-        """Text of names.txt."""
+        """Returns the text of names.txt."""
         return "".join(f"{photo.name}\n" for photo in self.photos)
 
 
 def describe(name: str, sources: Sequence[str], selection: Selection, splits: Mapping[str, Split]) -> dict[str, object]:
-    """What is being prepared, for plan.json and dataset.json; a folder that says otherwise is not
-    taken up.
+    """Describes the preparation for plan.json and dataset.json. A folder that describes another one
+    is refused.
     """
     digests = {split: hashlib.sha256(parts.names().encode("utf-8", "surrogateescape")).hexdigest() for split, parts in splits.items()}
     return {
@@ -137,17 +137,15 @@ def describe(name: str, sources: Sequence[str], selection: Selection, splits: Ma
 
 
 def sizes_sha256(photos: Sequence[Photo]) -> str:
-    """SHA-256 over the sizes of the photos' files, by which a source that has changed is
-    noticed.
-    """
+    """Returns the SHA-256 of the photos' byte sizes, which reveals a source that has changed."""
     return hashlib.sha256(",".join(str(photo.source.size(photo.path)) for photo in photos).encode()).hexdigest()
 
 
 def take_up(output: Path, plan: Mapping[str, Any], splits: Mapping[str, Split]) -> None:
-    """Begins a folder or goes on with one: shards whose photos have changed in the source since are
-    written again.
+    """Begins a folder or continues one. Shards whose photos have changed in the source are written
+    again.
 
-    InputError if it holds something else, or is complete and the photos have changed.
+    Raises InputError if it holds something else, or is complete and the photos have changed.
     """
     stored = next((output / file for file in (DATASET, PLAN) if (output / file).is_file()), None)
     if stored is not None:
@@ -173,7 +171,7 @@ def take_up(output: Path, plan: Mapping[str, Any], splits: Mapping[str, Split]) 
 
 
 def remove_changed(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]], splits: Mapping[str, Split]) -> None:
-    """Deletes the shards whose photos have other sizes than when they were written."""
+    """Deletes the shards whose photos had other sizes when they were written."""
     for split, parts in splits.items():
         for file, old, new in zip(parts.files(), before[split], now[split], strict=True):
             if old != new and file.is_file():
@@ -182,8 +180,8 @@ def remove_changed(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequen
 
 
 def write_splits(splits: Mapping[str, Split], output: Path, threads: int) -> None:
-    """Writes all shards and names that are not there. InputError if the disk is too small or photos
-    are broken.
+    """Writes the missing shards and names. Raises InputError if the disk is too small or photos are
+    broken.
     """
     work = [(parts, index) for parts in splits.values() for index in parts.unfinished()]
     photos = [photo for parts, index in work for photo in parts.part(index)]
@@ -208,12 +206,12 @@ def write_splits(splits: Mapping[str, Split], output: Path, threads: int) -> Non
 
 
 class BrokenPhotos(Exception):
-    """A shard has photos that cannot be read, so it is not written."""
+    """Raised if a shard has photos that cannot be read, so it is not written."""
 
 
 def write_shard(parts: Split, index: int, progress: Progress) -> list[str]:
-    """Copies a shard's photos, each decoded once to see that it is whole; returns what is broken,
-    and then writes nothing.
+    """Copies a shard's photos after decoding each once. Returns what is broken; if anything is,
+    writes nothing.
     """
     broken: list[str] = []
     try:
@@ -231,7 +229,9 @@ def write_shard(parts: Split, index: int, progress: Progress) -> list[str]:
 
 
 def read_whole(photo: Photo, broken: list[str]) -> bytes | None:
-    """The bytes of a photo that can be decoded; of another one None, and a line in `broken`."""
+    """Returns a photo's bytes if it can be decoded. Otherwise returns None and adds a line to
+    `broken`.
+    """
     try:
         data = photo.source.read(photo.path)
         decode_photo(io.BytesIO(data), photo.path)
@@ -242,8 +242,8 @@ def read_whole(photo: Photo, broken: list[str]) -> bytes | None:
 
 
 def require_space(photos: Sequence[Photo], output: Path) -> None:
-    """Prints the bytes that are needed and free, where the source tells sizes. InputError if there
-    are too few.
+    """Prints the bytes needed and free, if the source tells sizes. Raises InputError if too few are
+    free.
     """
     sizes = [photo.source.size(photo.path) for photo in photos]
     if not sizes or any(size is None for size in sizes):

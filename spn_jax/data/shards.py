@@ -1,11 +1,10 @@
-"""ArrayRecord files that are whole or not there, in a folder that several processes may fill at
-once.
+"""Writes ArrayRecord files atomically, in a folder that several processes may fill at once.
 
-A file is written under another name, beginning with `unfinished-`, and gets its own when it is
-complete and on the disk. While it is written its temporary file is locked, so that no two processes
-write the same one; what a killed process left behind is locked by nobody and is taken over. On file
-systems without locks every process has temporary files of its own and the last rename
-wins: both wrote the same.
+A file is written under another name, beginning with `unfinished-`, and renamed when it is complete
+and on the disk. Its temporary file is locked meanwhile, so that no two processes write the same
+one. What a killed process left behind is unlocked and is taken over. On file systems without locks
+every process has its own temporary files and the last rename wins, which is harmless because both
+wrote the same.
 """
 
 import contextlib
@@ -30,16 +29,16 @@ class BeingWritten(Exception):
 
 @contextlib.contextmanager
 def new_shard(folder: Path, name: str, options: str) -> Iterator[Callable[[bytes], None]]:
-    """Context that yields `put(record)`; leaving it without an exception gives the file its name.
+    """Opens a context that yields `put(record)`. The file gets its name if the context is left
+    without an exception.
 
-    A file that is replaced keeps its mode. Where a link has the name, the file that it leads to is
-    written.
+    A replaced file keeps its mode. If the name is a link, the file that it leads to is written.
 
     Args:
-        options: of ArrayRecordWriter.
+        options: those of ArrayRecordWriter.
 
     Raises:
-        BeingWritten: by another process.
+        BeingWritten: another process is writing the file.
         InputError: the disk is full or fails; nothing of the file is left.
     """
     with _reserve(folder / name) as (temporary, final):
@@ -58,7 +57,7 @@ def new_shard(folder: Path, name: str, options: str) -> Iterator[Callable[[bytes
 
             yield put
             try:
-                # writing happens in the background: this is where a full disk is noticed
+                # writing happens in the background, so a full disk is noticed here
                 writer.close()
                 finish_file(temporary, final)
             except (RuntimeError, OSError) as error:
@@ -73,8 +72,8 @@ def new_shard(folder: Path, name: str, options: str) -> Iterator[Callable[[bytes
 
 @contextlib.contextmanager
 def _reserve(path: Path) -> Iterator[tuple[Path, Path]]:
-    """The locked temporary file for `path`, created if need be, and where it goes: to `path`, or to
-    where a link there leads.
+    """Opens a context that yields the locked temporary file for `path`, created if needed, and the
+    final path (the target if `path` is a link).
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -83,7 +82,7 @@ def _reserve(path: Path) -> Iterator[tuple[Path, Path]]:
             mine = stack.enter_context(locked_file(temporary, create=True))
         except OSError as error:
             raise write_failed(path, error) from error
-        if mine is False:  # or it was finished or given up between opening and locking
+        if mine is False:  # or the file was finished or given up between opening and locking
             raise BeingWritten(path.name)
         if mine is None:
             temporary.unlink(missing_ok=True)
@@ -93,10 +92,10 @@ def _reserve(path: Path) -> Iterator[tuple[Path, Path]]:
 
 @contextlib.contextmanager
 def locked_file(path: Path, create: bool) -> Iterator[bool | None]:
-    """Context that yields whether this process has the file to itself; None where the file system
-    has no locks.
+    """Opens a context that yields whether this process holds the file's lock, or None if the file
+    system has no locks.
 
-    False as well for a file that went while it was being locked, or that is not there and is not to
+    It also yields False for a file that vanished while being locked, or that is absent and not to
     be created.
 
     Raises:
@@ -123,7 +122,7 @@ def locked_file(path: Path, create: bool) -> Iterator[bool | None]:
 
 
 def finish_file(temporary: Path, final: Path) -> None:
-    """Gives a complete file its name, and sees both to the disk. OSError if that fails."""
+    """Renames a complete file and syncs it to the disk. Raises OSError if that fails."""
     keep_mode(temporary, final)
     _flush(temporary)
     os.replace(temporary, final)
@@ -139,13 +138,15 @@ def _flush(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of a text in UTF-8, in which names of files that are none keep their bytes."""
+    """Writes a text in UTF-8 as `write_bytes` does. File names that are not valid UTF-8 keep their
+    bytes.
+    """
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces a small file at once: a reader sees the old or the new one, never a part. Modes and
-    links as of `new_shard`.
+    """Replaces a small file atomically: a reader sees the old or the new content. Modes and links
+    are treated as in `new_shard`.
 
     Raises:
         InputError: it cannot be written.
@@ -158,13 +159,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_failed(path: Path, error: Exception) -> InputError:
-    """The error of a file that could not be written."""
+    """Returns the error for a file that could not be written."""
     reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
     return InputError(f"writing {path} failed: {reason}; free some space and run the same command again, finished files are kept")
 
 
 def count_records(path: Path) -> int:
-    """Records in a file; 0 for one that is no ArrayRecord file, which is an empty one to its
+    """Counts the records in a file. A file that is not ArrayRecord counts as empty, as for its
     reader.
     """
     return ArrayRecordReader(str(path), READER_OPTIONS).num_records()

@@ -1,6 +1,4 @@
-"""Where data sets come from: folders, .zip, .tar and tensorflow-datasets, as named bytes; nothing
-is ever unpacked to a path.
-"""
+"""Opens folders, .zip, .tar and tensorflow-datasets as named bytes; never unpacks to a path."""
 
 import importlib
 import io
@@ -22,22 +20,22 @@ COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 class Source(ABC):
-    """Named bytes, readable from several threads at once."""
+    """Named files, readable from several threads at once."""
 
     label: str  # where it is, for people
 
     @property
     @abstractmethod
     def names(self) -> Sequence[str]:
-        """Every file in it, as a path with slashes, sorted."""
+        """Returns every file in it, as a path with slashes, sorted."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The bytes of a file. InputError if they cannot be read."""
+        """Reads the bytes of a file. Raises InputError if that fails."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
-        """How many bytes a file has; None where only reading tells."""
+        """Returns a file's size in bytes, or None if only reading tells."""
 
 
 class Folder(Source):
@@ -124,10 +122,10 @@ class Tar(Source):
 
 
 class Tfds(Source):
-    """The images of one split of a tensorflow-datasets data set prepared as ArrayRecord; read
+    """The images of one split of a tensorflow-datasets data set prepared as ArrayRecord, read
     without TensorFlow.
 
-    Images are copied as they were encoded where the builder kept them so, and otherwise become PNG
+    Images are copied as they were encoded if the builder kept them so, and otherwise become PNG
     files, without loss.
     """
 
@@ -164,7 +162,7 @@ class Tfds(Source):
 
 
 def import_tfds() -> Any:
-    """tensorflow-datasets. InputError if it is not installed."""
+    """Imports tensorflow-datasets. Raises InputError if it is not installed."""
     try:
         return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
@@ -172,7 +170,9 @@ def import_tfds() -> Any:
 
 
 def tfds_splits(name: str, folder: str | None) -> list[str]:
-    """The splits of a tensorflow-datasets data set. InputError if there is none of that name."""
+    """Lists the splits of a tensorflow-datasets data set. Raises InputError if there is none of
+    that name.
+    """
     try:
         return sorted(import_tfds().builder(name, data_dir=folder).info.splits)
     except InputError:
@@ -183,8 +183,8 @@ def tfds_splits(name: str, folder: str | None) -> list[str]:
 
 
 def open_source(path: str) -> Source:
-    """A folder, an archive or a single file. InputError if it is not there or a compressed .tar,
-    which cannot be read piece by piece.
+    """Opens a folder, an archive or a single file. Raises InputError if it is not there or is a
+    compressed .tar, which has no random access.
     """
     location = Path(path).expanduser()
     if not location.exists():

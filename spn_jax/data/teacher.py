@@ -1,14 +1,14 @@
-"""The feature cache, read: what the frozen teacher says about every training photo, as ArrayRecord
-shards and a manifest.
+"""Reads the feature cache: the frozen teacher's features of every training photo.
 
-`teacher_export` writes it, the trainer reads it. A cache is one folder:
+`teacher_export` writes it, the trainer reads it. A cache is one folder of ArrayRecord shards and a
+manifest:
 
     plan.json                        what is being exported, written before the first shard
     features-00000-of-00012.array_record   the shards, in the order of the photos
     manifest.json                    the plan and every shard's record count and size, written last
 
-A shard gets its name only when it is complete and on the disk, so an interrupted export leaves
-nothing that reads as data.
+A shard gets its name only when it is complete and on the disk, so an interrupted export leaves no
+invalid data.
 """
 
 import dataclasses
@@ -29,21 +29,21 @@ OPEN_READERS = 256  # a cache can have more shards than a process may have open 
 
 
 class Photos(Protocol):
-    """What a cache is compared with: a photo list of spn_jax.data.images."""
+    """The photo list (spn_jax.data.images) that a cache is compared with."""
 
     def __len__(self) -> int: ...
     def fingerprint(self) -> str:
-        """SHA-256 over names and sizes."""
+        """Returns the SHA-256 of names and sizes."""
 
 
 def preparation(config: Config) -> dict[str, str]:
-    """Settings, besides P, that decide what the teacher saw of a photo."""
+    """Returns the settings, besides P, that decide what the teacher saw of a photo."""
     return {"crop": config.data.crop, "resize_filter": config.data.resize_filter, "photo": config.teacher.photo}
 
 
 def orientations(config: Config) -> int:
-    """Records a photo needs: a mirrored photo has features of its own, since the teacher is not
-    mirror-symmetric.
+    """Returns the number of records a photo needs. A mirrored photo needs one of its own, since the
+    teacher is not mirror-symmetric.
     """
     return 1 if config.data.flip == "none" else 2
 
@@ -85,7 +85,7 @@ class TeacherCache:
         return cache
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Open files do not travel between processes; a copy opens its own."""
+        """Pickles the cache without its open files; a copy opens its own."""
         return TeacherCache, (str(self.folder), self.manifest)
 
     @property
@@ -99,22 +99,22 @@ class TeacherCache:
         return {level.level: level.channels for level in self.manifest.levels}
 
     def identity(self) -> str:
-        """SHA-256 of the manifest without the origin's name, a label: equal for equal features,
-        wherever they and their weights lay.
+        """Returns the SHA-256 of the manifest without the label of the weights: equal for equal
+        features, wherever they and their weights lay.
         """
         return hashlib.sha256(dataclasses.replace(self.manifest, weights_origin="").to_json().encode()).hexdigest()
 
     def features(self, photo: int, flipped: bool, checksum: int | None = None, name: str = "") -> dict[int, Features]:
-        """{level: read-only (h, w, c) in the cache's dtype} of one photo; in 8 bits {"codes": (h,
-        w, c), "low": (c,), "step": (c,)}.
+        """Returns {level: read-only (h, w, c) in the cache's dtype} of one photo; in 8 bits
+        {"codes": (h, w, c), "low": (c,), "step": (c,)}.
 
         Args:
-            checksum: of the photo's file as it is now; None: it is not looked at.
-            name: the photo's, for the error text.
+            checksum: that of the photo's current file; None skips the comparison.
+            name: the photo's name in the error text.
 
         Raises:
-            InputError: mirrored features asked of a cache without them, the shard is damaged, or
-                the photo is not the one that the features were computed from.
+            InputError: the cache has no mirrored features, the shard is damaged, or the features
+                were computed from another photo.
         """
         manifest = self.manifest
         if not 0 <= photo < manifest.photo_count:
@@ -142,12 +142,12 @@ class TeacherCache:
         with self._lock:
             reader = self._readers.pop(shard, None)
             if reader is None:
-                # One that is pushed out closes when the last thread that reads from it lets go.
+                # An evicted reader closes when the last thread that reads from it lets go.
                 if len(self._readers) >= OPEN_READERS:
                     self._readers.popitem(last=False)
                 stated = self.manifest.shards[shard]
                 reader = ArrayRecordReader(str(self.folder / stated.file), READER_OPTIONS)
-                # A file that it cannot make sense of is an empty one to this reader.
+                # This reader takes a file that it cannot parse for an empty one.
                 if reader.num_records() != stated.records:
                     raise self._damaged(shard, f"{reader.num_records()} records instead of {stated.records}")
             self._readers[shard] = reader
@@ -158,8 +158,8 @@ class TeacherCache:
         return InputError(f"feature shard {path} is damaged ({reason}); delete it and run {export_command(self.folder)}")
 
     def check(self, config: Config, photos: Photos) -> None:
-        """Raises an InputError that lists every way in which the cache does not fit `config` and
-        its training photos.
+        """Raises InputError, with a list of all reasons, if the cache does not fit `config` and its
+        training photos.
         """
         manifest, lines = self.manifest, []
         wanted: dict[str, tuple[Any, Any]] = {
@@ -192,8 +192,8 @@ class TeacherCache:
 
 
 def damaged_shards(folder: Path, manifest: Manifest) -> dict[int, str]:
-    """{shard index: what is wrong} of shards that are missing or whose size is not the
-    manifest's.
+    """Returns {shard index: what is wrong} of shards that are missing or have another size than the
+    manifest says.
     """
     damaged = {}
     for index, shard in enumerate(manifest.shards):

@@ -1,10 +1,10 @@
-"""Fills holes in photos on a web page: `python -m spn_jax.demo [--checkpoint DIR]`, and open the
-address that it prints.
+"""Fills holes in photos on a web page.
 
-The server listens at this machine's loopback address unless --host says otherwise; photos stay in
-its memory, and only there. Ctrl-C stops it. `--model FILE.onnx` in the place of --checkpoint fills
-with a network of that file. The page /docs on the same server describes the requests by which
-programs use it.
+`python -m spn_jax.demo [--checkpoint DIR]` prints the address to open. The server listens at this
+machine's loopback address unless --host says otherwise. Photos stay in its memory and are not
+stored elsewhere. Ctrl-C stops it. `--model FILE.onnx` instead of --checkpoint fills with the
+network of that file. The page /docs on the same server describes the requests by which programs use
+it.
 """
 
 import argparse
@@ -19,16 +19,18 @@ from spn_jax.config import Config
 from spn_jax.demo.limits import Limits
 from spn_jax.errors import InputError, run_command
 from spn_jax.filling.options import add_device, add_network, check_network, network_path
-from spn_jax.runtime.device import choose_device, set_up
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     check_network(options)
     limits = limits_of(options)
+    # After the options are read: importing JAX takes seconds.
+    from spn_jax.runtime.device import choose_device, set_up
+
     set_up()
     choose_device(options.device)
-    # before the checkpoint is read, which takes longer
+    # opened before the checkpoint is read, which takes longer
     with listen(options.host, options.port) as open_socket:
         app = create(options, limits)
         print(f"open {address(options.host, open_socket)} in a browser; Ctrl-C stops", flush=True)
@@ -69,7 +71,7 @@ def limits_of(options: argparse.Namespace) -> Limits:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """An open socket. InputError: the address is another machine's or taken."""
+    """Opens a socket. Raises InputError if the address is another machine's or taken."""
     if not 0 <= port < 2**16:
         raise InputError(f"--port {port} must lie between 0 and {2**16 - 1}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -83,8 +85,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def create(options: argparse.Namespace, limits: Limits) -> Any:
-    """The Starlette application, with its model loaded. InputError: the extra is not installed, or
-    there is no such checkpoint.
+    """Creates the Starlette application with its model. Raises InputError if the extra is not
+    installed, or there is no such checkpoint.
     """
     try:
         from spn_jax.demo.app import Settings, create_app
@@ -108,8 +110,8 @@ def create(options: argparse.Namespace, limits: Limits) -> Any:
 
 
 def root_path(given: str) -> str:
-    """A prefix of paths without a slash at its end, empty or "/PREFIX". InputError: it does not
-    begin with a slash.
+    """Normalises a prefix of paths to "" or "/PREFIX", without a slash at its end. Raises
+    InputError if it does not begin with a slash.
     """
     if given and not given.startswith("/"):
         raise InputError(f"--root-path {given} must begin with a slash, as in /{given}")
@@ -117,30 +119,30 @@ def root_path(given: str) -> str:
 
 
 def describe(config: Config) -> str:
-    """The model in words for the page."""
+    """Describes the model for the page."""
     kind = "probabilistic " if config.model.variational else ""
     return f"{kind}SPN, trained at {config.data.image_size} x {config.data.image_size} pixels"
 
 
 def address(host: str, open_socket: socket.socket) -> str:
-    """What to type into a browser on this machine."""
+    """Returns the address to type into a browser on this machine."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{open_socket.getsockname()[1]}/"
 
 
 def serve(app: Any, open_socket: socket.socket, connections: int) -> None:
-    """Answers until Ctrl-C or SIGTERM; the pass of the network in progress is finished unless a
-    second Ctrl-C comes.
+    """Serves until Ctrl-C or SIGTERM. The network's current pass is finished unless a second Ctrl-C
+    comes.
     """
     from spn_jax.demo.connections import server
 
-    # uvicorn stops in order and then sends itself the signal once more.
+    # uvicorn shuts down in order and then sends itself the signal once more.
     with contextlib.suppress(KeyboardInterrupt):
         server(app, connections).run(sockets=[open_socket])
 
 
 def cli() -> None:
-    """The console command `spn-demo`."""
+    """Runs the console command `spn-demo`."""
     run_command(main)
 
 

@@ -1,9 +1,9 @@
-"""The page's server as a Starlette application: every path, what it takes, and what it answers.
+"""Builds the page's server as a Starlette application: paths, what they take, what they answer.
 
     app = create_app(inpainter, Settings(...))
 
-Answers other than pictures and pages are JSON, those to refused requests {"error": one sentence}.
-/docs describes them for people.
+Answers other than pictures and pages are JSON; refused requests get {"error": one sentence}. /docs
+describes them for people.
 """
 
 import asyncio
@@ -43,8 +43,8 @@ from spn_jax.filling.windows import STRATEGIES
 STATIC = Path(__file__).parent / "static"
 LARGEST_SEED = 2**32 - 1
 LARGEST_DILATION = 500  # pixels
-SWEEP = 60.0  # seconds between two looks for what has expired
-LOOK = 0.05  # seconds between two looks whether a job has ended
+SWEEP = 60.0  # seconds between two checks for expired items
+LOOK = 0.05  # seconds between two checks whether a job has ended
 GONE = "is no longer on the server (expired, or removed to free memory); load the photo again"
 MASK_FIELDS = ("invert", "dilate")
 FILL_FIELDS = (*MASK_FIELDS, "strategy", "samples", "seed")
@@ -53,15 +53,15 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Of a server.
+    """The settings of a server.
 
-    model: what is filled with, in words.
-    probabilistic: whether a hole has several completions.
-    host: the address that it listens at.
-    names: further names that it answers to.
-    root_path: what a proxy puts before every path, "/spn" for instance.
-    longest_original: longest side in pixels for which the strategy "original" is offered: every
-        size has to be compiled.
+    model: the description of the model.
+    probabilistic: whether a hole can have several completions.
+    host: the address to listen at.
+    names: further host names of the server.
+    root_path: the prefix of all paths behind a proxy, "/spn" for instance.
+    longest_original: longest side in pixels for which the strategy "original" is offered, since
+        every size has to be compiled.
     """
 
     model: str
@@ -75,24 +75,24 @@ class Settings:
 
 @dataclasses.dataclass
 class Server:
-    """What requests share; everything but the worker's thread lives in the event loop."""
+    """The state that requests share. Everything but the worker's thread runs in the event loop."""
 
     filler: Filler
     settings: Settings
     worker: Worker
     store: Store
     intake: Intake
-    # of photos, at a time
+    # lets one photo be decoded at a time
     decoders: anyio.CapacityLimiter = dataclasses.field(default_factory=lambda: anyio.CapacityLimiter(1))
 
     async def decoded(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Calls a function that takes long and much memory, beside the event loop and one at a
+        """Calls a function that needs much time and memory outside the event loop, one at a
         time.
         """
         return await anyio.to_thread.run_sync(functools.partial(function, *arguments), limiter=self.decoders)
 
     def submit(self, work: Callable[[Progress], Iterator[Result]], held: int) -> Job:
-        """A job in the line, which holds so many bytes until it ends. HTTPException where the line
+        """Queues a job, which holds so many bytes until it ends. Raises HTTPException if the queue
         is full.
         """
         limits = self.settings.limits
@@ -127,7 +127,7 @@ class Server:
 
 def create_app(filler: Filler, settings: Settings) -> Starlette:
     limits = settings.limits
-    # people's photos are written to no disk, not even for a moment
+    # uploads stay in memory: people's photos are never written to a disk
     MultiPartParser.spool_max_size = limits.bytes
     server = Server(
         filler,
@@ -225,7 +225,7 @@ async def view_photo(request: Request) -> Response:
 
 
 async def convert_mask(request: Request) -> Response:
-    """An uploaded mask as the network would see it, for the page to paint on."""
+    """Returns an uploaded mask as the network would see it, for the page to paint on."""
     server = server_of(request)
     upload = server.upload(request)
     async with server.intake.form(request, ["mask"], MASK_FIELDS) as form:
@@ -276,7 +276,7 @@ async def view_result(request: Request) -> Response:
 
 
 async def fill_at_once(request: Request) -> Response:
-    """Photo and mask in, the filled photo out; several as a ZIP archive."""
+    """Takes a photo and a mask and returns the filled photo; several as a ZIP archive."""
     server = server_of(request)
     async with server.intake.form(request, ["photo", "mask"], FILL_FIELDS) as form:
         order = read_order(form, server.settings)
@@ -293,15 +293,15 @@ async def fill_at_once(request: Request) -> Response:
 
 
 async def ended(server: Server, job: Job, request: Request) -> None:
-    """Waits for a job, which is kept no longer then. HTTPException if it came to nothing, or its
-    client left meanwhile.
+    """Waits for a job and then drops it. Raises HTTPException if it failed, or its client left
+    meanwhile.
     """
     try:
         while job.busy:
             if await request.is_disconnected():
                 break
             await asyncio.sleep(LOOK)
-    finally:  # the server may stop meanwhile
+    finally:  # also if the server stops meanwhile
         server.worker.cancel(job)
         server.store.drop(job.key)
     if job.state == "failed":
@@ -311,7 +311,7 @@ async def ended(server: Server, job: Job, request: Request) -> None:
 
 
 def archive(results: list[Result]) -> bytes:
-    """A ZIP of files that are compressed already."""
+    """Packs files that are already compressed into a ZIP."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
         for result in results:
@@ -328,14 +328,16 @@ async def read_upload(server: Server, form: FormData) -> Upload:
 
 
 async def read_mask_of(server: Server, form: FormData, shape: tuple[int, int]) -> np.ndarray:
-    """The form's mask, uint8 (h, w, 1)."""
+    """Returns the form's mask, uint8 (h, w, 1)."""
     data, name = await read_file(form, "mask")
     invert, dilate = read_flag(form, "invert"), read_number(form, "dilate", 0, LARGEST_DILATION)
     return await server.decoded(receive_mask, data, name, shape, server.settings.limits.pixels, invert, dilate)
 
 
 async def read_hole(server: Server, form: FormData, shape: tuple[int, int]) -> np.ndarray:
-    """As `read_mask_of`; InputError where there is no hole in it, which a person did not mean."""
+    """Returns the form's mask as `read_mask_of` does. Raises InputError if it has no hole, which is
+    surely a mistake.
+    """
     mask = await read_mask_of(server, form, shape)
     if not mask.any():
         raise InputError(f"nothing to fill: {no_hole(form)}")
@@ -343,7 +345,9 @@ async def read_hole(server: Server, form: FormData, shape: tuple[int, int]) -> n
 
 
 def hint_of(mask: np.ndarray, form: FormData) -> dict[str, str]:
-    """A header that says what looks mistaken about a mask, uint8 (h, w, 1); none for most masks."""
+    """Returns a header with what looks mistaken about a mask, uint8 (h, w, 1); none for most
+    masks.
+    """
     if not mask.any():
         return {"X-Hint": f"the photo is unchanged: {no_hole(form)}"}
     if (share := float(mask.mean())) > MOSTLY_HOLE:
@@ -353,7 +357,7 @@ def hint_of(mask: np.ndarray, form: FormData) -> dict[str, str]:
 
 
 def no_hole(form: FormData) -> str:
-    """Why a mask marks nothing, and what may have been meant."""
+    """Explains why a mask marks nothing, and what may have been meant."""
     if read_flag(form, "invert"):
         return "the mask has no black pixels; leave out invert=true if white is the hole"
     return "the mask has no white pixels; pass invert=true if black is the hole"
@@ -364,7 +368,7 @@ async def read_file(form: FormData, field: str) -> tuple[bytes, str | None]:
     if not isinstance(file, UploadFile):
         raise InputError(f"the form has no file {field}; send an image in the field of that name")
     data = await file.read()
-    await file.close()  # with it goes the second copy
+    await file.close()  # frees the second copy
     return data, file.filename
 
 
@@ -378,8 +382,8 @@ def read_order(form: FormData, settings: Settings) -> Order:
 
 
 def check_strategy(order: Order, shape: tuple[int, int], settings: Settings) -> None:
-    """Raises InputError for a large photo that is to be shown to the network as it is: its size
-    would be compiled for it alone.
+    """Raises InputError if a large photo is to be shown to the network at full size, which would be
+    compiled for it alone.
     """
     if order.strategy == "original" and max(shape) > settings.longest_original:
         raise InputError(
@@ -389,7 +393,7 @@ def check_strategy(order: Order, shape: tuple[int, int], settings: Settings) -> 
 
 
 def read_number(form: FormData, field: str, least: int, most: int) -> int:
-    """A field's whole number between two; the least where the form has none."""
+    """Reads a field's whole number between two limits; the lower one if the form has none."""
     text = str(form.get(field, least)).strip()
     if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
         wanted = f"a whole number from {least} to {most}" if most > least else f"{least}, as this model is deterministic"
@@ -412,8 +416,8 @@ def server_of(request: Request) -> Server:
 
 
 def described(request: Request, job: Job) -> dict[str, Any]:
-    """A job for the page: `before` jobs come before it, and `done` of `total` passes of the network
-    are made.
+    """Describes a job for the page: `before` jobs come before it, and `done` of `total` passes of
+    the network are made.
     """
     path = f"{request.scope.get('root_path', '')}/api/jobs/{job.key}"
     results = [{"name": r.name, "file": f"{path}/{i}", "view": f"{path}/{i}/view"} for i, r in enumerate(list(job.results), 1)]
@@ -437,8 +441,8 @@ def picture(data: bytes, headers: dict[str, str] | None = None) -> Response:
 
 
 def attachment(name: str) -> dict[str, str]:
-    """Has a browser save the answer under a name, which headers may hold in ASCII alone
-    (RFC 6266).
+    """Returns the header that makes a browser save the answer under a name, which must be ASCII in
+    headers (RFC 6266).
     """
     ascii_name = name.encode("ascii", "replace").decode().replace("?", "_").replace("%", "_")
     return {"Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name, safe='')}"}

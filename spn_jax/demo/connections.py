@@ -1,6 +1,4 @@
-"""Connections of the page's server that do not stay open for a client that never finishes its
-request.
-"""
+"""Closes connections of the page's server whose clients never finish their request."""
 
 import asyncio
 from typing import Any
@@ -9,8 +7,8 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 20.0  # in which the head of a request has to arrive
-GRACE = 3  # seconds that connections have to end by themselves when the server stops
+HEAD_SECONDS = 20.0  # seconds in which the head of a request has to arrive
+GRACE = 3  # seconds that connections have to finish when the server stops
 
 
 class Connection(H11Protocol):
@@ -33,7 +31,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        if self.conn.their_state is not h11.IDLE:  # the head is there
+        if self.conn.their_state is not h11.IDLE:  # the head has arrived
             self._unwatch()
         elif self._deadline is None:
             self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
@@ -45,7 +43,7 @@ class Connection(H11Protocol):
 
 
 def server(app: Any, connections: int) -> uvicorn.Server:
-    """A server of an application. `connections` may be open at a time; requests of others are
+    """Makes the server of an application. `connections` may be open at a time; further ones are
     refused with status 503.
     """
     config = uvicorn.Config(
@@ -56,7 +54,7 @@ def server(app: Any, connections: int) -> uvicorn.Server:
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=GRACE,
-        # uvicorn counts the connection that asks, and refuses from this number on
+        # uvicorn counts the new connection too, and refuses from this number on
         limit_concurrency=connections + 1,
     )
     return uvicorn.Server(config)

@@ -1,10 +1,9 @@
-"""What stands before the page's server: requests of foreign pages and oversized ones do not reach
-it, and what leaves it carries rules.
+"""Refuses foreign and oversized requests before they reach the page's server, and adds headers.
 
-A server on a loopback address is open to every page in the browser of whoever runs it. Such a page
-can send requests (a forged origin), and by letting its own name point to the loopback address (DNS
-rebinding) read the answers too. The first gives itself away by the headers Origin and
-Sec-Fetch-Site, the second by the header Host, which no page can choose.
+Every page in the browser of whoever runs a server can reach its loopback address. Such a page can
+send requests with a forged origin, which the headers Origin and Sec-Fetch-Site reveal. If it lets
+its own name point to the loopback address (DNS rebinding), it can read the answers too; the header
+Host, which no page can choose, reveals that.
 """
 
 import ipaddress
@@ -19,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVERY_ADDRESS = ("0.0.0.0", "::", "")
 HEADERS = {
-    # Scripts, styles and pictures from this server and nowhere else: what a file name or a photo
-    # says can start nothing.
+    # Scripts, styles and pictures may come from this server alone, so that the text of a file name
+    # or a photo cannot start anything.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -33,12 +32,11 @@ class Guard:
     """The outermost layer of the application.
 
     Args:
-        host: the address that the server listens at.
-        names: further names by which it is reached, of a proxy for instance, which may ask for it
-            under a name of its own.
-        max_bytes: of a request's body.
-        root_path: what a proxy puts before every path, "/spn" for instance; whether it takes that
-            away again does not matter.
+        host: the address to listen at.
+        names: further host names of the server, for instance the name that a proxy uses for it.
+        max_bytes: most bytes of a request's body.
+        root_path: the prefix of all paths behind a proxy, "/spn" for instance, whether or not the
+            proxy strips it.
     """
 
     def __init__(self, app: ASGIApp, host: str, names: Iterable[str], max_bytes: int, root_path: str = ""):
@@ -58,27 +56,27 @@ class Guard:
         elif declared_length(headers) > self.max_bytes:
             await JSONResponse({"error": self.too_large}, 413, {"Connection": "close"})(scope, receive, send)
         elif self.root_path and scope["path"] == self.root_path:
-            # the page's own addresses count from there
+            # the page's relative addresses start there
             await RedirectResponse(f"{self.root_path}/")(scope, receive, send)
         else:
             await self.app(self.rooted(scope), self.limited(receive), send)
 
     def foreign(self, method: str, headers: Headers) -> str:
-        """Why a request is refused; empty if it is not."""
+        """Returns why a request is refused; empty if it is not."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.knows(host):
             return "unknown Host header; start the server with --allow-host NAME to have it answer under that name"
         if origin is not None and not self.is_own(origin, host):
             return "cross-origin requests are refused"
-        # somebody followed a link to the page
+        # a link to the page was followed
         navigation = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigation:
             return "cross-site requests are refused"
         return ""
 
     def is_own(self, origin: str, host: str) -> bool:
-        """Whether a header Origin names this server's page. A proxy may add encryption, so that its
-        scheme tells nothing.
+        """Returns whether a header Origin names this server's page. Its scheme is ignored, as a
+        proxy may add encryption.
         """
         try:
             place = urlsplit(origin)
@@ -87,8 +85,8 @@ class Guard:
             return False
 
     def knows(self, host: str) -> bool:
-        """Whether a header Host names this server. An address is nobody's to redirect, so that it
-        needs no list.
+        """Returns whether a header Host names this server. A numeric address cannot be rebound, so
+        it needs no list.
         """
         try:
             name = urlsplit(f"//{host}").hostname or ""
@@ -97,8 +95,8 @@ class Guard:
         return name in self.names or (self.any_address and is_address(name))
 
     def rooted(self, scope: Scope) -> Scope:
-        """The same request with the whole path, as Starlette expects it, whether or not a proxy
-        took the beginning away.
+        """Returns the request with its whole path, as Starlette expects it, whether or not a proxy
+        stripped the prefix.
         """
         path = scope["path"]
         whole = path if path.startswith(f"{self.root_path}/") else self.root_path + path
@@ -109,7 +107,7 @@ class Guard:
         return f"a request may have {self.max_bytes / 2**20:.3g} MB at most; make the photo smaller"
 
     def limited(self, receive: Receive) -> Receive:
-        """Counts what arrives, because the length of a body need not be declared."""
+        """Counts received bytes, because the length of a body need not be declared."""
         received = 0
 
         async def receive_limited() -> Message:
@@ -132,13 +130,13 @@ def is_address(name: str) -> bool:
 
 
 def declared_length(headers: Headers) -> int:
-    """Bytes that a request says it has; 0 where it does not."""
+    """Returns the declared length of a request in bytes; 0 if there is none."""
     length = headers.get("content-length", "")
     return int(length) if length.isdecimal() else 0
 
 
 def with_headers(send: Send) -> Send:
-    """Adds the rules for browsers to every response."""
+    """Adds the security headers for browsers to every response."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,6 +1,4 @@
-"""What is being sent to the server: how many requests at a time, how much of them in memory, how
-slowly, and under which names.
-"""
+"""Receives uploads, and limits their number, memory, slowness and field names."""
 
 import asyncio
 import contextlib
@@ -14,38 +12,39 @@ from starlette.types import Message, Receive
 
 from spn_jax.errors import InputError
 
-GRACE = 20.0  # seconds in which nothing has to arrive
-SLOWEST = 20_000  # bytes a second that have to arrive afterwards
-# of a form; more than any request takes, so that those that are too many can be named
+GRACE = 20.0  # seconds in which no data has to arrive
+SLOWEST = 20_000  # least bytes a second afterwards
+# most parts of a form; above what any request takes, so that surplus ones can be named in errors
 MOST_FILES, MOST_FIELDS = 8, 32
-BUSY = {"Retry-After": "10", "Connection": "close"}  # what the client still sends is not waited for
+BUSY = {"Retry-After": "10", "Connection": "close"}  # the rest of the request is not read
 
 
 class Intake:
-    """Reads forms. Used in the event loop alone.
+    """Reads forms. Use it in the event loop alone.
 
     Args:
-        requests: whose forms are received or decoded at a time.
-        max_bytes: of all of them together.
-        clock: in seconds.
+        requests: most requests whose forms are received or decoded at a time.
+        max_bytes: most bytes of all of them together.
+        clock: returns seconds.
     """
 
     def __init__(self, requests: int, max_bytes: int, clock: Callable[[], float] = time.monotonic):
         self.requests, self.max_bytes, self.clock = requests, max_bytes, clock
-        self.open = 0  # requests
+        self.open = 0  # number of requests
         self.held = 0  # bytes
 
     @contextlib.asynccontextmanager
     async def form(self, request: Request, files: Collection[str], fields: Collection[str] = ()) -> AsyncIterator[FormData]:
-        """The form of a request, which counts as long as its files are looked at.
+        """Opens a context that yields the form of a request, which counts against the limits until
+        it is left.
 
         Args:
-            files, fields: the names that the request takes.
+            files, fields: the allowed names.
 
         Raises:
             HTTPException: 503 if too many requests or bytes are being received, 408 if this one
                 arrives too slowly, 400 if it is broken off or is no form.
-            InputError: a field of another name, or one that comes twice.
+            InputError: a field has another name, or comes twice.
         """
         if self.open >= self.requests:
             raise HTTPException(503, f"{self.open} uploads are being received, and no more may be; try again in a few seconds", BUSY)
@@ -56,7 +55,7 @@ class Intake:
                 check_names(form, files, fields)
                 yield form
         except ClientDisconnect:
-            # nobody is there to read it
+            # the client has left, so nobody reads this
             raise HTTPException(400, "the upload was broken off") from None
         finally:
             self.open -= 1
@@ -64,7 +63,7 @@ class Intake:
 
 
 class _Counted:
-    """The messages of a request, counted as they arrive."""
+    """Counts the messages of a request as they arrive."""
 
     def __init__(self, intake: Intake, receive: Receive):
         self.intake, self._receive = intake, receive
@@ -88,9 +87,7 @@ class _Counted:
 
 
 def check_names(form: FormData, files: Collection[str], fields: Collection[str]) -> None:
-    """Raises InputError for a name that the request does not take: what was meant by it would not
-    happen, and nobody would notice.
-    """
+    """Raises InputError for an unknown name, whose value would be ignored unnoticed."""
     seen: set[str] = set()
     for name, _ in form.multi_items():
         if name not in files and name not in fields:

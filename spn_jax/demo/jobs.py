@@ -1,6 +1,4 @@
-"""The network's work, one job at a time: jobs wait in a line of bounded length and can be
-given up.
-"""
+"""Runs the network's jobs one at a time from a bounded queue; jobs can be cancelled."""
 
 import collections
 import dataclasses
@@ -15,7 +13,7 @@ from spn_jax.demo.store import new_key
 from spn_jax.errors import InputError, find_input_error
 
 FAILURE = "internal error; the server's log says more"
-# takes how many passes of the network are done, and how many there are
+# takes the numbers of finished and of all passes of the network
 Progress = Callable[[int, int], None]
 
 
@@ -23,7 +21,7 @@ Progress = Callable[[int, int], None]
 class Result:
     """One picture that a job made.
 
-    name: of the file when it is downloaded.
+    name: the file's name for download.
     file: the PNG with every bit that the photo has.
     view: a PNG for the screen.
     """
@@ -34,19 +32,19 @@ class Result:
 
 
 class GivenUp(Exception):
-    """Nobody waits for a job any more."""
+    """Raised in a job that was cancelled."""
 
 
 class Job:
     """A piece of work that yields results one after the other.
 
     Args:
-        work: called in the worker's thread with `progress`, which it has to call between two passes
-            of the network; what it returns is iterated over. It is given up between two passes or
-            two results, if the job is.
-        held: bytes that the work keeps in memory until it ends, a mask for instance.
-        most_passes, most_seconds: what the work may take.
-        clock: in seconds.
+        work: called in the worker's thread with `progress`, which it must call between two passes
+            of the network. Its results are iterated over. A cancelled job ends between two passes
+            or two results.
+        held: bytes that the work keeps in memory until it ends, for instance for a mask.
+        most_passes, most_seconds: the limits of the work.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -60,9 +58,9 @@ class Job:
         self.key = new_key()
         self.state: Literal["waiting", "running", "done", "failed", "cancelled"] = "waiting"
         self.results: list[Result] = []
-        # passes of the network; the total is 0 as long as it is not known
+        # passes of the network; the total is 0 until it is known
         self.done, self.total = 0, 0
-        self.error = ""  # one sentence, once it has failed
+        self.error = ""  # one sentence if the job failed
         self.wrong_input = False  # whether the request is to blame
         self.given_up = threading.Event()
         self.held, self.most_passes, self.most_seconds, self.clock = held, most_passes, most_seconds, clock
@@ -78,8 +76,8 @@ class Job:
         return self.state in ("waiting", "running")
 
     def run(self) -> None:
-        """Does the work and keeps what went wrong in words: the worker outlives its jobs."""
-        work, self._work = self._work, None  # with it goes the memory of photo and mask
+        """Does the work. Stores errors as text, because the worker must outlive its jobs."""
+        work, self._work = self._work, None  # frees the memory of photo and mask
         assert work is not None, "a job runs once"
         self._began = self.clock()
         try:
@@ -94,11 +92,11 @@ class Job:
             self._fail(error)
 
     def progress(self, done: int, total: int) -> None:
-        """Notes how far the work is.
+        """Records the progress of the work.
 
         Raises:
-            GivenUp: nobody waits for it any more.
-            InputError: it needs more passes of the network, or more time, than it may take.
+            GivenUp: the job was cancelled.
+            InputError: the work exceeds its limit of passes or of time.
         """
         self.done, self.total = done, total
         if self.given_up.is_set():
@@ -115,8 +113,8 @@ class Job:
             )
 
     def cancel(self) -> None:
-        """Gives it up. What waits is over at once and lets its photo and mask go, what runs ends
-        with its next pass of the network.
+        """Cancels the job. A waiting job ends immediately and frees its photo and mask; a running
+        one ends with its current pass of the network.
         """
         self.given_up.set()
         if self.state == "waiting":
@@ -131,28 +129,28 @@ class Job:
 
 
 class LineFull(Exception):
-    """As many jobs wait as may."""
+    """Raised if the queue is full."""
 
 
 class Worker:
-    """A thread that runs jobs in the order in which they came.
+    """A thread that runs jobs in the order of their arrival.
 
     Args:
-        waiting: jobs that may wait while one runs.
+        waiting: most jobs that may wait while one runs.
     """
 
     def __init__(self, waiting: int):
         self.waiting = waiting
-        self._line: collections.deque[Job] = collections.deque()  # the running one is the first
+        self._line: collections.deque[Job] = collections.deque()  # a queue; the running job is the first
         self._changed = threading.Condition()
         self._open = True
-        # Of the kind that a program may end without: a second Ctrl-C does not wait for the
-        # completion in progress.
+        # The thread is a daemon, so that a second Ctrl-C does not wait for the completion in
+        # progress.
         self._thread = threading.Thread(target=self._run, name="fills", daemon=True)
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        """Raises LineFull if too many wait, or the worker has stopped."""
+        """Queues a job. Raises LineFull if too many wait, or the worker has stopped."""
         with self._changed:
             if not self._open or len(self._line) > self.waiting:
                 raise LineFull
@@ -160,13 +158,13 @@ class Worker:
             self._changed.notify_all()
 
     def before(self, job: Job) -> int:
-        """How many jobs come before it, the running one included."""
+        """Returns the number of jobs before this one, the running one included."""
         with self._changed:
             return self._line.index(job) if job in self._line else 0
 
     def cancel(self, job: Job) -> None:
-        """Takes a job out of the line; a running one ends with its next pass of the network, one
-        that has ended stays as it is.
+        """Cancels a job: a waiting one leaves the queue, a running one ends with its current pass
+        of the network, and an ended one stays as it is.
         """
         with self._changed:
             if job.state == "waiting":
@@ -174,7 +172,7 @@ class Worker:
             job.cancel()
 
     def stop(self) -> None:
-        """Gives up all jobs, and returns when the running one has made its next pass of the
+        """Cancels all jobs. Returns when the running one has finished its current pass of the
         network.
         """
         with self._changed:
@@ -191,7 +189,7 @@ class Worker:
                 self._line.popleft()
 
     def _next(self) -> Job | None:
-        """Waits for the next job; None once the worker has stopped."""
+        """Waits for the next job. Returns None once the worker has stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._line or not self._open)
             if not self._line:

@@ -1,6 +1,4 @@
-"""Uploaded files to photos and masks, and what a filled photo becomes for the page: a file with
-every bit and a view for the screen.
-"""
+"""Decodes uploaded photos and masks, and encodes filled photos as files and for the screen."""
 
 import dataclasses
 import io
@@ -20,12 +18,12 @@ from spn_jax.errors import InputError
 from spn_jax.filling.photos import READ, Photo, encode_photo, read_mask, read_photo
 from spn_jax.filling.windows import Strategy
 
-VIEW = 2048  # longest side of a view: finer than a screen shows without zoom
-LONGEST_NAME = 80  # characters of a name that is shown and given back
+VIEW = 2048  # longest side of a view in pixels; screens show no more without zoom
+LONGEST_NAME = 80  # most characters of a file name that is shown and returned
 
 
 class Filler(Protocol):
-    """What the server needs of `spn_jax.filling.inpainter.Inpainter`."""
+    """The part of `spn_jax.filling.inpainter.Inpainter` that the server needs."""
 
     def fill(
         self,
@@ -42,9 +40,10 @@ class Filler(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """A photo as it was sent. It is decoded when it is filled: a file is a fraction of its pixels.
+    """A photo as it was uploaded. It is decoded only when it is filled, since a file is much
+    smaller than its pixels.
 
-    name: without folders or signs that a file system could take for something.
+    name: without folders or characters that are special to file systems.
     shape: height and width, upright.
     """
 
@@ -68,7 +67,7 @@ class Upload:
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """How a hole is to be filled."""
+    """The options for filling a hole."""
 
     samples: int = 1
     seed: int = 0
@@ -76,11 +75,11 @@ class Order:
 
 
 def receive_photo(data: bytes, file_name: str | None, most_pixels: int) -> Upload:
-    """Decodes an uploaded photo, to know now that it can be.
+    """Decodes an uploaded photo, to make sure now that it can be.
 
     Raises:
-        InputError: it is no image, damaged, has more pixels than `most_pixels`, or colours that
-            could not be given back.
+        InputError: it is no image, is damaged, has more pixels than `most_pixels`, or colours that
+            could not be kept.
     """
     name = clean_name(file_name)
     check_pixels(data, name, most_pixels)
@@ -91,8 +90,8 @@ def receive_photo(data: bytes, file_name: str | None, most_pixels: int) -> Uploa
 def receive_mask(
     data: bytes, file_name: str | None, shape: tuple[int, int], most_pixels: int, invert: bool = False, dilate: int = 0
 ) -> np.ndarray:
-    """A mask, uint8 (h, w, 1), for an upright photo of height and width `shape`. InputError as
-    `receive_photo`, or for another size.
+    """Decodes a mask, uint8 (h, w, 1), for an upright photo of height and width `shape`. Raises
+    InputError as `receive_photo` does, or if the size differs.
     """
     name = clean_name(file_name, "the mask")
     check_pixels(data, name, most_pixels)
@@ -100,8 +99,8 @@ def receive_mask(
 
 
 def check_pixels(data: bytes, name: str, most: int) -> None:
-    """Raises InputError for more pixels than `most`, before they are decoded. What is no image is
-    left to those who decode.
+    """Raises InputError for more than `most` pixels, before they are decoded. Files that are no
+    images are left to the decoder.
     """
     try:
         with Image.open(io.BytesIO(data), formats=READ) as image:
@@ -115,7 +114,7 @@ def check_pixels(data: bytes, name: str, most: int) -> None:
 
 
 def clean_name(name: str | None, otherwise: str = "photo") -> str:
-    """The last part of a path, as systems of any kind write them, without signs that mean something
+    """Returns the last part of a path of any operating system, without characters that are special
     to one of them.
     """
     last = re.split(r"[/\\]", unicodedata.normalize("NFC", name or ""))[-1]
@@ -125,13 +124,13 @@ def clean_name(name: str | None, otherwise: str = "photo") -> str:
 
 
 def fill(filler: Filler, upload: Upload, mask: np.ndarray, order: Order, progress: Progress) -> Iterator[Result]:
-    """The completions of a photo, one after the other. Every file is a PNG, which keeps what the
-    photo holds whatever its format.
+    """Yields the completions of a photo one by one. Every file is a PNG, which can hold all that a
+    photo has.
 
     Args:
         mask: uint8 (h, w, 1) of the photo's size, 1 = hole.
-        progress: called between two passes of the network with how many are done and how many there
-            are; what it raises ends the work.
+        progress: called between two passes of the network with the numbers of finished and of all
+            passes. An exception in it ends the work.
     """
     stem = Path(upload.name).stem
     completions = filler.fill(upload.read(), mask, order.samples, order.seed, order.strategy, progress=progress)
@@ -141,8 +140,8 @@ def fill(filler: Filler, upload: Upload, mask: np.ndarray, order: Order, progres
 
 
 def prior_maps(filler: Filler, upload: Upload, mask: np.ndarray) -> Iterator[Result]:
-    """k-means maps of the prior's levels, the finest first: what the network takes the hole and its
-    surroundings for.
+    """Yields k-means maps of the prior's levels, finest first: the network's interpretation of the
+    hole and its surroundings.
     """
     for level, features in sorted(filler.priors(upload.read().rgb(), mask).items()):
         picture = png(cluster_map(np.asarray(features)))
@@ -150,13 +149,13 @@ def prior_maps(filler: Filler, upload: Upload, mask: np.ndarray) -> Iterator[Res
 
 
 def view(photo: Photo) -> bytes:
-    """A PNG of 8 bits for the screen, in the photo's own colours, which its profile explains; large
-    photos are made smaller.
+    """Encodes an 8-bit PNG for the screen, with the photo's colours and profile; large photos are
+    reduced.
     """
     picture = Image.fromarray(photo.rgb())
     picture.thumbnail((VIEW, VIEW))
     profile = photo.icc_profile
-    # A grey photo's profile says nothing about the three channels of its view.
+    # A grey photo's profile does not apply to the three channels of its view.
     options = {"icc_profile": profile} if profile and profile[16:20] == b"RGB " else {}
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1, **options)
@@ -164,7 +163,7 @@ def view(photo: Photo) -> bytes:
 
 
 def hole_picture(mask: np.ndarray) -> bytes:
-    """A mask (h, w, 1) as a PNG that is white in the hole and transparent elsewhere."""
+    """Encodes a mask (h, w, 1) as a PNG that is white in the hole and transparent elsewhere."""
     hole = Image.fromarray(255 * mask[..., 0])
     buffer = io.BytesIO()
     Image.merge("LA", (hole, hole)).save(buffer, "PNG", compress_level=1)

@@ -1,6 +1,4 @@
-"""What a server keeps in memory between two requests: under names that cannot be guessed, for a
-while, up to a number and a size.
-"""
+"""Keeps items between requests under unguessable keys, limited in time, number and size."""
 
 import collections
 import secrets
@@ -14,43 +12,43 @@ class Kept(Protocol):
 
     @property
     def key(self) -> str:
-        """From `new_key`."""
+        """The result of `new_key`."""
 
     @property
     def size(self) -> int:
-        """Bytes; may grow while it is kept."""
+        """Size in bytes; it may grow while the item is kept."""
 
     @property
     def busy(self) -> bool:
-        """Whether it is being worked on, and must stay."""
+        """Whether it is in use and must stay."""
 
 
 K = TypeVar("K", bound=Kept)
 
 
 def new_key() -> str:
-    """128 random bits: who knows the key may see the photo."""
+    """Returns 128 random bits. Whoever knows the key may see the photo."""
     return secrets.token_urlsafe(16)
 
 
 class Store:
-    """Used by one thread alone.
+    """A store for one thread alone.
 
-    A cache of the library cachetools would count a job with the size that it had when it was put
-    in, and would not let what is busy stay.
+    A cache of the library cachetools would fix a job's size when it is put in, and could not keep
+    busy items.
 
     Args:
-        seconds: that something stays after its last use.
-        max_bytes, max_items: of all that is kept; what was not used for the longest time makes
-            room.
-        clock: in seconds.
+        seconds: time that an item stays after its last use.
+        max_bytes, max_items: limits of all that is kept; the least recently used items are dropped
+            first.
+        clock: returns seconds.
     """
 
     def __init__(self, seconds: float, max_bytes: int, max_items: int, clock: Callable[[], float] = time.monotonic):
         self.seconds, self.max_bytes, self.max_items, self.clock = seconds, max_bytes, max_items, clock
         self._kept: collections.OrderedDict[str, tuple[Kept, float]] = (
             collections.OrderedDict()
-        )  # with its last use, the longest unused first
+        )  # {key: (item, its last use)}, the least recently used first
 
     def put(self, item: Kept) -> None:
         self._kept[item.key] = item, self.clock()
@@ -58,7 +56,7 @@ class Store:
         self.sweep()
 
     def get(self, key: str, kind: type[K]) -> K | None:
-        """What was put under the key, if it is still there and of that kind."""
+        """Returns the item of the key, if it is still there and of that kind."""
         self.sweep()
         item, _ = self._kept.get(key, (None, 0.0))
         if not isinstance(item, kind):
@@ -71,8 +69,8 @@ class Store:
         self._kept.pop(key, None)
 
     def sweep(self) -> None:
-        """Drops what was not used for too long, and then what there is no room for; the last used
-        thing stays whatever its size.
+        """Drops expired items, and then the least recently used ones beyond the limits; the last
+        used one stays whatever its size.
         """
         old = self.clock() - self.seconds
         number, total = len(self._kept), sum(item.size for item, _ in self._kept.values())
@@ -81,7 +79,7 @@ class Store:
         for key, (item, used) in self._kept.items():
             full = key != last and (number > self.max_items or total > self.max_bytes)
             if used > old and not full:
-                break  # what follows was used later
+                break  # all following items were used later
             if not item.busy:
                 number, total = number - 1, total - item.size
                 leaving.append(key)

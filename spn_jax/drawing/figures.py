@@ -1,6 +1,4 @@
-"""Arrays to pictures: labelled grids, k-means maps of features, curves of a run's metrics. Pictures
-are uint8 (h, w, 3).
-"""
+"""Draws grids, k-means maps of features and curves of metrics as pictures uint8 (h, w, 3)."""
 
 import json
 import warnings
@@ -11,29 +9,30 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy.cluster.vq import kmeans2
 
 from spn_jax.errors import InputError
 
-# Okabe and Ito (2008): eight colours that stay distinct for colour-blind readers; black comes last,
-# for the smallest cluster.
+# These are the eight colours of Okabe and Ito (2008), which colour-blind readers can distinguish.
+# Black comes last, for the smallest cluster.
 PALETTE = np.array(
     [[86, 180, 233], [230, 159, 0], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167], [0, 0, 0]], np.uint8
 )
 
 
 def cluster_map(features: np.ndarray, clusters: int = 8, seed: int = 0) -> np.ndarray:
-    """A feature map (h, w, c) as a picture (h, w, 3) whose colours are k-means clusters (the
-    paper's Fig. 10), the largest first.
+    """Draws the k-means clusters of a feature map (h, w, c) as a picture (h, w, 3), as in the
+    paper's Fig. 10, the largest first.
 
     Args:
         clusters: K, at most 8; fewer are used where the map has fewer distinct features.
     """
+    from scipy.cluster.vq import kmeans2  # a fifth of a second to import, which filling photos does without
+
     height, width, channels = features.shape
     points = features.reshape(-1, channels).astype(np.float64)
     k = min(clusters, len(PALETTE), len(np.unique(points, axis=0)))
     with warnings.catch_warnings():
-        # a colour less is no reason to worry
+        # one colour fewer is harmless
         warnings.filterwarnings("ignore", message="One of the clusters is empty")
         _, labels = kmeans2(points, k, minit="++", rng=np.random.default_rng(seed))
     by_size = np.argsort(-np.bincount(labels, minlength=k), kind="stable")
@@ -41,12 +40,12 @@ def cluster_map(features: np.ndarray, clusters: int = 8, seed: int = 0) -> np.nd
 
 
 def image_grid(rows: Mapping[str, Sequence[np.ndarray]], cell: int | None = None) -> np.ndarray:
-    """Pictures in labelled rows.
+    """Draws pictures in labelled rows.
 
     Args:
         rows: {label: pictures (h, w, 3)}, as many in each row; smaller pictures are enlarged by
             nearest neighbour.
-        cell: height of a cell in pixels; the largest picture's if not given.
+        cell: height of a cell in pixels; by default the largest picture's.
 
     Returns:
         The grid, white between the cells.
@@ -70,12 +69,14 @@ def image_grid(rows: Mapping[str, Sequence[np.ndarray]], cell: int | None = None
 
 
 def masked_input(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """What the network is shown: the photo (h, w, 3) with white holes; mask (h, w, 1), 1 = hole."""
+    """Draws the photo (h, w, 3) with white holes, as the network sees it; mask (h, w, 1), 1 =
+    hole.
+    """
     return np.where(mask > 0, np.uint8(255), image)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl. A last line that a killed run left unfinished is not read.
+    """Reads the lines of a metrics.jsonl, except a last line that a killed run left unfinished.
 
     Raises:
         InputError: the file cannot be read, or another line is not JSON.
@@ -90,15 +91,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def curves(lines: Sequence[Mapping[str, Any]], columns: int = 4) -> np.ndarray:
-    """A panel a metric over the steps, in the order in which metrics first appear; timing
-    (`time/...`) is left out.
+    """Draws a panel for each metric over the steps, in the order of first appearance, without
+    timing (`time/...`).
 
-    Metrics that differ in their middle part alone, as eval/psnr and eval/20-40/psnr do, share a
-    panel.
+    Metrics that differ only in the middle of their name, as eval/psnr and eval/20-40/psnr do, share
+    a panel.
 
     Args:
-        lines: each {"step": n, "generator/reconstruction": x, ...}; values that are no finite
-            number leave a gap.
+        lines: each {"step": n, "generator/reconstruction": x, ...}; values that are not finite
+            numbers leave a gap.
 
     Raises:
         ValueError: no line has a metric.
@@ -125,7 +126,7 @@ def curves(lines: Sequence[Mapping[str, Any]], columns: int = 4) -> np.ndarray:
 
 
 def _panels(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """{title: metrics} of every panel that has a number to show."""
+    """Returns {title: metrics} of every panel with at least one number."""
     names = dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, int | float))
     panels: dict[str, list[str]] = {}
     for name in names:
@@ -136,24 +137,24 @@ def _panels(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def png(picture: np.ndarray) -> bytes:
-    """The picture as a PNG file."""
+    """Encodes the picture as a PNG file."""
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def new_figure(columns: int, rows: int, panel: tuple[float, float] = (3.2, 2.4)) -> Any:
-    """An empty figure of matplotlib for so many panels, of this width and height in hundreds of
-    pixels.
+    """Makes an empty matplotlib figure for so many panels of the given width and height, in
+    hundreds of pixels.
     """
-    from matplotlib.figure import Figure  # half a second to import, and grids do not need it
+    from matplotlib.figure import Figure  # imported here because it takes half a second, and grids do not need it
 
     return Figure(figsize=(panel[0] * columns, panel[1] * rows), dpi=100, layout="constrained")
 
 
 def render(figure: Any) -> np.ndarray:
-    """A figure of matplotlib as a picture (h, w, 3)."""
-    # Agg by itself: no global backend, no window
+    """Renders a matplotlib figure as a picture (h, w, 3)."""
+    # Agg is used directly, without a global backend or a window
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -1,6 +1,4 @@
-"""Labelled pages of pictures: rows with a label, columns with a heading, a note under each picture,
-a caption under all.
-"""
+"""Draws pages of pictures with labels, headings, notes, a legend and a caption."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,17 +7,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 MARGIN, GAP = 8, 6  # pixels around the page, and between its parts
-SIZES = {"heading": 14, "note": 12, "caption": 13}  # of the letters, in pixels
-# height at least of a picture, in pixels: smaller ones are enlarged by a whole factor to be seen
+SIZES = {"heading": 14, "note": 12, "caption": 13}  # font sizes in pixels
+# smallest height of a picture in pixels; smaller ones are enlarged by a whole factor
 SMALLEST_CELL = 128
-NARROWEST = 560  # a page has at least this width, so that its caption can be read
+NARROWEST = 560  # smallest width of a page, so that its caption can be read
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A picture uint8 (h, w, 3), or an empty place, and what is to be said about it, a line or
-    several.
-    """
+    """A picture uint8 (h, w, 3), or an empty place, with its note of one or more lines."""
 
     picture: np.ndarray | None
     note: str = ""
@@ -27,7 +23,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Cells beside each other."""
+    """A row of cells."""
 
     cells: Sequence[Cell]
     label: str = ""
@@ -35,14 +31,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """An entry of the legend: a small picture (h, w, 3), and what it stands for."""
+    """An entry of the legend: a small picture (h, w, 3) and its meaning."""
 
     picture: np.ndarray
     meaning: str
 
 
 def swatch(colour: Sequence[int] | np.ndarray) -> np.ndarray:
-    """A small square of one colour, for a legend."""
+    """Makes a small square of one colour, for a legend."""
     return np.broadcast_to(np.asarray(colour, np.uint8), (14, 14, 3)).copy()
 
 
@@ -50,13 +46,14 @@ def sheet(rows: Sequence[Row], headings: Sequence[str], caption: str, legend: Se
     """Draws a page, uint8 (h, w, 3).
 
     Args:
-        rows: of any number of cells; pictures are brought to one height by nearest neighbour, their
-            shapes stay.
-        headings: of the columns, from the left; none, or as many as the longest row has cells.
-        caption: what the reader has to know, in sentences; a line break begins a new line.
-        legend: stands between pictures and caption.
-        cell: height of a picture in pixels; if not given, that of the tallest, or a whole multiple
-            of it from SMALLEST_CELL on.
+        rows: rows of any number of cells. Pictures are brought to one height by nearest neighbour
+            and keep their shapes.
+        headings: the columns' headings, from the left; none, or as many as the longest row has
+            cells.
+        caption: what the reader has to know, in sentences; a line break starts a new line.
+        legend: its entries, drawn between pictures and caption.
+        cell: height of a picture in pixels; by default that of the tallest, or a whole multiple of
+            it of at least SMALLEST_CELL.
     """
     tallest = max((c.picture.shape[0] for row in rows for c in row.cells if c.picture is not None), default=1)
     height = cell or tallest * max(1, -(-SMALLEST_CELL // tallest))
@@ -101,7 +98,7 @@ def sheet(rows: Sequence[Row], headings: Sequence[str], caption: str, legend: Se
 
 
 def _scaled(picture: np.ndarray, height: int) -> Image.Image:
-    """By nearest neighbour: what a picture shows are its own pixels."""
+    """Scales a picture by nearest neighbour, which shows its own pixels."""
     width = round(height * picture.shape[1] / picture.shape[0])
     return Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
 
@@ -118,7 +115,7 @@ def _column_widths(pictures: Sequence[Sequence[Image.Image | None]], headings: S
 
 
 def _legend_lines(legend: Sequence[Key], width: int) -> list[list[Key]]:
-    """The entries in lines of at most so many pixels."""
+    """Splits the entries into lines of at most so many pixels."""
     lines: list[list[Key]] = []
     left = width + 1
     for key in legend:
@@ -141,7 +138,7 @@ def _font(kind: str) -> ImageFont.FreeTypeFont:
 
 
 def _line(kind: str) -> int:
-    """Height of a line of text in pixels."""
+    """Returns the height of a line of text in pixels."""
     return round(1.35 * SIZES[kind])
 
 
@@ -155,7 +152,7 @@ def _write(draw: ImageDraw.ImageDraw, text: str, place: tuple[int, int], kind: s
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most so many pixels; a word that is longer stands alone."""
+    """Wraps text to lines of at most so many pixels; a longer word has a line of its own."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         line = ""

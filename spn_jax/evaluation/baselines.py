@@ -1,7 +1,8 @@
-"""Completions that need no training; a model that does not beat them has learnt nothing.
+"""Completes photos without training.
 
-Every method maps a photo uint8 (h, w, 3) and a mask (h, w, 1), 1 = hole, to the completed photo
-uint8 (h, w, 3), whose known pixels are the photo's own.
+A model that does not beat these methods has learnt nothing. Every method maps a photo uint8 (h, w,
+3) and a mask (h, w, 1), 1 = hole, to the completed photo uint8 (h, w, 3), whose known pixels are
+the photo's own.
 """
 
 import functools
@@ -13,19 +14,21 @@ import numpy as np
 from spn_jax.errors import InputError
 
 Baseline = Callable[[np.ndarray, np.ndarray], np.ndarray]
-RADIUS = 3  # pixels, of the neighbourhood that OpenCV's methods look at
+RADIUS = 3  # radius in pixels of the neighbourhood that OpenCV's methods look at
 
 
 def mean_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Holes take the mean of the known pixels, per channel; middle grey where no pixel is known."""
+    """Fills holes with the mean of the known pixels, per channel; middle grey if no pixel is
+    known.
+    """
     known = image[mask[..., 0] == 0]
     colour = np.rint(known.mean(axis=0)) if len(known) else np.full(3, 128)
     return np.where(mask > 0, colour.astype(np.uint8), image)
 
 
 def opencv(image: np.ndarray, mask: np.ndarray, method: int) -> np.ndarray:
-    """OpenCV's inpainting by `method`. It looks at pixels in the hole too, at borders, so they are
-    filled with the mean first.
+    """Runs OpenCV's inpainting by `method`. At borders it also reads pixels in the hole, so they
+    are filled with the mean first.
     """
     holes = np.ascontiguousarray(mask[..., 0] > 0, np.uint8)
     known = np.ascontiguousarray(mean_fill(image, mask))
@@ -42,7 +45,7 @@ BASELINES: dict[str, Baseline] = {
 
 
 def find_baseline(name: str) -> Baseline:
-    """The method of that name.
+    """Returns the method of that name.
 
     Raises:
         InputError: there is none.

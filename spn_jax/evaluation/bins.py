@@ -1,12 +1,11 @@
-"""Scores of pictures by hole ratio: the bins of the paper's tables, and the mean of each score over
-the pictures of a bin.
+"""Averages scores of pictures by hole ratio, in the bins of the paper's tables.
 
-Records are what n pictures scored: {"psnr": array (n,), "ssim": ..., "hole": measured ratio, "bin":
-name of its bin in the paper's layout, "tenth": name of its ten-percent bin}; `bins_of` gives the
-names. Identical pictures have an infinite PSNR (a mask without a hole, for one). It would make
-every mean infinite, so means of PSNR are over the finite values and the number left out is stated;
-such pictures count in all else. If all are identical, the mean is infinite. Diversity, which only
-methods with several samples have, is the mean over the pictures that have a hole.
+Records are the scores of n pictures: {"psnr": array (n,), "ssim": ..., "hole": measured ratio,
+"bin": name of its bin in the paper's layout, "tenth": name of its ten-percent bin}. `bins_of` gives
+the names. Identical pictures (for example with an empty mask) have an infinite PSNR, which would
+make every mean infinite. So means of PSNR are over the finite values, and the number left out is
+stated; such pictures count in all else. If all are identical, the mean is infinite. Diversity,
+which only methods with several samples have, is averaged over the pictures that have a hole.
 """
 
 import math
@@ -17,8 +16,7 @@ import numpy as np
 
 Records = Mapping[str, np.ndarray]
 
-# Of a picture, and the mean over the samples of a picture where there are several; of a set of
-# pictures.
+# Scores of one completion; of all samples of a picture together; of a set of pictures.
 OF_COMPLETIONS = ("psnr", "ssim", "ssim_gaussian", "mae", "mae_rgb", "hole_mae", "border_psnr", "border_mae", "lpips_alex", "lpips_vgg")
 OF_SAMPLES = ("diversity", "diversity_lpips")
 OF_PICTURES = (*OF_COMPLETIONS, *(f"{score}_mean" for score in OF_COMPLETIONS), *OF_SAMPLES)
@@ -26,7 +24,7 @@ OF_SETS = ("fid", "fid_clean", "kid", "kid_std", "p_ids", "u_ids")
 SCORES = (*OF_COMPLETIONS, *OF_SETS, *OF_PICTURES[len(OF_COMPLETIONS) :])
 IN_THE_HOLE = (*OF_SAMPLES, "hole_mae", "border_psnr", "border_mae", "hole_mae_mean", "border_psnr_mean", "border_mae_mean")
 
-NORMAL_95 = 1.96  # standard errors on either side that hold 95 % of a normal distribution
+NORMAL_95 = 1.96  # number of standard errors on either side that hold 95 % of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,9 @@ class Bin:
 
 @dataclass(frozen=True)
 class Layout:
-    """Bins that share all hole ratios out among them, and then "All".
+    """Bins that partition all hole ratios, and then "All".
 
-    key: of the records, where the name of each picture's bin stands.
+    key: the records' key for the name of each picture's bin.
     """
 
     key: str
@@ -67,18 +65,18 @@ def _paper_bins(all_always: bool) -> list[Bin]:
 
 LAYOUTS = {
     "deterministic": _layout("bin", _paper_bins(False)),  # the columns of Table 1
-    "probabilistic": _layout("bin", _paper_bins(True)),  # of Table 2
+    "probabilistic": _layout("bin", _paper_bins(True)),  # the columns of Table 2
     "tenths": _layout("tenth", [Bin(f"{10 * i}-{10 * i + 10}%", i / 10, (i + 1) / 10, True) for i in range(6)]),
 }
 
 
 def bins_of(ratios: np.ndarray, tenths: np.ndarray | None = None, layout: str = "deterministic") -> np.ndarray:
-    """The name of the bin each picture belongs to, all but "All".
+    """Returns the name of each picture's bin, except "All".
 
     Args:
-        ratios: measured share of the hole, (n,).
-        tenths: where given, (n,), these decide and not the ratios: tenth t is the hole ratios in (t
-            / 10, (t + 1) / 10].
+        ratios: measured shares of the hole, (n,).
+        tenths: (n,), if given, decide instead of the ratios: tenth t holds the hole ratios in (t /
+            10, (t + 1) / 10].
         layout: one of LAYOUTS; the paper's two have the same bins.
     """
     deciding = ratios if tenths is None else (tenths + 1) / 10
@@ -88,8 +86,8 @@ def bins_of(ratios: np.ndarray, tenths: np.ndarray | None = None, layout: str = 
 
 @dataclass(frozen=True)
 class Row:
-    """Scores of one method over the pictures of one bin: means, NaN where there are no pictures,
-    and scores of the set.
+    """Scores of one method over the pictures of one bin: means (NaN without pictures) and set
+    scores.
 
     intervals: half of the 95 % interval of each mean, by the normal approximation 1.96 s / sqrt(n)
         with the sample's standard deviation s; NaN for fewer than two pictures. Scores of sets have
@@ -98,17 +96,17 @@ class Row:
 
     bin: str
     images: int
-    identical: int  # pictures of infinite PSNR, left out of its mean
+    identical: int  # number of pictures of infinite PSNR, left out of its mean
     means: Mapping[str, float]
     intervals: Mapping[str, float] = field(default_factory=dict)
 
 
 def rows_of(records: Records, layout: str = "deterministic", of_sets: Mapping[str, Mapping[str, float]] | None = None) -> list[Row]:
-    """The rows of one method; all but the last, "All", share the pictures out among them. Bins
-    without pictures are shown where the layout has them always.
+    """Returns the rows of one method. All but the last, "All", partition the pictures. Some bins of
+    the layout are shown even without pictures.
 
     Raises:
-        ValueError: of_sets has a score that tables do not know.
+        ValueError: `of_sets` has a score that tables do not know.
     """
     rows = []
     of_sets = {} if of_sets is None else of_sets
@@ -128,8 +126,8 @@ def rows_of(records: Records, layout: str = "deterministic", of_sets: Mapping[st
 
 
 def has_score(score: str, records: Records) -> np.ndarray:
-    """Which pictures a mean is over, (n,): what is measured inside the hole or at its border needs
-    one.
+    """Returns which pictures a mean is over, (n,). Scores inside the hole or at its border need a
+    hole.
     """
     if score not in IN_THE_HOLE:
         return np.ones(len(records["bin"]), bool)

@@ -1,6 +1,4 @@
-"""What a model costs (the paper's Table 6): parameters, floating-point operations, seconds an
-image, time of compilation.
-"""
+"""Measures a model's cost (the paper's Table 6): parameters, operations, run and compile times."""
 
 import contextlib
 import dataclasses
@@ -37,16 +35,16 @@ from spn_jax.runtime.memory import is_out_of_memory
 
 Precision = Literal["highest", "default"]
 
-HEADS = "prior_learner.distillation_heads."  # of parameters that serve training only
-WARM_UP = 2  # calls before those that are timed
+HEADS = "prior_learner.distillation_heads."  # prefix of parameters that serve training only
+WARM_UP = 2  # number of calls before the timed ones
 STROKES = 5_000  # number of the first drawn mask: holes of 20 to 30 %
-CPU_INFO = Path("/proc/cpuinfo")  # of Linux
+CPU_INFO = Path("/proc/cpuinfo")  # exists on Linux
 
 
 @dataclasses.dataclass(frozen=True)
 class Seconds:
-    """Wall time of one image: median and quartiles over calls, each divided by the images of a
-    call.
+    """Wall time of one image: median and quartiles over calls, each divided by its number of
+    images.
     """
 
     median: float
@@ -56,23 +54,23 @@ class Seconds:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """What a model costs on one device.
+    """The cost of a model on one device.
 
-    parameters, without_heads: all of prior learner and generator, and those that completing an
-    image needs.
-    operations: of convolutions and matrix products for one image and all its samples, as the
-        program is written, a multiply-add counted as 2, taps on padding counted; the same on every
-        device. Of the network alone.
-    compiled_operations: XLA's own count for the compiled network, which has all other arithmetic
-        too (multiply-add = 2), leaves taps on padding out, and on GPUs may lack what is handed to
-        libraries (cuDNN); None where the backend has no count.
-    trace_seconds: tracing the network, which Python does, and lowering it; every start of a program
-        takes them.
-    compile_seconds: compiling it, without a cache of compiled programs.
-    network: from arrays on the device to the raw prediction on the device.
-    complete: from the bytes of a JPEG photo and a PNG mask, both of the network's size, to those of
-        a PNG composite: decoding, transfers, network, 8-bit composite, encoding, one after the
-        other in one thread.
+    parameters, without_heads: all of prior learner and generator, and those needed to complete an
+    image.
+    operations: operations of convolutions and matrix products for one image and all its samples, as
+        the program is written. A multiply-add counts as 2, and taps on padding count. The number is
+        the same on every device and covers the network alone.
+    compiled_operations: XLA's own count for the compiled network. It includes all other arithmetic
+        (multiply-add = 2), leaves out taps on padding, and on GPUs may lack calls of libraries
+        (cuDNN). None if the backend has no count.
+    trace_seconds: time to trace the network, which Python does, and to lower it. Every start of a
+        program takes it.
+    compile_seconds: time to compile it, without a cache of compiled programs.
+    network: time from arrays on the device to the raw prediction on the device.
+    complete: time from the bytes of a JPEG photo and a PNG mask, both of the network's size, to
+        those of a PNG composite: decoding, transfers, network, 8-bit composite and encoding, in
+        sequence in one thread.
     """
 
     kind: str
@@ -99,15 +97,15 @@ def measure(loaded: LoadedModel, *, batch_size: int = 1, samples: int = 1, preci
     """Measures a checkpoint's model on JAX's first device.
 
     Args:
-        batch_size: images a call.
+        batch_size: images in a call.
         samples: completions of each image.
-        precision: of matrix products in float32; "highest" as evaluation and prediction compute,
-            "default" is TF32 on NVIDIA and bfloat16 passes on TPU.
-        repeats: calls that are timed.
+        precision: precision of float32 matrix products. "highest" is that of evaluation and
+            prediction; "default" is TF32 on NVIDIA and bfloat16 passes on TPU.
+        repeats: number of timed calls.
 
     Raises:
-        InputError: a number below 1; several samples of a deterministic model; a batch too large
-            for the memory.
+        InputError: a number is below 1, several samples are asked of a deterministic model, or the
+            batch is too large for the memory.
     """
     for name, number in ("--batch-size", batch_size), ("--repeats", repeats):
         if number < 1:
@@ -165,14 +163,14 @@ def _measure(loaded: LoadedModel, batch_size: int, samples: int, precision: Prec
 
 
 def _predict(model: SPN, image: Array, mask: Array, noise: Array | None, *, precision: Precision) -> Array:
-    """The raw prediction, (b, s, h, w, 3)."""
+    """Returns the raw prediction, (b, s, h, w, 3)."""
     with jax.default_matmul_precision(precision):
         return model(image, mask, noise).image
 
 
 def _complete(model: SPN, image: Array, mask: Array, *, samples: int, how: Literal["truncate", "round"], precision: Precision) -> Array:
-    """8-bit composites uint8 (b, s, h, w, 3) of photos uint8 (b, h, w, 3) and masks uint8 (b, h, w,
-    1).
+    """Returns 8-bit composites uint8 (b, s, h, w, 3) of photos uint8 (b, h, w, 3) and masks uint8
+    (b, h, w, 1).
     """
     noise = draw_noise(model, 0, jnp.arange(len(image)), jnp.arange(samples), *image.shape[1:3])
     prediction = _predict(model, image.astype(jnp.float32) / 255, mask.astype(jnp.float32), noise, precision=precision)
@@ -180,8 +178,8 @@ def _complete(model: SPN, image: Array, mask: Array, *, samples: int, how: Liter
 
 
 def example_files(config: Config, count: int) -> list[tuple[bytes, bytes]]:
-    """JPEG photos and PNG masks of the network's size: soft random colours and drawn strokes,
-    always the same.
+    """Makes JPEG photos and PNG masks of the network's size: smooth random colours and drawn
+    strokes, always the same.
     """
     size, files = config.data.image_size, []
     for i in range(count):
@@ -195,7 +193,7 @@ def example_files(config: Config, count: int) -> list[tuple[bytes, bytes]]:
 
 
 def read_files(files: Sequence[tuple[bytes, bytes]], config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Photos uint8 (b, P, P, 3) and masks uint8 (b, P, P, 1), read as evaluation reads them."""
+    """Reads photos uint8 (b, P, P, 3) and masks uint8 (b, P, P, 1) as evaluation does."""
     data = config.data
     photos = [prepare_photo(decode_photo(io.BytesIO(p), "the photo"), data.image_size, data.crop, data.resize_filter) for p, _ in files]
     holes = [read_hole(io.BytesIO(mask), data.invert_masks, "the mask") for _, mask in files]
@@ -203,8 +201,8 @@ def read_files(files: Sequence[tuple[bytes, bytes]], config: Config) -> tuple[np
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float, float]:
-    """The function compiled for these arguments, and the seconds of tracing and of compiling,
-    without a cache of compiled programs.
+    """Compiles the function for these arguments, without a cache of compiled programs. Returns it
+    with the seconds of tracing and of compiling.
     """
     with without_compilation_cache():
         start = time.perf_counter()
@@ -215,11 +213,13 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float,
 
 @contextlib.contextmanager
 def without_compilation_cache() -> Iterator[None]:
-    """Programs compiled inside are neither taken from JAX's persistent cache nor put there."""
+    """Keeps programs that are compiled inside the context out of JAX's persistent cache, and reads
+    none from it.
+    """
     before = jax.config.values["jax_enable_compilation_cache"]
     try:
         jax.config.update("jax_enable_compilation_cache", False)
-        compilation_cache.reset_cache()  # because JAX asks for the setting once a process
+        compilation_cache.reset_cache()  # because JAX reads the setting once a process
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
@@ -227,9 +227,10 @@ def without_compilation_cache() -> Iterator[None]:
 
 
 def seconds_of(calls: Sequence[Callable[[], Any]], repeats: int, images: int) -> list[Seconds]:
-    """Seconds an image of calls that work on `images` of them and return when they are done.
+    """Times calls, each of which works on `images` images and returns when it is done. Returns
+    seconds an image.
 
-    The calls take turns, so that what else the machine does falls on all alike.
+    The calls take turns, so that other load of the machine affects all alike.
     """
     times = [[_duration(call) / images for call in calls] for _ in range(WARM_UP + repeats)]
     return [Seconds(*np.percentile(of_call, [50, 25, 75]).tolist()) for of_call in zip(*times[WARM_UP:], strict=True)]
@@ -242,8 +243,8 @@ def _duration(call: Callable[[], Any]) -> float:
 
 
 def operations_of_compiled(program: Any) -> float | None:
-    """XLA's count of floating-point operations of a compiled program, None where its backend has
-    none.
+    """Returns XLA's count of floating-point operations of a compiled program, None if its backend
+    has none.
     """
     try:
         analysis = program.cost_analysis()
@@ -254,16 +255,16 @@ def operations_of_compiled(program: Any) -> float | None:
 
 
 def count_operations(function: Callable[..., Any], *arguments: Any) -> int:
-    """Floating-point operations of the convolutions and matrix products that the function's result
-    depends on, multiply-add = 2.
+    """Counts floating-point operations of the convolutions and matrix products that the function's
+    result depends on, multiply-add = 2.
 
     Args:
-        arguments: of the function, arrays or their shapes.
+        arguments: the function's, as arrays or their shapes.
 
     Raises:
-        ValueError: there is a loop whose length is not known.
+        ValueError: a loop has an unknown length.
     """
-    with compiled_for("an accelerator"):  # whose convolutions compute no spare rows
+    with compiled_for("an accelerator"):  # compiled for one, convolutions compute no spare rows
         return _operations(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
@@ -271,7 +272,7 @@ def _operations(jaxpr: core.Jaxpr) -> int:
     needed, total = _variables(jaxpr.outvars), 0
     for equation in reversed(jaxpr.eqns):
         if needed.isdisjoint(equation.outvars):
-            continue  # a result that nothing uses, as the distillation heads' is not computed
+            continue  # an unused result is not computed, for example the distillation heads'
         needed |= _variables(equation.invars)
         total += _operations_of(equation)
     return total
@@ -293,7 +294,7 @@ def _operations_of(equation: Any) -> int:
     if name == "while" and any(inner):
         raise ValueError("operations of a loop whose length is not known cannot be counted")
     if name == "cond":
-        # forms of one computation for several platforms, some with work that is cut away
+        # variants of one computation for several platforms, some with work that is eliminated later
         return min(inner)
     return parameters.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
 
@@ -308,8 +309,8 @@ def _jaxprs(parameters: dict[str, Any]) -> Iterator[core.Jaxpr]:
 
 
 def device_name(device: jax.Device) -> str:
-    """The device as its maker calls it; of a CPU the model and the number of cores that
-    there are.
+    """Returns the manufacturer's name of the device; for a CPU the model and the number of
+    available cores.
     """
     if device.platform != "cpu":
         return f"{device.device_kind} ({device.platform})"
@@ -319,7 +320,7 @@ def device_name(device: jax.Device) -> str:
 
 
 def report(profile: Profile) -> str:
-    """The profile as a Markdown table, and below it the paper's Table 6, which was measured
+    """Returns the profile as a Markdown table, above the paper's Table 6, which was measured
     elsewhere.
     """
     several = f", {profile.samples} samples of each" if profile.samples > 1 else ""
@@ -370,5 +371,5 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_json(profile: Profile) -> str:
-    """Every figure of a profile, for programs."""
+    """Returns every figure of a profile, for programs."""
     return json.dumps(dataclasses.asdict(profile), indent=1, allow_nan=False) + "\n"

@@ -13,16 +13,16 @@ from spn_jax.evaluation.pairs import PairList, draw_pairs, draw_pairs_per_bin, m
 
 
 def draw_pair_list(photos: str, masks: str, *, seed: int, per_bin: bool, overrides: Sequence[str]) -> PairList:
-    """One mask a photo, none twice before all have come once.
+    """Draws a mask for each photo, none twice before all have come once.
 
     Args:
-        photos: folder, list (whose files need not be there) or ArrayRecord.
+        photos: a folder, a list (whose files need not exist) or ArrayRecord.
         masks: as data.test_masks.
-        per_bin: as many photos for each ten-percent bin of hole ratio as for any other.
-        overrides: of data, as section.key=value.
+        per_bin: draw equally many masks from each ten-percent bin of hole ratio.
+        overrides: settings of data, as section.key=value.
 
     Raises:
-        InputError: photos or masks that cannot be read, or a mask without a hole.
+        InputError: photos or masks cannot be read, or a mask has no hole.
     """
     config = apply_overrides(Config(), [*overrides, f"data.test_masks={masks}"])
     source = open_test_masks(config)
@@ -32,7 +32,7 @@ def draw_pair_list(photos: str, masks: str, *, seed: int, per_bin: bool, overrid
         chosen = draw_pairs_per_bin(len(names), measured_tenths(source) if bins is None else bins, seed)
     else:
         chosen = draw_pairs(len(names), len(source), seed)
-    # One without a hole, which no evaluation takes, must not get into a list that is published.
+    # A mask without a hole must not get into a published list, since no evaluation takes it.
     check = check_masks(source, config.data.threads, chosen)
     if check is not None and (question := check.question(config.data)):
         print(f"{masks}: {question}", flush=True)
@@ -40,13 +40,13 @@ def draw_pair_list(photos: str, masks: str, *, seed: int, per_bin: bool, overrid
 
 
 def photo_names(path: str) -> Sequence[str]:
-    """Names of the photos at `path`; those of a list need not exist."""
+    """Returns the names of the photos at `path`; those of a list need not exist."""
     if Path(path).suffix.lower() == ".flist":
         return read_list(existing_path(path, "--photos"), "--photos", "")[0]
     return open_photos(path, "--photos").names
 
 
 def measured_tenths(masks: MaskSource) -> np.ndarray:
-    """The ten-percent bin of each mask by its share of holes, -1 where there is none."""
+    """Returns the ten-percent bin of each mask by its hole share, -1 if it has none."""
     shares = np.array([masks.load(i).mean(dtype=np.float64) for i in range(len(masks))])
     return np.ceil(np.round(10 * shares, 9)).astype(int) - 1

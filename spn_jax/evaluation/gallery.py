@@ -1,6 +1,4 @@
-"""The pictures of evaluations: what the trainer logs, and the comparison of several methods on the
-same photos.
-"""
+"""Draws the pictures of evaluations: the trainer's grid, and the comparison of several methods."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,17 +10,17 @@ from spn_jax.config import Config
 from spn_jax.drawing import figures
 from spn_jax.evaluation.scoring import Arrays, Detail, scored_batches
 
-# height at least of a picture in a comparison, in pixels: small photos are enlarged to be seen
+# smallest height in pixels of a picture in a comparison; small photos are enlarged
 GRID_CELL = 128
 Rows = dict[str, list[np.ndarray]]
 
 
 def sample_grid(model: Callable[..., Any], batches: Iterable[Mapping[str, Any]], mesh: Mesh, config: Config) -> np.ndarray:
-    """A labelled grid (h, w, 3) of all valid pictures of the batches: input, k-means map of the
-    coarsest prior, result, truth.
+    """Draws a labelled grid (h, w, 3) of all valid pictures of the batches: input, k-means map of
+    the coarsest prior, result, truth.
 
-    Where there are several completions, the first SAMPLES_SHOWN of them stand in place of the
-    result; the prior is that of the best.
+    With several completions, the first SAMPLES_SHOWN replace the result, and the prior is that of
+    the best.
     """
     rows: Rows = {}
     for part in scored_batches(model, batches, mesh, config, Detail.GRID):
@@ -31,17 +29,17 @@ def sample_grid(model: Callable[..., Any], batches: Iterable[Mapping[str, Any]],
     return figures.image_grid(rows)
 
 
-SHOWN = ("prior", "completed", "samples")  # of a scored batch, with Detail.GRID
+SHOWN = ("prior", "completed", "samples")  # entries of a scored batch, with Detail.GRID
 
 
 def add_column(rows: Rows, image: np.ndarray, mask: np.ndarray, methods: Mapping[str, Arrays]) -> None:
-    """Adds a photo to the rows of a grid: input, what each method has to show for it, truth.
+    """Adds a photo to the rows of a grid: input, each method's entries, truth.
 
     Args:
         image, mask: (h, w, 3) and (h, w, 1).
-        methods: {name: {entries of SHOWN for this photo}}; the prior is drawn where there is only
-            one. A method named "" is that of the whole grid, whose rows are called prior, result,
-            sample 1, ...
+        methods: {name: {entries of SHOWN for this photo}}. The prior is drawn if there is only one.
+            A method named "" owns the whole grid, whose rows are called prior, result, sample 1,
+            ...
     """
     pictures = {"input": figures.masked_input(image, mask)}
     if sum("prior" in shown for shown in methods.values()) == 1:
@@ -57,11 +55,13 @@ def add_column(rows: Rows, image: np.ndarray, mask: np.ndarray, methods: Mapping
 
 
 def comparison(rows: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
-    """The rows of `add_column` as one picture, small photos enlarged by a whole factor."""
+    """Draws the rows of `add_column` as one picture, with small photos enlarged by a whole
+    factor.
+    """
     size = len(next(iter(rows.values()))[0])
     return figures.image_grid(rows, cell=-(-GRID_CELL // size) * size)
 
 
 def spread(photos: int, count: int) -> list[int]:
-    """The numbers of `count` photos, evenly chosen from all."""
+    """Returns the numbers of `count` photos, evenly chosen from all."""
     return sorted(set(np.linspace(0, photos - 1, min(count, photos)).round().astype(int).tolist()))

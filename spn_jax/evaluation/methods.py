@@ -1,6 +1,4 @@
-"""The methods that an evaluation compares: models of checkpoints, folders of results, and
-completions that need no training.
-"""
+"""Opens the methods to compare: checkpoints, folders of results, and methods without training."""
 
 import dataclasses
 import hashlib
@@ -25,9 +23,9 @@ from spn_jax.metrics.image import WINDOW
 from spn_jax.models.spn import SMALLEST
 from spn_jax.settings import replace_settings, to_dict
 
-ONE_MODEL = "spn"  # what a lone checkpoint is called
+ONE_MODEL = "spn"  # the name of a lone checkpoint
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-# What checkpoints may not disagree about, because all methods are scored on the same pictures.
+# Settings in which checkpoints must agree, because all methods are scored on the same pictures.
 SHARED = ("data.image_size", "data.crop", "data.resize_filter", "data.invert_masks", "data.mask_fit", "eval.quantise")
 
 
@@ -36,12 +34,12 @@ class ModelMethod:
     """A checkpoint's model, which completes on the devices."""
 
     name: str
-    folder: Path  # of its step
+    folder: Path  # the step's folder
     loaded: LoadedModel
-    settings: EvalConfig  # of this model: a deterministic one has one sample
+    settings: EvalConfig  # this model's; a deterministic one has one sample
 
     def identity(self) -> dict[str, Any]:
-        """What tells it from any other."""
+        """Returns the entries that distinguish it from any other."""
         return {"checkpoint": str(self.folder.absolute()), "metadata": checkpoint_sha256(self.folder), "samples": self.settings.samples}
 
     def about(self) -> dict[str, Any]:
@@ -55,7 +53,7 @@ class HostMethod:
 
     name: str
     complete: Completer
-    source: Mapping[str, Any]  # what tells it from any other
+    source: Mapping[str, Any]  # the entries that distinguish it from any other
 
     def identity(self) -> dict[str, Any]:
         return dict(self.source)
@@ -64,7 +62,7 @@ class HostMethod:
 
 
 def named(text: str, flag: str) -> tuple[str, str]:
-    """NAME=DIR -> both. InputError: it is not that, or the name could not be a file's."""
+    """Splits NAME=DIR. Raises InputError if it is malformed, or the name could not be a file's."""
     name, separator, folder = text.partition("=")
     if not separator or not folder:
         raise InputError(f"{flag} {text} must be NAME=DIR: a name for the table and the folder")
@@ -74,8 +72,8 @@ def named(text: str, flag: str) -> tuple[str, str]:
 
 
 def named_checkpoints(given: Sequence[str]) -> dict[str, str]:
-    """{name: folder} of `--checkpoint [NAME=]DIR`: one without a name is called "spn" if it is
-    alone, otherwise after its folder.
+    """Returns {name: folder} of `--checkpoint [NAME=]DIR`. One without a name is called "spn" if it
+    is alone, otherwise after its folder.
     """
     found: dict[str, str] = {}
     for text in given:
@@ -91,7 +89,7 @@ def named_checkpoints(given: Sequence[str]) -> dict[str, str]:
 
 
 def check_names(checkpoints: Iterable[str], results: Sequence[str], methods: Sequence[str]) -> None:
-    """Raises InputError unless there is a method, and each has a name of its own."""
+    """Raises InputError unless there is a method, and each has a unique name."""
     names = [*checkpoints, *results, *methods]
     if not names:
         raise InputError("nothing to evaluate: pass --checkpoint DIR, --results NAME=DIR or --method NAME")
@@ -101,24 +99,24 @@ def check_names(checkpoints: Iterable[str], results: Sequence[str], methods: Seq
 
 
 def load_checkpoints(checkpoints: Mapping[str, str]) -> dict[str, tuple[Path, LoadedModel]]:
-    """{name: (folder of the step, model)}."""
+    """Returns {name: (folder of the step, model)}."""
     return {name: (find_checkpoint(folder), load_model(folder)) for name, folder in checkpoints.items()}
 
 
 def shared_config(loaded: Mapping[str, LoadedModel], config: Path | None, overrides: Sequence[str]) -> Config:
-    """The settings of the data and the evaluation, the same for all methods.
+    """Returns the settings of the data and the evaluation, which all methods share.
 
-    They are those of the config file where there is one, otherwise the first checkpoint's,
-    otherwise the defaults; overrides come on top. Of the rest, only whether any model is
-    probabilistic is kept.
+    They come from the config file if there is one, otherwise from the first checkpoint, otherwise
+    from the defaults; overrides come on top. Of the rest, only whether any model is probabilistic
+    is kept.
 
     Raises:
-        InputError: checkpoints that disagree about the pictures, a wrong override, several samples
-            of deterministic models.
+        InputError: checkpoints disagree about the pictures, an override is wrong, or several
+            samples are asked of deterministic models.
     """
     variational = any(of.config.model.variational for of in loaded.values())
-    # Samples are a probabilistic model's setting: where there is one, its own comes before a
-    # deterministic one's.
+    # Only probabilistic models have samples, so such a model's settings come before a deterministic
+    # one's.
     ordered = sorted(loaded.values(), key=lambda of: not of.config.model.variational)
     given = load_config(config) if config is not None else next((of.config for of in loaded.values()), Config())
     evaluation = (
@@ -141,16 +139,16 @@ def shared_config(loaded: Mapping[str, LoadedModel], config: Path | None, overri
 
 
 def checked_settings(base: Config, overrides: Sequence[str]) -> Config:
-    """`base` with the overrides, checked without regard to any model: each asks for a size of
-    pictures of its own.
+    """Returns `base` with the overrides, checked without regard to any model, since each model
+    requires its own picture size.
 
     Raises:
-        InputError: a wrong setting; pictures smaller than SSIM's window.
+        InputError: a setting is wrong, or pictures are smaller than SSIM's window.
     """
-    # which allows samples
+    # a probabilistic model, which allows samples
     shared = dataclasses.replace(replace_settings(base, overrides), model=ModelConfig(variational=True))
     size = shared.data.image_size
-    # How photos were cropped in training, and under which teacher, is of no matter here either.
+    # The crops and the teacher of training do not matter here either.
     untrained = dataclasses.replace(shared.data, image_size=DataConfig.image_size)
     check_config(dataclasses.replace(shared, data=untrained, loss=LossConfig(prior=0.0)))
     if size < WINDOW:
@@ -172,7 +170,9 @@ def _check_agreement(loaded: Mapping[str, LoadedModel], shared: Config, overridd
 
 
 def model_methods(loaded: Mapping[str, tuple[Path, LoadedModel]], shared: Config) -> list[ModelMethod]:
-    """InputError: a model that does not take pictures of this size."""
+    """Returns the checkpoints' methods. Raises InputError if a model does not take pictures of this
+    size.
+    """
     methods = []
     for name, (folder, model) in loaded.items():
         size, stride = shared.data.image_size, model.config.model.stride
@@ -184,11 +184,11 @@ def model_methods(loaded: Mapping[str, tuple[Path, LoadedModel]], shared: Config
 
 
 def named_methods(given: Sequence[str]) -> dict[str, str]:
-    """{name: method} of `--method`: a baseline's name, or [NAME=]onnx:FILE, which without a name is
-    called after its file.
+    """Returns {name: method} of `--method`: a baseline's name, or [NAME=]onnx:FILE, whose default
+    name is its file's.
 
     Raises:
-        InputError: there is no such method; two have one name.
+        InputError: there is no such method, or two have one name.
     """
     found: dict[str, str] = {}
     for text in given:
@@ -204,15 +204,15 @@ def named_methods(given: Sequence[str]) -> dict[str, str]:
 
 
 def default_name(file: str) -> str:
-    """The stem of a file's name as the name of a method."""
+    """Returns the stem of a file's name as the name of a method."""
     return re.sub(r"[^A-Za-z0-9._+-]", "-", Path(file).stem).lstrip("._+-") or "onnx"
 
 
 def host_methods(results: Mapping[str, str], raw: bool, methods_given: Sequence[str], photos: PhotoSource, size: int) -> list[HostMethod]:
-    """Folders of results, baselines and networks in .onnx files.
+    """Opens folders of results, baselines and networks in .onnx files.
 
     Raises:
-        InputError: results that do not fit the photos, an unknown baseline, a file that holds no
+        InputError: results do not fit the photos, a baseline is unknown, or a file holds no
             inpainting network.
     """
     methods = []
@@ -230,8 +230,8 @@ def baseline_method(name: str) -> HostMethod:
 
 
 def onnx_method(name: str, file: str) -> HostMethod:
-    """A network in an .onnx file, which fills each photo as a whole. InputError: the file holds
-    none.
+    """Opens a network in an .onnx file, which fills each photo as a whole. Raises InputError if the
+    file holds none.
     """
     from spn_jax.filling.inpainter import Inpainter
 

@@ -1,4 +1,4 @@
-"""Which mask each test photo gets: the pair list, which is the protocol of an evaluation.
+"""Pairs test photos with masks in pair lists, which are the protocol of an evaluation.
 
 Scores of two programs can be compared only where both completed the same holes of the same photos.
 A pair list says so by name, one `photo<TAB>mask` line each, and results name the list by its
@@ -38,9 +38,10 @@ _HEADER = re.compile(
 
 
 def draw_pairs(photos: int, masks: int, seed: int) -> np.ndarray:
-    """The mask index of each photo, int32 (photos,); no mask comes twice before all have come once.
+    """Returns the mask index of each photo, int32 (photos,); no mask comes twice before all have
+    come once.
 
-    The first n pairs are the same for any number of photos, and the order is one of hashes: no
+    The first n pairs are the same for any number of photos. The order is one of hashes, so no
     version of a random number generator can change published pairs.
     """
     rounds = -(-photos // masks)
@@ -49,10 +50,11 @@ def draw_pairs(photos: int, masks: int, seed: int) -> np.ndarray:
 
 
 def draw_pairs_per_bin(photos: int, bins: np.ndarray, seed: int) -> np.ndarray:
-    """As `draw_pairs`, but every bin of masks gets as many photos as any other, give or take one.
+    """Draws pairs as `draw_pairs` does, but with equally many photos for every bin of masks, give
+    or take one.
 
     Args:
-        bins: the bin of each mask, (masks,); a bin without masks does not exist.
+        bins: the bin of each mask, (masks,); a bin without masks is ignored.
     """
     members = {bin: np.flatnonzero(bins == bin) for bin in np.unique(bins).tolist()}
     rounds = -(-photos // len(members))
@@ -71,15 +73,15 @@ class PairList:
     """Test photos and the mask of each, by name (`short_names`)."""
 
     photos: tuple[str, ...]
-    masks: tuple[str, ...]  # of each photo
-    set_size: int  # masks in the set that they were drawn from
-    set_sha256: str  # of the names of that set (`names_sha256`)
-    drawn: str  # how, in words
+    masks: tuple[str, ...]  # each photo's mask
+    set_size: int  # number of masks in the set that they were drawn from
+    set_sha256: str  # hash of that set's names (`names_sha256`)
+    drawn: str  # how they were drawn, in words
 
     @property
     def sha256(self) -> str:
-        """Of the pairs alone, whatever file they came from: by this, results name their
-        protocol.
+        """The hash of the pairs alone, whatever file they came from. Results name their protocol by
+        it.
         """
         return names_sha256(f"{photo}\t{mask}" for photo, mask in zip(self.photos, self.masks, strict=True))
 
@@ -90,13 +92,13 @@ class PairList:
 
 
 def make_pair_list(photos: Sequence[str], masks: Sequence[str], pairs: np.ndarray, drawn: str) -> PairList:
-    """The list in which photo i gets mask pairs[i].
+    """Returns the list in which photo i gets mask pairs[i].
 
     Args:
-        photos, masks: names of the sources, with any common folder.
+        photos, masks: names of the sources; any common folder is removed.
 
     Raises:
-        InputError: a name that a list cannot hold, or one that comes twice.
+        InputError: a list cannot hold a name, or a name comes twice.
     """
     short_photos, short_masks = short_names(photos), short_names(masks)
     for kind, names in ("photo", short_photos), ("mask", short_masks):
@@ -113,7 +115,7 @@ def _check_names(kind: str, names: Sequence[str]) -> None:
 
 
 def first_duplicate(names: Iterable[str]) -> str | None:
-    """The first name that came before."""
+    """Returns the first name that repeats an earlier one."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -123,8 +125,8 @@ def first_duplicate(names: Iterable[str]) -> str | None:
 
 
 def short_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names without the folder that all of them lie in: where a data set is kept is no part of
-    a protocol.
+    """Returns the names without their common folder: where a data set is kept is no part of a
+    protocol.
     """
     paths = [PurePosixPath(name) for name in names]
     common = paths[0].parts[:-1] if paths else ()
@@ -136,7 +138,7 @@ def short_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def names_sha256(names: Iterable[str]) -> str:
-    """SHA-256, in hex, over the names in order, each ended by a line break."""
+    """Returns the SHA-256, in hex, of the names in order, each ended by a line break."""
     digest = hashlib.sha256()
     for name in names:
         digest.update(name.encode("utf-8", "surrogateescape") + b"\n")
@@ -144,7 +146,7 @@ def names_sha256(names: Iterable[str]) -> str:
 
 
 def as_text(pairs: PairList) -> str:
-    """The file of a pair list; `from_text` reverses it."""
+    """Returns a pair list as a file's text; `from_text` reverses it."""
     header = (
         f"# spn_jax pair list, format {FORMAT}\n"
         f"# photos: {len(pairs.photos)}, sha256 {names_sha256(pairs.photos)}\n"
@@ -157,7 +159,7 @@ def as_text(pairs: PairList) -> str:
 
 
 def write_pair_list(path: Path, pairs: PairList) -> None:
-    """Writes a pair list, complete or not at all, packed if the name ends in .gz. InputError: it
+    """Writes a pair list atomically, compressed if the name ends in .gz. Raises InputError if it
     cannot be written.
     """
     data = as_text(pairs).encode("utf-8", "surrogateescape")
@@ -165,14 +167,14 @@ def write_pair_list(path: Path, pairs: PairList) -> None:
 
 
 def from_text(text: str, what: str) -> PairList:
-    """The pair list in a file's text; `what` names the file.
+    """Parses a pair list from a file's text; `what` names the file.
 
     Raises:
-        InputError: another format, or pairs that are not those the header has the hash of.
+        InputError: the format is another, or the pairs do not match the hash in the header.
     """
     text = text.removeprefix("\ufeff").replace(
         "\r\n", "\n"
-    )  # as some version control and editors leave it; the hashes are of the names alone
+    )  # some version control systems and editors change line ends; the hashes are of the names alone
     header = _HEADER.match(text)
     if header is None or int(header["format"]) != FORMAT:
         raise InputError(f"{what} is no pair list of format {FORMAT}; draw one with `python -m spn_jax.evaluate pairs`")
@@ -188,11 +190,11 @@ def from_text(text: str, what: str) -> PairList:
 
 
 def open_pair_list(spec: str, photos: Sequence[str], masks: Sequence[str]) -> PairList:
-    """The pair list that `--pairs` names: one of PROTOCOLS, a file of `write_pair_list`, or a
+    """Opens the pair list that `--pairs` names: one of PROTOCOLS, a file of `write_pair_list`, or a
     released program's .npy.
 
     Args:
-        photos, masks: names at hand. Only a .npy needs them: it is an integer array whose entry i
+        photos, masks: available names. Only a .npy needs them: it is an integer array whose entry i
             is the index of photo i's mask.
 
     Raises:
@@ -236,22 +238,22 @@ def _from_released_index(path: Path, photos: Sequence[str], masks: Sequence[str]
 
 @dataclass(frozen=True)
 class Match:
-    """Where the photos and masks of a pair list are among those at hand."""
+    """The positions of a pair list's photos and masks among those available."""
 
     photos: np.ndarray  # index of each listed photo, (n,)
-    masks: np.ndarray  # of its mask, (n,)
+    masks: np.ndarray  # index of its mask, (n,)
     notes: tuple[str, ...]  # what a reader of the results has to know
 
 
 def match(pairs: PairList, photos: Sequence[str], masks: Sequence[str]) -> Match:
-    """Finds a list's photos and masks among the names at hand.
+    """Finds a list's photos and masks among the available names.
 
-    The masks must be the very set of the list. Photos are found by name, with a note where folders
-    or suffixes differ (CelebA-HQ is kept as .jpg or .png); photos that are not in the list are left
+    The masks must be exactly the list's set. Photos are found by name, with a note if folders or
+    suffixes differ (CelebA-HQ is kept as .jpg or .png). Photos that are not in the list are left
     out, with a note.
 
     Raises:
-        InputError: masks of another set, or missing photos; says which.
+        InputError: the masks are of another set, or photos are missing; it says which.
     """
     mask_indices = _match_masks(pairs, short_names(masks))
     indices, how = _match_photos(pairs.photos, short_names(photos))
@@ -282,7 +284,7 @@ _KEYS: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 
 def _match_photos(listed: Sequence[str], names: Sequence[str]) -> tuple[np.ndarray, str]:
-    """The index of each listed photo, and what had to be overlooked to find them."""
+    """Returns the index of each listed photo, and a note on what had to be ignored to find them."""
     for how, key in _KEYS:
         wanted = [key(name) for name in listed]
         at_hand: dict[str, list[int]] = {}
@@ -306,5 +308,5 @@ def _match_photos(listed: Sequence[str], names: Sequence[str]) -> tuple[np.ndarr
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """Returns the first names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

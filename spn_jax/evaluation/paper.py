@@ -1,9 +1,8 @@
-"""The figures of the paper's tables, as printed (Zhang et al., Pattern Recognition 2023), and when
-ours may stand beside them.
+"""Holds the printed figures of the paper's tables, and tells when ours may be compared with them.
 
-A figure is a string, so that 0.890 stays 0.890. MAE is printed times ten there ("x 10^-1": 0.154
-means 0.0154, as on the axis of the paper's Fig. 7). "SPN" is the row "Ours". A dash in the paper is
-a figure that is not there.
+The paper is Zhang et al., Pattern Recognition 2023. A figure is a string, so that 0.890 stays
+0.890. MAE is printed times ten there ("x 10^-1": 0.154 means 0.0154, as on the axis of the paper's
+Fig. 7). "SPN" is the row "Ours". A dash in the paper is a missing figure.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,20 +10,20 @@ from dataclasses import dataclass
 
 from spn_jax.errors import InputError, counted
 
-PRINTED_MAE = 10  # what the paper prints is this times the mean absolute error
+PRINTED_MAE = 10  # the paper prints the mean absolute error times this
 
 
 @dataclass(frozen=True)
 class DataSet:
     """A data set of the paper's tables.
 
-    images: number of its test images, in their list's order.
+    images: number of its test images, in the order of their list.
     """
 
     name: str
     images: int
     test_set: str
-    cropped: bool = False  # to a square about the centre, before the resizing to 256 x 256
+    cropped: bool = False  # to a centred square, before the resizing to 256 x 256
 
 
 DATA_SETS = {
@@ -35,10 +34,10 @@ DATA_SETS = {
 }
 IMAGE_SIZE = 256
 MASKS = 12_000  # irregular masks of Liu et al. (ECCV 2018)
-# completions of an image, of which the one of best PSNR counts
+# completions of an image; the one of best PSNR counts
 SAMPLES = {"deterministic": 1, "probabilistic": 5}
 
-# Places2, CelebA, Paris StreetView; of each 20-40 %, 40-60 %, All.
+# Columns: Places2, CelebA, Paris StreetView, each with 20-40 %, 40-60 %, All.
 _TABLE_1 = """
 ssim  EC     0.847 0.695 0.832  0.922 0.815 0.905  0.880  0.740 0.849
 ssim  MFE    0.816 0.652 0.804  0.916 0.807 0.900  0.872  0.707 0.834
@@ -74,7 +73,7 @@ fid   SPL     8.30 23.98  5.56  10.27 12.94 6.88   41.41  93.41 46.13
 fid   SPN     7.68 20.73  4.73  10.16 12.38 6.77   34.00  70.76 36.82
 """
 
-# CelebA-HQ, Paris StreetView; of each 0-20 %, 20-40 %, 40-60 %, All.
+# Columns: CelebA-HQ, Paris StreetView, each with 0-20 %, 20-40 %, 40-60 %, All.
 _TABLE_2 = """
 ssim  PIC  0.962 0.875 0.742 0.860  0.944 0.844  0.660 0.802
 ssim  DSI  0.964 0.880 0.758 0.868  -     -      -     -
@@ -94,7 +93,7 @@ TABLES = {"deterministic": 1, "probabilistic": 2}
 BINS = {"deterministic": ("20-40%", "40-60%", "All"), "probabilistic": ("0-20%", "20-40%", "40-60%", "All")}
 _COLUMNS = {"deterministic": ("places2", "celeba", "paris_streetview"), "probabilistic": ("celebahq", "paris_streetview")}
 
-# Further tables are of Paris StreetView, deterministic, all hole ratios: ssim, psnr, mae, fid.
+# The other tables are for Paris StreetView, deterministic, all hole ratios: ssim, psnr, mae, fid.
 _ABLATION_SCORES = ("ssim", "psnr", "mae", "fid")
 _ABLATIONS = {
     3: {  # sizes of the priors for P = 256
@@ -116,12 +115,11 @@ _ABLATIONS = {
 
 @dataclass(frozen=True)
 class Chart:
-    """A bar chart of the paper. Its bars have no numbers, so that they can be compared by eye
-    alone.
+    """A bar chart of the paper. Its bars have no numbers, so they can only be compared by eye.
 
-    axes: {score: (lowest, highest)} of the numbers along the axis, as printed; none where the text
-        of the paper holds none.
-    said: what the paper's text reads from it.
+    axes: {score: (lowest, highest)} of the numbers along the axis, as printed; empty if the paper's
+        text holds none.
+    said: what the paper's text concludes from it.
     """
 
     bars: tuple[str, ...]
@@ -129,7 +127,7 @@ class Chart:
     said: str
 
 
-# Figures 7 and 8: of Paris StreetView, deterministic. MAE is not times ten there.
+# Figures 7 and 8 are for Paris StreetView, deterministic. MAE is not times ten there.
 CHARTS = {
     7: Chart(
         ("Ours Full", "Ours w/o S", "Ours w/o Multi-Scale", "Ours w/ Concat"),
@@ -146,8 +144,8 @@ CHARTS = {
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight of the losses (sections 3.3.1 and 3.3.2): the values that the paper tried, the one
-    it chose, and our settings.
+    """A loss weight (sections 3.3.1 and 3.3.2): the values that the paper tried, its choice, and
+    our settings.
     """
 
     tried: tuple[str, ...]
@@ -166,15 +164,15 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters and seconds an image, on one RTX 3090 ("GTX3090" in the paper); batch, precision
-    and what was timed are not said.
+    """Parameters and seconds an image on one RTX 3090 ("GTX3090" in the paper), which does not
+    state batch, precision and what was timed.
     """
 
     parameters: str
     seconds: str
 
 
-# Table 6, and for the probabilistic models the text of section 4.6.
+# These are from Table 6, and for the probabilistic models from the text of section 4.6.
 COSTS = {
     "deterministic": {
         "EC": Cost("21M", "0.03"),
@@ -189,7 +187,7 @@ COSTS = {
     "probabilistic": {"PIC": Cost("10M", "0.03"), "DSI": Cost("256M", "25"), "SPN": Cost("68M", "0.07")},
 }
 
-# Where the paper disagrees with itself, by data set and kind.
+# Inconsistencies of the paper, by data set and kind.
 _NOTES = {
     ("paris_streetview", "deterministic"): (
         "The paper has two figures each for SPL's SSIM and MAE on Paris StreetView: 0.882 and 0.161 in Tables 1 and 3, 0.886 and 0.154 "
@@ -202,7 +200,7 @@ _NOTES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of the paper, as printed; MAE times PRINTED_MAE."""
+    """One figure of the paper, as printed; MAE is times PRINTED_MAE."""
 
     table: int
     method: str
@@ -212,8 +210,8 @@ class Figure:
 
 
 def figures(data_set: str, kind: str) -> tuple[Figure, ...]:
-    """Every figure of Table 1 (deterministic) or 2 (probabilistic) for a data set, in the paper's
-    order; none for one not in that table.
+    """Returns every figure of Table 1 (deterministic) or 2 (probabilistic) for a data set, in the
+    paper's order; none if the table lacks it.
 
     Args:
         data_set: one of DATA_SETS.
@@ -239,8 +237,8 @@ def _of_line(cells: Sequence[str], data_set: str, kind: str) -> Iterator[Figure]
 
 
 def ablations(table: int) -> tuple[Figure, ...]:
-    """Tables 3, 4 or 5: all of Paris StreetView, deterministic, all hole ratios. KeyError: another
-    table.
+    """Returns the figures of Table 3, 4 or 5: Paris StreetView, deterministic, all hole ratios.
+    Raises KeyError for another table.
     """
     return tuple(
         Figure(table, name, score, "All", printed)
@@ -251,7 +249,9 @@ def ablations(table: int) -> tuple[Figure, ...]:
 
 @dataclass(frozen=True)
 class Quotation:
-    """The paper's figures for a data set, and why they cannot be compared with ours, if so."""
+    """The paper's figures for a data set, and the reasons, if any, why they cannot be compared with
+    ours.
+    """
 
     data_set: str
     kind: str
@@ -268,35 +268,36 @@ class Quotation:
 
     @property
     def source(self) -> str:
-        """Where the figures stand, for people."""
+        """The source of the figures, for people."""
         return f"Zhang et al., Pattern Recognition 2023, Table {TABLES[self.kind]}, {DATA_SETS[self.data_set].name}"
 
     def methods(self, score: str) -> list[str]:
-        """Those that have a figure of this score, in the paper's order."""
+        """Returns the methods that have a figure of this score, in the paper's order."""
         return list(dict.fromkeys(figure.method for figure in self.figures if figure.score == score))
 
     def printed(self, method: str, score: str, bin: str) -> str | None:
-        """A figure as printed, None where the paper has none."""
+        """Returns a figure as printed, None if the paper has none."""
         found = (f.printed for f in self.figures if (f.method, f.score, f.bin) == (method, score, bin))
         return next(found, None)
 
 
 def notes_of(data_set: str) -> tuple[str, ...]:
-    """Where the paper disagrees with itself about a data set, deterministic."""
+    """Returns the paper's inconsistencies about a data set, deterministic."""
     return _NOTES.get((data_set, "deterministic"), ())
 
 
-# its file, whose SHA-256 was checked against its name when it was dumped
+# the published file; its SHA-256 was checked against its name when it was dumped
 PYTORCH_FID = "pt_inception-2015-12-05-6726825d"
 FID_NOTE = "that the paper's FID has pytorch-fid's Inception is an assumption"
 
 
 def quote(data_set: str, kind: str, differences: Sequence[str]) -> Quotation:
-    """The paper's figures, to be shown with ours.
+    """Returns the paper's figures, to be shown with ours.
 
     Args:
         data_set, kind: as of `figures`.
-        differences: of `differences`; where there is any, the figures stand in a block apart.
+        differences: the result of `differences`. If there are any, the figures are shown in a
+            separate block.
 
     Raises:
         InputError: there is no such data set or kind, or the paper has no figures of this kind for
@@ -322,17 +323,17 @@ def differences(
     raw_results: bool = False,
     inception: str | None = None,
 ) -> list[str]:
-    """What sets an evaluation apart from the paper's, a clause each; none if the images and the
+    """Lists, a clause each, how an evaluation differs from the paper's; empty if images and
     definitions are the same.
 
     Args:
         data_set, kind: as of `figures`.
-        own_images: the images are known to be those of DATA_SETS[data_set].test_set.
-        images, masks: how many there are; the paper draws from all 12,000 irregular masks.
+        own_images: whether the images are known to be those of DATA_SETS[data_set].test_set.
+        images, masks: their numbers; the paper draws from all 12,000 irregular masks.
         image_size, crop, quantise: data.image_size, data.crop and eval.quantise.
         samples: completions of an image.
-        raw_results: results were scored with what their files have where the photo was known.
-        inception: where the weights of Inception come from; None: there is no FID.
+        raw_results: whether results were scored with their files' pixels where the photo was known.
+        inception: the origin of Inception's weights; None without FID.
 
     Raises:
         InputError: there is no such data set or kind.

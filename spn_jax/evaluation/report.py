@@ -1,6 +1,4 @@
-"""What an evaluation says and writes beside its tables: sentences, the paper's figures,
-pictures.
-"""
+"""Writes what stands beside an evaluation's tables: sentences, the paper's figures, pictures."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +22,7 @@ from spn_jax.runtime.sharding import replicate, shard_batch
 
 
 def announcement(evaluation: Evaluation, mesh: Mesh) -> str:
-    """What is about to be scored, for the terminal."""
+    """Describes what is about to be scored, for the terminal."""
     lines = []
     for model in evaluation.models:
         teacher = model.loaded.info.get("teacher", {}).get("origin") or "none"
@@ -41,8 +39,8 @@ def announcement(evaluation: Evaluation, mesh: Mesh) -> str:
 
 
 def check_composites(folder: Path, evaluation: Evaluation) -> None:
-    """Raises InputError where pictures of other photos lie among those that will be written, or
-    results would be written over.
+    """Raises InputError if pictures of other photos lie among those to be written, or results would
+    be overwritten.
     """
     read = {Path(host.source["results"]).resolve(): host.name for host in evaluation.hosts if "results" in host.source}
     own = {f"{stem}.png" for stem in composite_stems(evaluation.photos.names)}
@@ -59,13 +57,13 @@ def check_composites(folder: Path, evaluation: Evaluation) -> None:
 
 
 def remove_pictures(output: Path) -> None:
-    """Deletes the pictures of the evaluation whose results are in the folder: beside those of
-    another they would mislead.
+    """Deletes the pictures of the folder's earlier evaluation, which would be misleading beside a
+    new one.
     """
     try:
         earlier = list(json.loads((output / "results.json").read_text(encoding="utf-8"))["about"]["methods"])
     except (OSError, ValueError, KeyError, TypeError):
-        return  # there is none, and the pictures are somebody else's
+        return  # there is no such evaluation, so the pictures are somebody else's
     for name in ("grid", "loss_curves", *(f"loss_curves-{method}" for method in earlier)):
         path = output / f"{name}.png"
         if path.parent == output and path.is_file():
@@ -73,7 +71,7 @@ def remove_pictures(output: Path) -> None:
 
 
 def lines_below(evaluation: Evaluation, results: Mapping[str, tables.Results]) -> list[str]:
-    """What stands under the table: the pair list, and what a reader has to know."""
+    """Returns the lines under the table: the pair list, and what a reader has to know."""
     lines = [f"pair list: {evaluation.pairs.title}", *evaluation.notes]
     for model in evaluation.models:
         if model.settings.samples > 1:
@@ -89,11 +87,11 @@ def lines_below(evaluation: Evaluation, results: Mapping[str, tables.Results]) -
 
 
 def quote(request: Request, evaluation: Evaluation) -> paper.Quotation | None:
-    """The paper's figures that stand with ours, if any."""
+    """Returns the paper's figures that go with ours, if any."""
     protocols = [name for name in PROTOCOLS if request.pairs == name]
     data_set = request.paper or (protocols[0] if protocols else "none")
-    # By the models and not by the samples: one completion of a probabilistic model is none of Table
-    # 1's methods.
+    # The models decide, not the number of samples: one completion of a probabilistic model is none
+    # of Table 1's methods.
     kind = "probabilistic" if any(model.loaded.config.model.variational for model in evaluation.models) else "deterministic"
     if data_set == "none" or (request.paper is None and not paper.figures(data_set, kind)):
         return None
@@ -101,7 +99,7 @@ def quote(request: Request, evaluation: Evaluation) -> paper.Quotation | None:
     differences = paper.differences(
         data_set,
         kind,
-        # whose test names the paper does not tell
+        # the paper does not list CelebA-HQ's test names
         own_images=data_set in protocols and data_set != "celebahq",
         images=len(evaluation.photos),
         masks=len(evaluation.masks),
@@ -116,7 +114,7 @@ def quote(request: Request, evaluation: Evaluation) -> paper.Quotation | None:
 
 
 def about_run(evaluation: Evaluation) -> dict[str, Any]:
-    """What a table cannot be compared without."""
+    """Returns the facts without which a table cannot be compared."""
     data, settings = evaluation.config.data, evaluation.config.eval
     return {
         "methods": {method.name: method.about() for method in evaluation.methods},
@@ -136,8 +134,8 @@ def about_run(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def compare(evaluation: Evaluation, mesh: Mesh, count: int) -> np.ndarray:
-    """One picture of some photos, evenly chosen: input, k-means map of the prior of a lone model,
-    every method, truth.
+    """Draws one picture of some photos, evenly chosen: input, k-means map of the prior (with a
+    single model), every method, truth.
     """
     models = {model.name: replicate(model.loaded.model, mesh) for model in evaluation.models}
     rows: gallery.Rows = {}
@@ -156,8 +154,8 @@ def compare(evaluation: Evaluation, mesh: Mesh, count: int) -> np.ndarray:
 
 
 def write_curves(checkpoint: Path, output: Path) -> bool:
-    """Draws the curves where the metrics of the run lie beside its checkpoints; False where there
-    are none.
+    """Draws the curves if the run's metrics lie beside its checkpoints. Returns False if they do
+    not.
     """
     for folder in checkpoint.absolute().parents[:2]:
         path = folder / "metrics.jsonl"

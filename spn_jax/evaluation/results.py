@@ -1,6 +1,4 @@
-"""Folders of completed photos that any program made, one a test photo, for scoring under the same
-pairs as all others.
-"""
+"""Opens folders of completed photos made by any program, to score them under the same pairs."""
 
 import dataclasses
 import os
@@ -21,20 +19,20 @@ from spn_jax.evaluation.resume import files_state
 class ResultsFolder:
     """The completed photos in a folder.
 
-    Photo a/b.jpg's is a/b.jpg or, in any other format, a/b.png; where there are no folders in it,
-    b.jpg or b.png. Where photos differ by their suffix alone, the photo's suffix stays: a.jpg or
-    a.jpg.png, and a.tif or a.tif.png.
+    The result for photo a/b.jpg is a/b.jpg or, in any other format, a/b.png; if the folder has no
+    subfolders, b.jpg or b.png. If photos differ by their suffix alone, the photo's suffix stays:
+    a.jpg or a.jpg.png, and a.tif or a.tif.png.
 
     Args:
-        name: of the method, for error texts.
-        folder: searched through; every result is decoded once, so that a broken one is known before
-            any model runs.
-        photos: names of all the photos that are evaluated.
+        name: the method's name, for error texts.
+        folder: searched recursively. Every result is decoded once, so that a broken one is found
+            before any model runs.
+        photos: names of all evaluated photos.
         size: the size they are evaluated at.
 
     Raises:
-        InputError: results that are missing, there twice, of no photo, broken, or of another size;
-            one error for all, with names.
+        InputError: results are missing, duplicate, of no photo, broken, or of another size. One
+            error names all.
     """
 
     def __init__(self, name: str, folder: str, photos: Sequence[str], size: int):
@@ -75,13 +73,13 @@ class ResultsFolder:
         return [location / some[0] for some in found.of_photo]
 
     def _state(self, file: Path) -> tuple[int, int] | str:
-        """Width and height, or why it cannot be read."""
+        """Returns width and height, or why the file cannot be read."""
         try:
             with Image.open(file) as image:
                 if image.size != (self._size, self._size):
                     return image.size
             height, width, _ = self._decode(file).shape
-        except Exception as error:  # broken files raise OSError, SyntaxError, ValueError, struct.error, ... according to the format
+        except Exception as error:  # broken files raise OSError, SyntaxError, ValueError, struct.error, ... depending on the format
             return str(error)
         return width, height
 
@@ -94,8 +92,8 @@ class ResultsFolder:
             raise InputError(f"{self._what}: {file} cannot be read as an image ({error.__cause__}); make it again") from error
 
     def load(self, i: int) -> np.ndarray:
-        """The result for photo `i`, uint8 (size, size, 3). InputError: it was replaced by one that
-        is broken or of another size.
+        """Loads the result for photo `i`, uint8 (size, size, 3). Raises InputError if it was
+        replaced by one that is broken or of another size.
         """
         result = self._decode(self._files[i])
         if result.shape != (self._size, self._size, 3):
@@ -105,30 +103,30 @@ class ResultsFolder:
         return result
 
     def completed(self, i: int, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The result in the hole, the photo's own pixels elsewhere."""
+        """Returns the result in the hole, the photo's own pixels elsewhere."""
         return np.where(mask > 0, self.load(i), image)
 
     def raw(self, i: int, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The result as it is."""
+        """Returns the result as it is."""
         return self.load(i)
 
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over name, size in bytes and time of change of every result."""
+        """Returns the SHA-256, in hex, of name, byte size and modification time of every result."""
         return files_state(self._files)
 
 
 @dataclasses.dataclass(frozen=True)
 class Assigned:
-    """Which files are the results of which photos."""
+    """The assignment of result files to photos."""
 
-    of_photo: list[list[str]]  # for each photo
-    missing: list[str]  # the names that files of the photos without any should have
-    foreign: list[str]  # of no photo
+    of_photo: list[list[str]]  # results of each photo
+    missing: list[str]  # the expected file names for photos without results
+    foreign: list[str]  # files that belong to no photo
 
 
 def assign(photos: Sequence[str], files: Sequence[str]) -> Assigned:
-    """Finds each photo's results among files, named from their folder: by its whole name first,
-    then without the file's suffix.
+    """Finds each photo's results among files, named relative to their folder: first by its whole
+    name, then without the suffix.
     """
     names = _inside(photos)
     flat = [PurePosixPath(name).name for name in names]
@@ -152,7 +150,7 @@ def assign(photos: Sequence[str], files: Sequence[str]) -> Assigned:
 
 
 def _folder_below(photos: Sequence[str], files: Sequence[str]) -> str | None:
-    """The first folder that has a result of every photo."""
+    """Returns the first folder that has a result of every photo."""
     counts = Counter(parent.as_posix() for file in files for parent in PurePosixPath(file).parents[:-1])
     for folder in sorted(folder for folder, count in counts.items() if count >= len(photos)):
         inside = [file.removeprefix(f"{folder}/") for file in files if file.startswith(f"{folder}/")]
@@ -162,8 +160,8 @@ def _folder_below(photos: Sequence[str], files: Sequence[str]) -> str | None:
 
 
 def composite_stems(names: Sequence[str]) -> list[str]:
-    """A relative name without suffix for each photo's completed image; the photo's suffix stays
-    where two names would become one.
+    """Returns a relative name without suffix for each photo's composite. The photo's suffix stays
+    if two names would coincide.
     """
     inside = _inside(names)
     short = [PurePosixPath(name).with_suffix("").as_posix() for name in inside]
@@ -171,10 +169,10 @@ def composite_stems(names: Sequence[str]) -> list[str]:
 
 
 def _inside(names: Sequence[str]) -> list[str]:
-    """The short names, without what would lead out of a folder; names that would become one keep a
-    folder "_" in place of "..".
+    """Returns the short names without parts that lead out of a folder. Names that would coincide
+    keep a folder "_" in place of "..".
 
-    So neither of them overwrites the other's composite, and both are found again as results.
+    So neither overwrites the other's composite, and both are found again as results.
     """
     paths = [[part for part in PurePosixPath(name).parts if part not in ("/", ".")] for name in short_names(names)]
     inside = [PurePosixPath(*(part for part in parts if part != "..")).as_posix() for parts in paths]

@@ -1,11 +1,9 @@
-"""What an evaluation has scored so far, on disk: an interrupted one continues, and memory does not
-grow with the number of photos.
+"""Stores an evaluation's scores on disk, so that it can be resumed and needs little memory.
 
-A folder with `progress.json` (what is evaluated, how many photos are done, the columns) and for
-each method and column of it an array of numbers without a header, a row a photo, to which every
-batch is appended. Rows beyond those that `progress.json` counts are of a batch that was not
-finished, and are cut off. A file is named in it before it is made, so that nothing but our own
-files is ever deleted.
+A folder holds `progress.json` (what is evaluated, how many photos are done, the columns) and binary
+arrays without a header, a row a photo, for each method and column. Every batch is appended to them.
+Rows beyond the count in `progress.json` belong to an unfinished batch and are cut off. A file is
+listed there before it is made, so that only our own files are ever deleted.
 """
 
 import contextlib
@@ -25,28 +23,28 @@ from spn_jax.errors import InputError
 from spn_jax.evaluation.pairs import names_sha256
 from spn_jax.runtime.files import LOCK, FolderLock, write_atomically
 
-FOLDER = ".spn_jax-partial"  # in the output folder
-FORMAT = 2  # of the columns, too: rows of an earlier version are not continued
+FOLDER = ".spn_jax-partial"  # its place in the output folder
+FORMAT = 2  # covers the columns too; rows of an earlier version are not resumed
 PROGRESS = "progress.json"
-COMMIT_SECONDS = 1.0  # so much work at most is lost with the power
-_SCORES = "scores"  # the file of all columns that are one number a photo, float64
+COMMIT_SECONDS = 1.0  # at most so much work is lost in a power failure
+_SCORES = "scores"  # the file of all columns that have one number a photo, float64
 
 
 class Partial:
-    """The rows of an evaluation that are done. Use as a context manager, which releases the folder.
+    """The finished rows of an evaluation. Use it as a context manager, which releases the folder.
 
     Args:
-        folder: made if it is not there.
-        identity: what is evaluated, {name: plain value}; rows of another identity are thrown away.
+        folder: created if it does not exist.
+        identity: what is evaluated, {name: plain value}. Rows of another identity are discarded.
 
     Raises:
-        InputError: the folder holds files of others, another process writes to it, or it cannot be
-            written to.
+        InputError: the folder holds files of others, another process writes to it, or it is not
+            writable.
 
     Attributes:
-        done: photos whose rows are there.
-        restarted: why rows that were there could not be used, as the end of a sentence about that
-            evaluation; "" where there were none, or they could.
+        done: number of photos whose rows exist.
+        restarted: why existing rows could not be used, as the end of a sentence about that
+            evaluation; "" if there were none, or they could.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]):
@@ -54,7 +52,7 @@ class Partial:
         self.done = 0
         self.restarted = ""
         self._identity = json.loads(json.dumps({"format": FORMAT, **identity}))
-        self._columns: dict[str, dict[str, int]] = {}  # {file: {column: numbers a row}}
+        self._columns: dict[str, dict[str, int]] = {}  # {file: {column: numbers in a row}}
         self._files: dict[str, BinaryIO] = {}
         self._committed = time.monotonic()
         self._lock: FolderLock | None = None
@@ -86,7 +84,9 @@ class Partial:
         self._write_progress()
 
     def _read_progress(self) -> dict[str, Any] | None:
-        """What is stored, None in an empty folder. InputError: the files are not ours."""
+        """Reads the stored progress, None in an empty folder. Raises InputError if the files are
+        not ours.
+        """
         path = self.folder / PROGRESS
         foreign = sorted(some.name for some in self.folder.iterdir() if not some.name.startswith((f".{PROGRESS}-", LOCK)))
         if not foreign:
@@ -105,14 +105,14 @@ class Partial:
         )
 
     def _delete(self, files: Iterable[str]) -> None:
-        """Deletes what we wrote: these files, and what an interrupted writing of the
-        progress left.
+        """Deletes files that we wrote: these, and what an interrupted write of the progress
+        left.
         """
         for path in (*(self.folder / file for file in files), *self.folder.glob(f".{PROGRESS}-*")):
             path.unlink(missing_ok=True)
 
     def _cut(self, file: str, columns: Mapping[str, int], rows: int) -> bool:
-        """Cuts a file to so many rows; False if it has fewer."""
+        """Truncates a file to so many rows. Returns False if it has fewer."""
         path, size = self.folder / file, rows * _row_bytes(file, columns)
         if not path.is_file() or path.stat().st_size < size:
             return False
@@ -163,7 +163,7 @@ class Partial:
         self._files[file].write(np.ascontiguousarray(rows, _dtype(file)).tobytes())
 
     def commit(self) -> None:
-        """Makes the rows so far those that the next start continues after."""
+        """Commits the rows so far: the next start continues after them."""
         try:
             for file in self._files.values():
                 file.flush()
@@ -178,13 +178,15 @@ class Partial:
         write_atomically(self.folder / PROGRESS, json.dumps(progress) + "\n")
 
     def scores(self, method: str) -> dict[str, np.ndarray]:
-        """{column: float64 (n,)} of a method's columns of one number a photo."""
+        """Returns {column: float64 (n,)} of a method's columns with one number a photo."""
         file = f"{method}.{_SCORES}"
         table = self._map(file)
         return {name: np.array(table[:, i]) for i, name in enumerate(self._columns[file])}
 
     def rows(self, method: str, column: str) -> np.ndarray:
-        """A column of several numbers a photo, float32 (n, d), which stays on disk."""
+        """Returns a column with several numbers a photo, float32 (n, d), as an array that stays on
+        disk.
+        """
         return self._map(f"{method}.{column}")
 
     def _map(self, file: str) -> np.ndarray:
@@ -193,7 +195,7 @@ class Partial:
         return np.memmap(self.folder / file, _dtype(file), "r", shape=(self.done, sum(self._columns[file].values())))
 
     def remove(self) -> None:
-        """Deletes our files, and the folder if nothing else is in it: the evaluation is
+        """Deletes our files, and the folder if nothing else is in it, when the evaluation is
         complete.
         """
         with contextlib.suppress(OSError):
@@ -204,7 +206,7 @@ class Partial:
 
     def close(self) -> None:
         for file in self._files.values():
-            with contextlib.suppress(OSError):  # a full disk was reported by what wrote
+            with contextlib.suppress(OSError):  # the write that failed has already reported a full disk
                 file.close()
         self._files.clear()
         if self._lock is not None:
@@ -221,8 +223,8 @@ class Partial:
 
 
 def data_state(path: str) -> str:
-    """`files_state` of the images or records at `path`: a folder, a list, an archive, a file of
-    records, or a pattern of such.
+    """Returns `files_state` of the images or records at `path`: a folder, list, archive, record
+    file or glob.
     """
     location = Path(path).expanduser()
     if location.is_dir():
@@ -233,8 +235,8 @@ def data_state(path: str) -> str:
 
 
 def files_state(files: Iterable[Path]) -> str:
-    """SHA-256, in hex, over name, size in bytes and time of change of every file; InputError: one
-    cannot be asked for.
+    """Returns the SHA-256, in hex, of name, byte size and modification time of every file. Raises
+    InputError if one is unreadable.
     """
     try:
         states = [(file, file.stat()) for file in files]

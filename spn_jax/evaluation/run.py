@@ -1,4 +1,4 @@
-"""A whole evaluation, from the request to the files in its folder."""
+"""Runs a whole evaluation, from the request to the files in its folder."""
 
 from spn_jax.config import Config
 from spn_jax.drawing import figures
@@ -60,8 +60,8 @@ def evaluate(request: Request) -> None:
 
 
 def check_options(request: Request) -> None:
-    """Raises InputError for what can be known to be wrong before anything is read; makes the folder
-    of the results.
+    """Raises InputError for errors that can be detected before anything is read. Creates the output
+    folder.
     """
     check_names(
         named_checkpoints(request.checkpoint),

@@ -1,8 +1,6 @@
-"""Completes batches of photos and scores what comes back: the part of an evaluation that runs on
-the devices.
+"""Completes batches of photos and scores them, on the devices.
 
-A method completes photos, whichever way; `score_batch` scores every method's by one and the same
-program.
+However a method completes photos, the same program, `score_batch`, scores the completions.
 """
 
 import dataclasses
@@ -30,25 +28,25 @@ DeviceArrays = dict[str, jax.Array]
 
 
 class Detail(enum.IntEnum):
-    """What comes back of a scored batch; each has what the one before has. Pictures and priors cost
-    memory and transfers.
+    """The contents of a scored batch; each level includes the previous one. Pictures and priors
+    cost memory and transfers.
     """
 
     SCORES = 0  # (b,) each
-    PICTURES = 1  # and completed, of several completions the best: uint8 (b, h, w, 3)
-    # and image, mask, the coarsest prior (b, h', w', c), and of several completions the first:
+    PICTURES = 1  # also completed, the best of several completions: uint8 (b, h, w, 3)
+    # also image, mask, the coarsest prior (b, h', w', c), and the first of several completions:
     # uint8 (b, s, h, w, 3)
     GRID = 2
 
 
-PASSED_ON: tuple[str, ...] = ("index", "valid", "finite")  # what a scored batch keeps of the batch
+PASSED_ON: tuple[str, ...] = ("index", "valid", "finite")  # entries that a scored batch keeps of the batch
 FEATURES = ("inception", "inception_clean")  # after pytorch-fid's resizing and after clean-fid's
-SAMPLES_SHOWN = 5  # completions of a photo in a grid, at most
+SAMPLES_SHOWN = 5  # most completions of a photo in a grid
 
 
 class Inception(Protocol):
-    """Images (b, h, w, 3) in [0, 1] -> features (b, d), after pytorch-fid's resizing or, `clean`,
-    clean-fid's.
+    """Maps images (b, h, w, 3) in [0, 1] to features (b, d), after pytorch-fid's resizing or, if
+    `clean`, clean-fid's.
     """
 
     def __call__(self, image: jax.Array, /) -> jax.Array: ...
@@ -59,10 +57,10 @@ class Inception(Protocol):
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("inception", "lpips_alex", "lpips_vgg"), meta_fields=())
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """Trained networks that scores need. Without one its scores are left out."""
+    """Trained networks that scores need. Scores whose network is missing are left out."""
 
     inception: Inception | None = None
-    # two such images -> distances (b,)
+    # two image batches (b, h, w, 3) in [0, 1] -> distances (b,)
     lpips_alex: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     lpips_vgg: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
@@ -71,7 +69,7 @@ NO_NETWORKS = Networks()
 
 
 def pad(batch: Mapping[str, Any], devices: int) -> dict[str, Any]:
-    """The batch with its last row repeated, as not valid, until it divides over the devices."""
+    """Pads the batch with invalid copies of its last row until it divides over the devices."""
     missing = -len(batch["valid"]) % devices
     if not missing:
         return dict(batch)
@@ -82,12 +80,12 @@ def pad(batch: Mapping[str, Any], devices: int) -> dict[str, Any]:
 
 @functools.partial(jax.jit, static_argnames=("settings", "detail"))
 def complete_batch(model: Any, batch: DeviceArrays, *, settings: EvalConfig, detail: Detail) -> DeviceArrays:
-    """What a model makes of a batch.
+    """Completes a batch with a model.
 
     Returns:
         completions: 8-bit composites uint8 (b, s, h, w, 3).
-        finite: whether the predictions of a photo are, (b,).
-        prior: with Detail.GRID, where the model has one, the coarsest, (b, s, h', w', c).
+        finite: whether a photo's predictions are finite, (b,).
+        prior: with Detail.GRID, if the model has one, the coarsest, (b, s, h', w', c).
     """
     image, mask = batch["image"], batch["mask"]
     noise = draw_noise(model, settings.seed % 2**32, batch["index"], jnp.arange(settings.samples), *image.shape[1:3])
@@ -100,14 +98,17 @@ def complete_batch(model: Any, batch: DeviceArrays, *, settings: EvalConfig, det
 
 @functools.partial(jax.jit, static_argnames=("mesh", "detail"))
 def score_batch(networks: Networks, batch: DeviceArrays, *, mesh: Mesh, detail: Detail) -> DeviceArrays:
-    """Scores completions; of several, the one of best PSNR (SPN's protocol).
+    """Scores completions. Of several, the one of best PSNR counts (SPN's protocol).
 
     Args:
         batch: image uint8 (b, h, w, 3), mask uint8 (b, h, w, 1), completions uint8 (b, s, h, w, 3),
             and prior where there is one. Of the rest, what is in PASSED_ON is kept.
 
     Returns:
-        By name, (b,) each: the scores of `bins.OF_COMPLETIONS` that the networks allow; of several
+        By name, (b,) each: the scores of `bins.OF_COMPLETIONS` for which there are networks; with
+            several completions also their mean over all of them, NAME_mean, and `bins.OF_SAMPLES`;
+            hole_area and pixels. Inception's features of the completion, (b, d), have the names of
+            FEATURES. `Detail` adds further entries.
         completions also the mean of each over all of them, NAME_mean, and `bins.OF_SAMPLES`;
         hole_area and pixels. Inception's features of the completion, (b, d), by the names of
         FEATURES. What `Detail` says.
@@ -146,7 +147,9 @@ def _score_batch(networks: Networks, batch: DeviceArrays, detail: Detail) -> Dev
 
 @functools.partial(jax.jit, static_argnames="mesh")
 def features_of(inception: Inception, image: jax.Array, *, mesh: Mesh) -> DeviceArrays:
-    """Inception's features (b, d) of photos uint8 (b, h, w, 3), by the names of FEATURES."""
+    """Returns Inception's features (b, d) of photos uint8 (b, h, w, 3), by the names of
+    FEATURES.
+    """
     with jax.default_matmul_precision("highest"):
         return _everywhere(_features(inception, image), mesh)
 
@@ -156,7 +159,7 @@ def _features(inception: Inception, image: jax.Array) -> DeviceArrays:
 
 
 def _everywhere(tree: Any, mesh: Mesh) -> Any:
-    """Every row on every device, so that each process can read all of them."""
+    """Replicates every row on every device, so that each process can read all of them."""
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 
@@ -165,7 +168,7 @@ def _unit(image: jax.Array) -> jax.Array:
 
 
 def _scores(networks: Networks, completions: jax.Array, image: jax.Array, mask: jax.Array) -> DeviceArrays:
-    """(b, s) each."""
+    """Returns the scores, (b, s) each."""
     photo, hole = image[:, None], mask[:, None]
     scores = {
         "psnr": metrics.psnr(completions, photo),
@@ -184,18 +187,20 @@ def _scores(networks: Networks, completions: jax.Array, image: jax.Array, mask: 
 
 
 def _of_each_sample(network: Callable[..., jax.Array], completions: jax.Array, image: jax.Array) -> jax.Array:
-    """(b, s): one sample after the other, so that memory does not grow with their number."""
+    """Returns (b, s). Samples are processed one by one, so that memory does not grow with their
+    number.
+    """
     return jax.lax.map(lambda sample: network(_unit(sample), _unit(image)), jnp.moveaxis(completions, 1, 0)).T
 
 
 def _mean_pairwise(network: Callable[..., jax.Array], completions: jax.Array) -> jax.Array:
-    """(b,): mean distance over all pairs of samples."""
+    """Returns the mean distance over all pairs of samples, (b,)."""
     pairs = jnp.array(list(itertools.combinations(range(completions.shape[1]), 2)))
     return jax.lax.map(lambda pair: network(_unit(completions[:, pair[0]]), _unit(completions[:, pair[1]])), pairs).mean(axis=0)
 
 
 def _take_sample(samples: jax.Array, best: jax.Array) -> jax.Array:
-    """(b, s, ...) and (b,) -> (b, ...)."""
+    """Selects the sample `best` (b,) of (b, s, ...) -> (b, ...)."""
     return jax.vmap(lambda of_photo, i: of_photo[i])(samples, best)
 
 
@@ -220,12 +225,12 @@ def evaluate_model(
             `draw_noise` to an object with .image (b, s, h, w, 3) and .prior {level: (b, s, h', w',
             c)}. Of s completions the one of best PSNR is scored (SPN's protocol); s is
             config.eval.samples where the model is probabilistic.
-        batches: of `evaluation_batches`; with several processes each brings its own rows and all
-            get all records.
+        batches: those of `evaluation_batches`. With several processes each brings its own rows, and
+            all get all records.
         tenths: as in `records_of`.
 
     Returns:
-        Records of `records_of`.
+        The records of `records_of`.
 
     Raises:
         InputError: a prediction is not finite.
@@ -234,15 +239,16 @@ def evaluate_model(
 
 
 def records_of(parts: Sequence[Mapping[str, np.ndarray]], tenths: np.ndarray | None = None) -> Arrays:
-    """The valid rows of scored batches as records (n,) of `bins`, in the order of the photos.
+    """Returns the valid rows of scored batches as records (n,) of `bins`, in the order of the
+    photos.
 
     Args:
-        tenths: for every photo, by its index, the tenth of hole ratio that the number of its mask
-            tells (`MaskSource.tenths` of the pairs). It decides the picture's bins; if not given,
-            the measured `hole` does.
+        tenths: the tenth of hole ratio of every photo, by index, as its mask's number tells it
+            (`MaskSource.tenths` of the pairs). It decides the picture's bins; if not given, the
+            measured `hole` does.
 
     Raises:
-        InputError: there are none, or a prediction was not finite.
+        InputError: there are no rows, or a prediction is not finite.
     """
     if not parts:
         raise InputError("there is no photo to evaluate")
@@ -253,7 +259,7 @@ def records_of(parts: Sequence[Mapping[str, np.ndarray]], tenths: np.ndarray | N
     finite = records.pop("finite", np.ones(len(order), bool)).astype(bool)
     if not finite.all():
         raise not_finite(records["index"][~finite], len(finite))
-    # float64: exactly 20 % must not become more
+    # float64, so that exactly 20 % does not become more
     records["hole"] = records.pop("hole_area") / records.pop("pixels")
     chosen = None if tenths is None else tenths[records["index"].astype(int)]
     records["bin"] = bins.bins_of(records["hole"], chosen)
@@ -262,7 +268,7 @@ def records_of(parts: Sequence[Mapping[str, np.ndarray]], tenths: np.ndarray | N
 
 
 def not_finite(photos: np.ndarray, of: int, name: str = "the model") -> InputError:
-    """The error for predictions that are not finite: of these photos, among so many."""
+    """Returns the error for predictions of these photos, among so many, that are not finite."""
     return InputError(
         f"{name} predicted NaN or infinity for {len(photos)} of {counted(of, 'photo')}, first for photo {int(photos[0])}; "
         "its training diverged: evaluate an earlier checkpoint"
@@ -270,10 +276,10 @@ def not_finite(photos: np.ndarray, of: int, name: str = "the model") -> InputErr
 
 
 def summarise(records: bins.Records) -> dict[str, float]:
-    """Means as metrics to log: eval/psnr, ... over all pictures, and eval/20-40/psnr, ... of the
-    bins that have any.
+    """Returns means as metrics to log: eval/psnr, ... over all pictures, and eval/20-40/psnr, ...
+    of the bins that have any.
 
-    A mean over no picture, as that of diversity where none has a hole, is left out.
+    Means over no picture are left out, for example diversity without any hole.
     """
     summary: dict[str, float] = {}
     for row in bins.rows_of(records):

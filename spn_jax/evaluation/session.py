@@ -1,4 +1,4 @@
-"""What an evaluation scores, opened, and scored batch by batch."""
+"""Opens what an evaluation scores, and scores it batch by batch."""
 
 import argparse
 import contextlib
@@ -56,7 +56,7 @@ from spn_jax.runtime.files import write_atomically
 from spn_jax.runtime.sharding import replicate, shard_batch
 from spn_jax.settings import SAME_NUMBERS, chosen_settings
 
-TRUTH = "_truth"  # beside the methods in partial results; no method can have the name
+TRUTH = "_truth"  # key beside the methods' in partial results; no method can have this name
 
 
 # {network of `weights`: (option, scores that need it)}
@@ -69,8 +69,8 @@ NEEDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to score, how, and where to: the options of `python -m spn_jax.evaluate run`, which
-    explains them.
+    """What to score, how, and where to write: the options of `python -m spn_jax.evaluate run`,
+    which explains them.
     """
 
     checkpoint: Sequence[str] = ()
@@ -97,17 +97,15 @@ class Request:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Self:
-        """What the options of a command line ask for; those that it does not have keep their
-        defaults.
-        """
+        """Makes the request of a command line; options that it lacks keep their defaults."""
         return cls(**{field.name: getattr(options, field.name) for field in dataclasses.fields(cls) if hasattr(options, field.name)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """All that is scored."""
+    """An opened evaluation: data, methods and networks."""
 
-    config: Config  # its data and eval
+    config: Config  # only its data and eval settings count
     photos: PhotoSource  # in the order of the pair list
     masks: MaskSource
     mask_of: np.ndarray  # index of each photo's mask, (n,)
@@ -115,8 +113,8 @@ class Evaluation:
     models: list[ModelMethod]
     hosts: list[HostMethod]
     networks: Networks
-    origins: Mapping[str, str]  # of their weights
-    notes: Sequence[str]  # for the readers of the results
+    origins: Mapping[str, str]  # origins of the networks' weights
+    notes: Sequence[str]  # notes for the readers of the results
 
     @property
     def methods(self) -> list[ModelMethod | HostMethod]:
@@ -128,7 +126,7 @@ class Evaluation:
 
 
 def overrides_of(request: Request) -> list[str]:
-    """The settings that the request replaces, as section.key=value."""
+    """Returns the settings that the request overrides, as section.key=value."""
     given = {
         "data.test_photos": request.photos,
         "data.test_masks": request.masks,
@@ -141,7 +139,7 @@ def overrides_of(request: Request) -> list[str]:
 
 
 def open_evaluation(request: Request) -> Evaluation:
-    """Opens everything that the request names. InputError: something does not fit."""
+    """Opens everything that the request names. Raises InputError if something does not fit."""
     networks, origins = load_networks(request)
     loaded = load_checkpoints(named_checkpoints(request.checkpoint))
     config = shared_config({name: of for name, (_, of) in loaded.items()}, request.config, overrides_of(request))
@@ -164,7 +162,7 @@ def open_evaluation(request: Request) -> Evaluation:
 
     for name, (_, of) in loaded.items():
         if "converted_from" in of.info:
-            continue  # whose settings say how it is used, not what it was trained on
+            continue  # its settings say how it is used, not what it was trained on
         if note := mask_note(name, of.config, config, masks, mask_of):
             notes.append(note)
 
@@ -178,8 +176,8 @@ def open_evaluation(request: Request) -> Evaluation:
 
 
 def with_checked_masks(evaluation: Evaluation) -> Evaluation:
-    """Reads every mask that will be used once, and notes where they look inverted. InputError: some
-    are broken.
+    """Reads every used mask once, and notes if they look inverted. Raises InputError if some are
+    broken.
     """
     data = evaluation.config.data
     check = check_masks(evaluation.masks, data.threads, evaluation.mask_of)
@@ -188,7 +186,7 @@ def with_checked_masks(evaluation: Evaluation) -> Evaluation:
 
 
 def load_networks(request: Request) -> tuple[Networks, dict[str, str]]:
-    """The networks whose weights were given, and where these come from."""
+    """Loads the networks whose weights were given, and returns them with the weights' origins."""
     loaders: dict[str, Callable[[str], tuple[Any, str]]] = {
         "inception": weights.load_inception,
         "lpips_alex": functools.partial(weights.load_lpips, net="alex"),
@@ -200,9 +198,7 @@ def load_networks(request: Request) -> tuple[Networks, dict[str, str]]:
 
 @contextlib.contextmanager
 def partial_results(request: Request, evaluation: Evaluation) -> Iterator[Partial]:
-    """The rows that are done, in the output folder, or in a folder that goes with the process where
-    there is no output.
-    """
+    """Opens the finished rows in the output folder, or a temporary folder if there is no output."""
     with contextlib.ExitStack() as stack:
         if request.output is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spn_jax-")))
@@ -218,7 +214,9 @@ def partial_results(request: Request, evaluation: Evaluation) -> Iterator[Partia
 
 
 def identity_of(evaluation: Evaluation, save_composites: bool) -> dict[str, Any]:
-    """What an unfinished evaluation must have in common with this one for its rows to be used."""
+    """Returns what an unfinished evaluation must share with this one so that its rows can be
+    used.
+    """
     data = evaluation.config.data
     read = [of for of in chosen_settings(Config, SCORING) if of.declared.on_resume is not SAME_NUMBERS]
     return {
@@ -235,8 +233,8 @@ def identity_of(evaluation: Evaluation, save_composites: bool) -> dict[str, Any]
 
 
 def score_all(evaluation: Evaluation, mesh: Mesh, partial: Partial, composites: Path | None) -> None:
-    """Scores the photos that are not done yet by all methods; `composites`: the output folder,
-    where completed photos are kept.
+    """Scores the remaining photos by all methods. `composites` is the folder for completed photos,
+    if they are kept.
     """
     count = len(evaluation.photos)
     batches = evaluation_batches(
@@ -265,8 +263,8 @@ def score_all(evaluation: Evaluation, mesh: Mesh, partial: Partial, composites: 
 
 
 def batches_of(evaluation: Evaluation, mesh: Mesh, numbers: Sequence[int] | np.ndarray) -> Iterator[Batch]:
-    """Batches of the photos of these numbers; "index" is the number among all, because the noise of
-    a photo's samples follows from it.
+    """Yields batches of the photos of these numbers. "index" is the number among all photos,
+    because the noise depends on it.
     """
     of_all = np.asarray(numbers, np.int32)
 
@@ -285,16 +283,16 @@ def batches_of(evaluation: Evaluation, mesh: Mesh, numbers: Sequence[int] | np.n
 
 
 def batch_size_of(config: Config, mesh: Mesh) -> int:
-    """eval.batch_size, up to what divides over the devices."""
+    """Returns eval.batch_size, rounded up to a multiple of the devices."""
     return -(-config.eval.batch_size // mesh.size) * mesh.size
 
 
-# valid and index of a batch, and {method: scores} of it
+# (valid and index of a batch, {method: scores} of it)
 Scored = tuple[Mapping[str, Any], dict[str, dict[str, Any]]]
 
 
 def scored(evaluation: Evaluation, batches: Iterable[Mapping[str, Any]], mesh: Mesh, detail: Detail) -> Iterator[Scored]:
-    """Starts the scoring of each batch by all methods; what it yields may still be computed."""
+    """Starts scoring each batch by all methods. What it yields may still be computing."""
     models = {model.name: replicate(model.loaded.model, mesh) for model in evaluation.models}
     networks = replicate(evaluation.networks, mesh)
     for batch in batches:
@@ -315,7 +313,7 @@ def scored(evaluation: Evaluation, batches: Iterable[Mapping[str, Any]], mesh: M
 
 
 def fetched(parts: Iterator[Scored]) -> Iterator[Scored]:
-    """Brings scores to the host, one batch behind, so that the devices have work meanwhile."""
+    """Copies scores to the host, one batch behind, so that the devices have work meanwhile."""
     waiting: Scored | None = None
     for part in parts:
         if waiting is not None:
@@ -326,7 +324,7 @@ def fetched(parts: Iterator[Scored]) -> Iterator[Scored]:
 
 
 def with_progress(parts: Iterable[Scored], done: int, photos: int) -> Iterator[Scored]:
-    """Passes scored batches on and says now and then how far they have come."""
+    """Passes scored batches on, and prints the progress now and then."""
     start = last = time.monotonic()
     before = done
     for batch, scores in parts:
@@ -339,7 +337,7 @@ def with_progress(parts: Iterable[Scored], done: int, photos: int) -> Iterator[S
 
 
 def results_of(evaluation: Evaluation, partial: Partial, layout: str) -> dict[str, tables.Results]:
-    """Each method's scores, from the rows that are all done now, and why some are missing."""
+    """Returns each method's scores from the complete rows, with the reasons for missing ones."""
     everything = {"index": np.arange(partial.done), "valid": np.ones(partial.done, bool)}
     tenths = evaluation.masks.tenths(evaluation.mask_of)
     results = {}

@@ -1,6 +1,4 @@
-"""Scores of whole sets of pictures, bin by bin: FID, KID, P-IDS and U-IDS from Inception's
-features.
-"""
+"""Computes FID, KID, P-IDS and U-IDS of sets of pictures, bin by bin, from Inception's features."""
 
 import warnings
 from collections.abc import Mapping
@@ -17,17 +15,17 @@ NOT_COMPUTED = "not computed"
 def score_sets(
     truth: Mapping[str, np.ndarray], completed: Mapping[str, np.ndarray], records: Records, layout: str
 ) -> tuple[dict[str, dict[str, float]], dict[str, str], list[str]]:
-    """The scores `OF_SETS` of one method.
+    """Returns the scores `OF_SETS` of one method.
 
     Args:
-        truth, completed: features (n, d) of photos and completed photos, row by row those of the
-            records; "inception" with pytorch-fid's resizing, from which all scores are, and
-            "inception_clean" with clean-fid's, for fid_clean alone.
+        truth, completed: features (n, d) of photos and completed photos, in the records' order.
+            "inception" has pytorch-fid's resizing and serves all scores but fid_clean, which takes
+            "inception_clean" with clean-fid's.
         layout: one of `LAYOUTS`.
 
     Returns:
-        {bin: {score: value}}, without what cannot be computed; {score: why it was not, in a few
-            words}; sentences for the reader.
+        {bin: {score: value}}, without what cannot be computed; {score: why not, in a few words};
+            sentences for the reader.
     """
     of_sets: dict[str, dict[str, float]] = {}
     missing: dict[str, str] = {}
@@ -35,7 +33,7 @@ def score_sets(
     names = records[LAYOUTS[layout].key]
     for bin in LAYOUTS[layout].bins:
         chosen = np.flatnonzero(names == bin.name)
-        # All of them stay in their files.
+        # The features of all pictures stay in their files.
         of_bin = {kind: (truth[kind], completed[kind]) for kind in truth}
         if bin is not ALL:
             of_bin = {kind: (photos[chosen], results[chosen]) for kind, (photos, results) in of_bin.items()}
@@ -57,14 +55,14 @@ def score_sets(
                 scores["p_ids"], scores["u_ids"], converged = _ids(real, fake)
                 if not converged:
                     notes.append(f"P-IDS and U-IDS of {bin.name}: the linear SVM did not converge")
-            except InputError as error:  # scikit-learn is not installed: the rest goes on
+            except InputError as error:  # scikit-learn is not installed; the other scores are still computed
                 missing |= dict.fromkeys(("p_ids", "u_ids"), NOT_COMPUTED)
                 notes.append(str(error))
     return of_sets, missing, notes
 
 
 def _ids(real: np.ndarray, fake: np.ndarray) -> tuple[float, float, bool]:
-    """P-IDS, U-IDS, and whether the fit converged."""
+    """Returns P-IDS, U-IDS, and whether the fit converged."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         p_ids, u_ids = distances.ids(real, fake)

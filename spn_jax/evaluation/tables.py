@@ -1,7 +1,7 @@
-"""Scores by hole ratio as text, TSV, LaTeX and JSON: a row a method and a column a bin (`bins`), as
-in the paper.
+"""Formats scores by hole ratio as text, TSV, LaTeX and JSON, as in the paper.
 
-Scores of whole sets, as FID, stand beside the records in `Results`.
+A table has a row a method and a column a bin (`bins`). Scores of whole sets, as FID, are in
+`Results`, beside the records.
 """
 
 import json
@@ -16,7 +16,7 @@ from spn_jax.evaluation.paper import PRINTED_MAE, Quotation
 from spn_jax.metrics.image import BORDER
 from spn_jax.metrics.sets import FID_RELIABLE
 
-# the text and LaTeX tables print all other scores; files have all scores and digits
+# scores that the text and LaTeX tables omit; files have all scores and digits
 NOT_PRINTED = ("kid_std",)
 DIGITS = {"psnr": 2, "psnr_mean": 2, "border_psnr": 2, "border_psnr_mean": 2, "fid": 2, "fid_clean": 2, "kid": 5}
 FEWER_DIGITS = 4
@@ -47,19 +47,19 @@ NOT_COMPARABLE = "From the paper (different images and masks; not comparable)"
 
 @dataclass(frozen=True)
 class Results:
-    """What one method scored.
+    """The scores of one method.
 
-    records: per picture, (n,) each, all optional but "psnr" and "bin" ("hole" where there is
-        diversity, "tenth" for the tenths' layout): the scores OF_COMPLETIONS, of several samples
-        those of the one of best PSNR; then also "psnr_mean", "ssim_mean", ...: the mean of the
-        scores of all samples of a picture; and OF_SAMPLES: how far the samples lie apart, mean over
-        all pairs, as L1 inside the hole ("diversity") and as LPIPS ("diversity_lpips"). Other keys,
-        as "index", are passed on to the JSON.
-    of_sets: {name of a bin: {score: value}} of the scores OF_SETS. A bin, or a score in it, that
-        was not computed is left out.
+    records: per picture, (n,) each, all optional but "psnr" and "bin" ("hole" with diversity,
+        "tenth" for the tenths' layout): the scores OF_COMPLETIONS, with several samples those of
+        the one of best PSNR. With several samples also "psnr_mean", "ssim_mean", ..., the mean over
+        all samples of a picture, and OF_SAMPLES, the mean distance over all pairs of samples, as L1
+        inside the hole ("diversity") and as LPIPS ("diversity_lpips"). Other keys, as "index", are
+        passed on to the JSON.
+    of_sets: {name of a bin: {score: value}} of the scores OF_SETS. Bins or scores that were not
+        computed are left out.
     notes: sentences printed under the table, after the method's name.
-    missing: {score: why, in two or three words, as "no weights"}; they stand in the score's row in
-        place of numbers.
+    missing: {score: why, in two or three words, as "no weights"}; shown in the score's row instead
+        of numbers.
     """
 
     records: Records
@@ -68,7 +68,7 @@ class Results:
     missing: Mapping[str, str] = field(default_factory=dict)
 
 
-Methods = Mapping[str, "Results | Records"]  # records alone are results without scores of sets
+Methods = Mapping[str, "Results | Records"]  # bare records are results without scores of sets
 
 
 @dataclass(frozen=True)
@@ -81,20 +81,20 @@ class _Line:
 
 
 def text_table(methods: Methods, layout: str = "deterministic", quotation: Quotation | None = None) -> str:
-    """A Markdown table that also reads well in a terminal: for each score a line a method, a column
-    a bin, and notes below.
+    """Returns a Markdown table that also reads well in a terminal: for each score a line a method,
+    a column a bin, and notes below.
 
-    A score that no method has is left out; one that some do not have is "-" there, or the reason
-    why. All methods must have been scored on the same pairs.
+    A score that no method has is left out. If only some lack it, they show "-" or the reason. All
+    methods must have been scored on the same pairs.
 
     Args:
         layout: one of LAYOUTS.
-        quotation: the paper's figures. Comparable ones stand under ours, marked as quoted, and MAE
-            is printed times ten, as there; others follow in a block apart, under a heading that
-            says so.
+        quotation: the paper's figures. Comparable ones are shown under ours, marked as quoted, and
+            MAE is printed times ten, as there. Others follow in a separate block, under a heading
+            that says so.
 
     Raises:
-        ValueError: methods that were not scored on the same pairs; a score in `of_sets` that tables
+        ValueError: methods were not scored on the same pairs, or `of_sets` has a score that tables
             do not know.
         InputError: a method's name holds a tab or a line break.
     """
@@ -111,8 +111,8 @@ def text_table(methods: Methods, layout: str = "deterministic", quotation: Quota
 
 
 def latex_table(methods: Methods, layout: str = "deterministic", quotation: Quotation | None = None) -> str:
-    """What `text_table` has, as LaTeX's own tabular (no package is needed); notes are comments, and
-    the marks stand in the table.
+    """Returns the contents of `text_table` as LaTeX's own tabular (no package is needed). Notes are
+    comments, and the marks are in the table.
     """
     rows = _rows_of_all(methods, layout)
     beside = quotation if quotation is not None and quotation.comparable else None
@@ -144,8 +144,8 @@ def _results(methods: Methods) -> dict[str, Results]:
 def _lines(
     methods: Methods, rows: Mapping[str, Sequence[Row]], beside: Quotation | None, form: str, plain: Callable[[str], str] = str
 ) -> list[_Line]:
-    """Every line of the table of our methods, with comparable figures of the paper among them.
-    `plain` makes text fit the format.
+    """Returns every line of the table of our methods, with comparable figures of the paper among
+    them. `plain` escapes text for the format.
     """
     results, first = _results(methods), next(iter(rows.values()))
     lines = [_Line("images", "", tuple(str(row.images) for row in first))]
@@ -191,7 +191,7 @@ def _quoted_apart(quotation: Quotation) -> list[_Line]:
 
 
 def printed_name(score: str) -> str:
-    """The name under which the paper's figures of a score stand: they are as printed."""
+    """Returns the name under which the paper's figures of a score are printed."""
     return "mae_x10" if score == "mae" else score
 
 
@@ -200,7 +200,7 @@ def _markdown(bins: Sequence[str], lines: Sequence[_Line]) -> str:
 
 
 def aligned(header: Sequence[str], body: Sequence[Sequence[str]], left: int) -> str:
-    """A Markdown table whose columns line up; the first `left` of them are text, the others
+    """Returns a Markdown table with aligned columns; the first `left` of them are text, the others
     numbers.
     """
     widths = [max(len(cell) for cell in column) for column in zip(header, *body, strict=True)]
@@ -286,7 +286,7 @@ def _notes_of_paper(quotation: Quotation) -> list[str]:
 
 
 def diversity_in_words(records: Records, samples: int) -> str:
-    """One line: how far apart the completions of a photo are, on average, and over how many
+    """Says in one line how far apart a photo's completions are, on average, and over how many
     photos.
     """
     pictures = int(has_score("diversity", records).sum())
@@ -300,8 +300,7 @@ def diversity_in_words(records: Records, samples: int) -> str:
 
 
 def tsv_table(methods: Methods, layout: str = "deterministic", quotation: Quotation | None = None) -> str:
-    """One line a method and bin, unrounded, for programs to read; "nan" for what a method does not
-    have.
+    """Returns one line a method and bin, unrounded, for programs to read; missing scores are "nan".
 
     After the scores come half of their 95 % intervals (psnr_ci95, ...) and, last, the source:
     measured, quoted (the paper's figures, as printed), or "quoted, not comparable".
@@ -332,8 +331,8 @@ def tsv_table(methods: Methods, layout: str = "deterministic", quotation: Quotat
 
 
 def as_json(methods: Methods, about: Mapping[str, Any], layout: str = "deterministic", quotation: Quotation | None = None) -> str:
-    """Everything: what was evaluated, rows, every picture's scores, notes, the paper's figures.
-    Infinite or missing numbers are null.
+    """Returns everything as JSON: what was evaluated, rows, every picture's scores, notes, the
+    paper's figures. Infinite or missing numbers are null.
     """
     results = _results(methods)
     content: dict[str, Any] = {

@@ -1,7 +1,6 @@
-"""Holes in people's photos: photos of any format and size, the windows of them that the network
-sees, completions in 8 bits, folders of photos, models as archives that run elsewhere, and networks
-in .onnx files, ours and anybody's.
+"""Fills holes in photos of any format and size, with checkpoints, archives or .onnx files.
 
-It imports models, checkpoints, drawing, runtime and `data`; evaluation takes completions from it,
-the commands and the web page the rest.
+Its modules read and write photos, plan the windows that a network sees, make 8-bit completions, and
+fill folders of photos. It imports models, checkpoints, drawing, runtime and `data`; evaluation
+takes completions from it, the commands and the web page the rest.
 """

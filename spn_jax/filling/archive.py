@@ -1,7 +1,8 @@
-"""A model as one archive that runs with JAX alone.
+"""Packs a model as one archive that runs with JAX alone.
 
-Inside: a StableHLO program for each size, compiled for CPU, CUDA or TPU by whoever loads it; the
-weights, which are its arguments; and manifest.json, which says what goes in and comes out.
+The archive holds a StableHLO program for each size, which the program that loads it compiles for
+CPU, CUDA or TPU; the weights, which are its arguments; and manifest.json, which describes inputs
+and outputs.
 """
 
 import io
@@ -34,7 +35,7 @@ Size = tuple[int, int]  # height and width
 
 
 def check_sizes(sizes: Sequence[Size], stride: int) -> None:
-    """Raises InputError unless each is one that the network takes, and none comes twice."""
+    """Raises InputError unless the network takes each size, and none comes twice."""
     least = max(SMALLEST, stride)
     for height, width in sizes:
         if height % stride or width % stride or min(height, width) < least:
@@ -44,10 +45,10 @@ def check_sizes(sizes: Sequence[Size], stride: int) -> None:
 
 
 def archive(loaded: LoadedModel, sizes: Sequence[Size]) -> bytes:
-    """The archive's bytes."""
+    """Returns the archive's bytes."""
     weights, buffer = io.BytesIO(), io.BytesIO()
     np.savez(weights, allow_pickle=False, **{name: np.asarray(array) for name, array in named_arrays(loaded.model).items()})
-    with zipfile.ZipFile(buffer, "w") as file:  # not compressed: weights are noise to a packer
+    with zipfile.ZipFile(buffer, "w") as file:  # not compressed, since weights are incompressible
         file.writestr(WEIGHTS, weights.getvalue())
         for size in sizes:
             file.writestr(program_name(size), bytes(export_program(loaded.model, size).serialize()))
@@ -60,8 +61,8 @@ def program_name(size: Size) -> str:
 
 
 def export_program(model: SPN, size: Size) -> jax_export.Exported:
-    """The function (weights, image, mask[, noise]) -> completion for photos of one size and batches
-    of any.
+    """Exports the function (weights, image, mask[, noise]) -> completion for photos of one size and
+    batches of any size.
     """
     (batch,) = jax_export.symbolic_shape("b")
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in named_arrays(model).items()}
@@ -77,13 +78,15 @@ def export_program(model: SPN, size: Size) -> jax_export.Exported:
 
 
 def input_shapes(model: SPN, size: Size) -> dict[str, tuple[int, ...]]:
-    """{input: shape without the batch}, in the program's order, behind the weights."""
+    """Returns {input: shape without the batch} in the order of the program's arguments, which
+    follow the weights.
+    """
     shapes: dict[str, tuple[int, ...]] = {"image": (*size, 3), "mask": (*size, 1)}
     return shapes | ({"noise": model.noise_shape(*size)} if model.variational else {})
 
 
 def manifest(loaded: LoadedModel, sizes: Sequence[Size]) -> dict[str, Any]:
-    """What a program that loads the archive has to know."""
+    """Returns what a program that loads the archive has to know."""
     ranges = {
         "image": "RGB in [0, 1]; what lies in the hole is not looked at",
         "mask": "1 in the hole, 0 elsewhere",

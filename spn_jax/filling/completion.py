@@ -1,6 +1,4 @@
-"""What evaluations, profiles and single photos have in common: samples and their noise, and a
-completion in 8 bits.
-"""
+"""Makes 8-bit completions and their noise, alike for evaluations and single photos."""
 
 import functools
 from collections.abc import Callable
@@ -15,13 +13,13 @@ from spn_jax.config import Config
 from spn_jax.errors import InputError
 
 SEEDS = 2**32
-# at which completions are made and scored
+# the precision at which completions are made and scored
 PRECISION = functools.partial(jax.default_matmul_precision, "highest")
 
 
 def check_samples(samples: int, config: Config, name: str = "--samples") -> None:
     """Raises InputError unless a model of this config makes so many different completions of a
-    photo; `name` is what asked for them.
+    photo; `name` is the option that asked for them.
     """
     if samples < 1:
         raise InputError(f"{name} {samples} must be at least 1")
@@ -33,7 +31,7 @@ def check_samples(samples: int, config: Config, name: str = "--samples") -> None
 
 
 def composite(prediction: ArrayLike, image: ArrayLike, mask: ArrayLike) -> Array:
-    """The prediction in the hole, the image elsewhere, bit for bit.
+    """Returns the prediction in the hole and the image elsewhere, bit for bit.
 
     Args:
         prediction, image: (..., h, w, 3) in the same units.
@@ -43,8 +41,8 @@ def composite(prediction: ArrayLike, image: ArrayLike, mask: ArrayLike) -> Array
 
 
 def quantise(values: ArrayLike, how: Literal["truncate", "round"]) -> Array:
-    """Values in [0, 1] as whole numbers 0..255 in float32; `truncate` is the released program's
-    floor(255 x). NaN stays NaN.
+    """Returns values in [0, 1] as whole numbers 0..255 in float32. `truncate` is the released
+    program's floor(255 x). NaN stays NaN.
     """
     scaled = 255 * jnp.clip(jnp.asarray(values, jnp.float32), 0, 1)
     return jnp.floor(scaled) if how == "truncate" else jnp.round(scaled)
@@ -53,38 +51,38 @@ def quantise(values: ArrayLike, how: Literal["truncate", "round"]) -> Array:
 def complete(
     model: Callable[..., Any], image: Array, mask: Array, noise: Array | None, how: Literal["truncate", "round"]
 ) -> tuple[Array, Any]:
-    """Completes photos, at the precision that scores are reported for; to be called under jit.
+    """Completes photos at the precision that scores are reported for. Call it under jit.
 
     Args:
         model: maps image (b, h, w, 3) in [0, 1], mask (b, h, w, 1) and noise to an object with
             .image (b, s, h, w, 3).
         image: uint8 (b, h, w, 3).
         mask: uint8 (b, h, w, 1), 1 = hole.
-        noise: of `draw_noise`.
-        how: predictions become 8-bit values by this.
+        noise: the result of `draw_noise`.
+        how: the rounding of predictions to 8 bits.
 
     Returns:
         8-bit composites uint8 (b, s, h, w, 3), and what the model returned.
     """
     with PRECISION():
         output = model(image.astype(jnp.float32) / 255, mask.astype(jnp.float32), noise)
-    # Known pixels are the photo's own 8-bit values; quantising a float copy of them could only
-    # lose.
+    # Known pixels are the photo's own 8-bit values; quantising a float copy could only lose
+    # precision.
     return composite(quantise(output.image, how).astype(jnp.uint8), image[:, None], mask[:, None]), output
 
 
 def draw_noise(model: Any, seed: int | Array, photos: Array, samples: Array, height: int, width: int) -> Array | None:
-    """What tells the completions of a photo from each other; None for a model that makes only one.
+    """Draws the noise that makes completions of a photo differ; None for a deterministic model.
 
-    The noise of a completion follows from the seed, the photo's number and its own number alone: it
-    does not depend on the batch or the devices, and more samples add to those of fewer.
+    The noise of a completion depends on the seed, the photo's number and its own number alone, not
+    on the batch or the devices. More samples extend fewer.
 
     Args:
-        model: .variational, and .noise_shape(height, width); models without the former are
+        model: has .variational and .noise_shape(height, width). Without the former it counts as
             deterministic.
         seed: in [0, 2^32).
-        photos: their numbers (b,).
-        samples: the numbers (s,) of the completions of each.
+        photos: numbers of the photos, (b,).
+        samples: numbers of each photo's completions, (s,).
 
     Returns:
         Standard normal (b, s, h/32, w/32, z).

@@ -1,8 +1,8 @@
-"""Photos, masks and results as files: which belong together, in a folder too, and what becomes of
-them.
+"""Fills files and folders of photos: matches photos with masks, and writes the results.
 
-A folder of photos, which is searched through, goes with one mask for all, or with a folder of
-masks, which lie and are called as their photos, or NAME_mask001.png; both may be the same folder.
+A folder of photos is searched recursively. It goes with one mask for all, or with a folder of
+masks, which have their photo's relative path or are called NAME_mask001.png. Both may be the same
+folder.
 """
 
 import dataclasses
@@ -40,14 +40,14 @@ from spn_jax.runtime.files import check_writable, write_atomically
 from spn_jax.runtime.memory import out_of_memory_in_words
 from spn_jax.runtime.progress import Progress
 
-# a mask beside its photo, as LaMa's programs take them
+# a mask beside its photo, as in LaMa's programs
 MASK_NAME = re.compile(r"(?P<photo>.+)_mask\d*")
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A photo, its mask, and where the result goes: a file, or a name in a folder whose suffix the
-    photo's format decides.
+    """A photo, its mask, and where the result goes: a file, or a name in a folder that gets the
+    suffix of the photo's format.
     """
 
     photo: Path
@@ -56,12 +56,12 @@ class Task:
     suffix: str | None
 
     def is_done(self, samples: int) -> bool:
-        """Whether there is a file for each of its results, of whatever format."""
+        """Returns whether every result has a file, of whatever format."""
         suffixes = [self.suffix] if self.suffix else FORMATS
         return all(any(self.output.with_name(name + suffix).is_file() for suffix in suffixes) for name in self.names(samples))
 
     def names(self, samples: int) -> list[str]:
-        """The names of its results, without suffix."""
+        """Returns the names of its results, without suffix."""
         return [self.output.name] if samples == 1 else [f"{self.output.name}_{i}" for i in range(samples)]
 
     @property
@@ -87,7 +87,9 @@ class Settings:
 
 
 def report(left_out: Sequence[Sequence[str]], failures: Sequence[str]) -> int:
-    """Prints what was not kept of the photos, and which ones were not filled; the exit status."""
+    """Prints what was not kept of the photos, and which ones were not filled. Returns the exit
+    status.
+    """
     counts = Counter(name for names in left_out for name in names)
     if counts:
         names = [name if len(left_out) == 1 else f"{name} ({counted(count, 'photo')})" for name, count in counts.items()]
@@ -100,10 +102,10 @@ def report(left_out: Sequence[Sequence[str]], failures: Sequence[str]) -> int:
 
 
 def find_tasks(image: Path, mask: Path, output: Path) -> tuple[list[Task], list[str]]:
-    """What there is to do, and a sentence for each photo without a mask.
+    """Returns the tasks, and a sentence for each photo without a mask.
 
     Raises:
-        InputError: nothing there, or results that would replace each other or what is read.
+        InputError: nothing is there, or results would replace each other or an input.
     """
     for name, path in ("--image", image), ("--mask", mask):
         check_exists(path, name)
@@ -146,10 +148,9 @@ class Found(NamedTuple):
 
 
 def image_files(path: Path, others: Sequence[Path]) -> list[Found]:
-    """The file itself, or the images in the folder and below, in order.
+    """Returns the file itself, or the images in the folder and below, in order.
 
-    Hidden files are left out, and what lies in one of the `others` if that is a folder below this
-    one.
+    Hidden files are left out, and files in any of the `others` that is a folder below this one.
     """
     if not path.is_dir():
         return [Found(Path(path.stem), path)]
@@ -158,7 +159,7 @@ def image_files(path: Path, others: Sequence[Path]) -> list[Found]:
 
 
 def seen_below(folder: Path, others: Sequence[Path]) -> Iterator[Path]:
-    """The files in a folder and below, without those in one of the `others`."""
+    """Yields the files in a folder and below, except those in the `others`."""
     whole = folder.resolve()
     apart_from = [other.resolve() for other in others if other.resolve().is_relative_to(whole) and other.resolve() != whole]
     for file in files_below(folder):
@@ -167,7 +168,7 @@ def seen_below(folder: Path, others: Sequence[Path]) -> Iterator[Path]:
 
 
 def say_what_is_left_out(image: Path, others: Sequence[Path]) -> None:
-    """Prints which images of a folder are of formats that training reads and filling does not."""
+    """Prints which images of a folder have formats that training reads but filling does not."""
     if not image.is_dir():
         return
     suffixes = Counter(file.suffix.lower() for file in seen_below(image, others))
@@ -177,8 +178,8 @@ def say_what_is_left_out(image: Path, others: Sequence[Path]) -> None:
 
 
 def apart(files: Sequence[Found]) -> tuple[list[Found], list[Found]]:
-    """Photos and masks of one folder: masks are called NAME_mask or NAME_mask001 after a photo
-    NAME.
+    """Separates the photos and masks of one folder. A mask of photo NAME is called NAME_mask or
+    NAME_mask001.
     """
     places = {file.place for file in files}
     photos: list[Found] = []
@@ -189,7 +190,7 @@ def apart(files: Sequence[Found]) -> tuple[list[Found], list[Found]]:
 
 
 def photo_of_mask(place: Path) -> Path | None:
-    """The place of the photo that a mask is called after; None if its name is not that of a
+    """Returns the place of the photo that a mask is named after; None if the name is not that of a
     mask.
     """
     match = MASK_NAME.fullmatch(place.name)
@@ -197,7 +198,9 @@ def photo_of_mask(place: Path) -> Path | None:
 
 
 def matched(photos: Sequence[Found], masks: Sequence[Found]) -> list[tuple[Found, list[Path]]]:
-    """The masks of each photo: those that lie and are called as it, or else after it."""
+    """Returns each photo with its masks: those of the same place and name, or else those named
+    after it.
+    """
     same, after = defaultdict(list), defaultdict(list)
     for place, file in masks:
         same[place].append(file)
@@ -206,15 +209,15 @@ def matched(photos: Sequence[Found], masks: Sequence[Found]) -> list[tuple[Found
 
 
 def named(photo: Found, masks: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """Each mask of a photo with the place of the result, which is called as the photo, or as the
-    mask where there are several.
+    """Yields each mask of a photo with the place of the result, which has the photo's name, or the
+    mask's if there are several.
     """
     for mask in masks:
         yield mask, photo.place if len(masks) == 1 else photo.place.with_name(mask.stem)
 
 
 def check_folder(output: Path, image: Path, mask: Path) -> None:
-    """Raises InputError unless results can go to this folder."""
+    """Raises InputError unless results can be written to this folder."""
     if output.suffix.lower() in FORMATS and not output.is_dir():
         raise InputError(f"--output {output} names one file, and there are several results; pass a folder")
     for name, path in ("--image", image), ("--mask", mask):
@@ -234,10 +237,10 @@ def check_apart(tasks: Sequence[Task]) -> None:
 
 
 def fill(task: Task, inpainter: Inpainter, settings: Settings) -> tuple[str, ...]:
-    """Reads, fills and writes a photo; the names of what could not be kept of it.
+    """Reads, fills and writes a photo. Returns the names of what could not be kept of it.
 
     Raises:
-        InputError: one of these failed; files are whole or not there.
+        InputError: one of these failed. Files are either complete or absent.
     """
     with out_of_memory_in_words(task.photo_name):
         photo = read_photo(task.photo, task.photo_name)
@@ -260,8 +263,8 @@ def fill(task: Task, inpainter: Inpainter, settings: Settings) -> tuple[str, ...
 
 
 def fill_all(tasks: Sequence[Task], inpainter: Inpainter, settings: Settings) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Fills photo after photo; what could not be kept of each that was filled, and a sentence for
-    each that was not.
+    """Fills the photos one by one. Returns what could not be kept of each filled one, and a
+    sentence for each failure.
     """
     left_out, failures, progress = [], [], Progress(0, len(tasks))
     for task in tasks:
@@ -269,7 +272,7 @@ def fill_all(tasks: Sequence[Task], inpainter: Inpainter, settings: Settings) ->
             left_out.append(fill(task, inpainter, settings))
         except InputError as error:
             failures.append(str(error))
-        except Exception as error:  # one photo that the program fails at must not cost those behind it
+        except Exception as error:  # an unexpected failure of one photo must not stop the others
             traceback.print_exc()
             failures.append(f"{task.photo_name}: the program failed ({type(error).__name__}: {error}); please report the lines above")
         progress.add(1)
@@ -277,9 +280,7 @@ def fill_all(tasks: Sequence[Task], inpainter: Inpainter, settings: Settings) ->
 
 
 class Passes:
-    """Prints how far the network is with one photo, if that takes longer than the time between two
-    lines.
-    """
+    """Prints the progress of one photo if it takes longer than the time between two lines."""
 
     def __init__(self) -> None:
         self._progress = Progress(0, 1)
@@ -292,8 +293,8 @@ class Passes:
 
 
 def output_files(task: Task, suffix: str, samples: int) -> list[Path]:
-    """A file a completion; InputError if one could not be written, or would replace what is
-    read.
+    """Returns a file for each completion. Raises InputError if one could not be written, or would
+    replace an input.
     """
     files = [task.output.with_name(name + suffix) for name in task.names(samples)]
     for file in files:
@@ -305,6 +306,8 @@ def output_files(task: Task, suffix: str, samples: int) -> list[Path]:
 
 
 def side_by_side(photo: Photo, mask: np.ndarray, completions: Sequence[Photo]) -> Photo:
-    """Photo, photo with white holes and completions as one picture in 8 bits."""
+    """Returns photo, photo with white holes and completions side by side as one picture in 8
+    bits.
+    """
     pictures = [photo.rgb(), masked_input(photo.rgb(), mask), *(completion.rgb() for completion in completions)]
     return Photo(np.concatenate(pictures, axis=1), format=photo.format, icc_profile=None if photo.grey else photo.icc_profile)

@@ -1,6 +1,4 @@
-"""Which formats of images there are beyond those that Pillow reads by itself, and what a file that
-is not read is.
-"""
+"""Registers formats beyond those Pillow reads by itself, and recognises files that are not read."""
 
 import importlib.util
 from typing import BinaryIO, NamedTuple
@@ -12,13 +10,13 @@ HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
 class Unread(NamedTuple):
-    """A kind of file that is known and not read, and what to do about it."""
+    """A known kind of file that is not read, and what to do about it."""
 
     kind: str
     remedy: str = CONVERT
 
 
-# First bytes of files.
+# The first bytes by which files are recognised.
 SIGNATURES = {
     b"P1": Unread("a PBM file"),
     b"P2": Unread("a PGM file"),
@@ -41,7 +39,7 @@ SIGNATURES = {
 
 
 def register_heic() -> bool:
-    """Has Pillow read HEIC where pillow-heif is installed; whether it is."""
+    """Makes Pillow read HEIC if pillow-heif is installed. Returns whether it is."""
     if importlib.util.find_spec("pillow_heif") is None:
         return False
     import pillow_heif
@@ -51,8 +49,8 @@ def register_heic() -> bool:
 
 
 def name_of(file: BinaryIO) -> Unread | None:
-    """What a file is that Pillow does not know; None if nothing is known about it. Only damaged
-    files have fewer than 16 bytes.
+    """Identifies a file that Pillow does not know; None if it is not known here either. Only
+    damaged files have fewer than 16 bytes.
     """
     file.seek(0)
     head = file.read(16)
@@ -66,8 +64,8 @@ def name_of(file: BinaryIO) -> Unread | None:
 
 
 def bits_of(image: Image.Image, file: BinaryIO) -> int:
-    """Bits a channel of an AVIF or HEIC file, of which Pillow's image has 8; 8 for other formats,
-    which are looked at elsewhere.
+    """Returns the bits a channel of an AVIF or HEIC file, of which Pillow's image has 8. Returns 8
+    for other formats, which are examined elsewhere.
     """
     if image.format == "HEIF":
         return int(image.info.get("bit_depth", 8))
@@ -75,19 +73,19 @@ def bits_of(image: Image.Image, file: BinaryIO) -> int:
         return 8
     file.seek(0)
     data, depths, at = file.read(), [8], 0
-    # the codec's settings: once for colours, once for opacity
+    # the codec's settings come once for colours and once for opacity
     while (at := data.find(b"av1C", at)) >= 0 and at + 6 < len(data):
         at += 4
         high, twelve = data[at + 2] & 0x40, data[at + 2] & 0x20
-        # marker and version, so that compressed pixels that happen to read av1C do not count
+        # checks marker and version, since compressed pixels may contain av1C by chance
         if data[at] == 0x81:
             depths.append(12 if high and twelve else 10 if high else 8)
     return max(depths)
 
 
 def is_inverted(image: Image.Image) -> bool:
-    """Whether the zeros of an image are white: Pillow turns such TIFFs of 8 bits by itself, and
-    those of 16 not.
+    """Returns whether zero is white in a 16-bit TIFF. Pillow inverts such TIFFs of 8 bits itself,
+    but not those of 16.
     """
     photometric = getattr(image, "tag_v2", {}).get(262)
     return image.mode.startswith("I;16") and photometric == 0

@@ -1,6 +1,4 @@
-"""Where a picture that is used as a mask has its hole, and what about it looks as if something else
-was meant.
-"""
+"""Finds the hole in a picture that is used as a mask, and notes what looks like a mistake."""
 
 from typing import Literal, NamedTuple, get_args
 
@@ -16,15 +14,15 @@ MaskFrom = Literal["white", "alpha"]
 MASK_FROM: tuple[MaskFrom, ...] = get_args(MaskFrom)
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601, as Pillow turns colours to grey
 
-DARK = 1 / 16  # of the range: an empty mask saved as JPEG has values above 0 as well
-GREY = (1 / 8, 7 / 8)  # of the range: what lies between is neither black nor white
-MUCH_GREY = 1 / 4  # of a picture's pixels: more than soft borders have
-MOSTLY_HOLE = 4 / 5  # of a photo's pixels: the mask may be inverted
+DARK = 1 / 16  # share of the range; an empty mask saved as JPEG has values above 0 as well
+GREY = (1 / 8, 7 / 8)  # shares of the range; values between them are neither black nor white
+MUCH_GREY = 1 / 4  # share of a picture's pixels; soft borders have less grey
+MOSTLY_HOLE = 4 / 5  # share of a photo's pixels; a larger hole may be an inverted mask
 ALPHA_HINT = 'take the hole from its transparency (--mask-from alpha, in Python mask_from="alpha")'
 
 
 class Hole(NamedTuple):
-    """A mask, and what looks mistaken about it.
+    """A mask, and notes on what looks mistaken about it.
 
     mask: uint8 (h, w, 1), 1 = hole.
     notes: sentences for the terminal; empty for most masks.
@@ -38,7 +36,7 @@ class Levels(NamedTuple):
     """A picture's brightness.
 
     values: (h, w), from 0 to `top`.
-    white: the least value that counts as white, half of the range.
+    white: the threshold for white, half of the range.
     opacity: uint8 (h, w); None where nothing is transparent.
     """
 
@@ -49,8 +47,8 @@ class Levels(NamedTuple):
 
 
 def hole_of_picture(image: Image.Image, name: str, invert: bool, mask_from: MaskFrom) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Where an image that has been decoded has its hole, bool (h, w), as stored, and notes.
-    InputError: see `hole_of_levels`.
+    """Finds the hole of a decoded image, bool (h, w), as stored, with notes. Raises InputError as
+    `hole_of_levels` does.
     """
     opacity = np.asarray(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
     if opacity is not None and opacity.min(initial=255) == 255:
@@ -61,13 +59,13 @@ def hole_of_picture(image: Image.Image, name: str, invert: bool, mask_from: Mask
 
 
 def hole_of_array(array: np.ndarray, name: str, invert: bool, mask_from: MaskFrom) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Where an array (h, w) or (h, w, 1 to 4) has its hole, bool (h, w), and notes.
+    """Finds the hole of an array (h, w) or (h, w, 1 to 4), bool (h, w), with notes.
 
-    Booleans, whole numbers of 0 and 1, and of 8 or 16 bits, floating-point numbers from 0 to 1; a
-    second or fourth channel is opacity.
+    The array holds booleans, whole numbers of 0 and 1 or of 8 or 16 bits, or floating-point numbers
+    from 0 to 1. A second or fourth channel is opacity.
 
     Raises:
-        ValueError: an array of another type or shape, or values outside the range.
+        ValueError: the array has another type or shape, or values outside the range.
         InputError: see `hole_of_levels`.
     """
     channels = array[..., None] if array.ndim == 2 else array
@@ -75,13 +73,13 @@ def hole_of_array(array: np.ndarray, name: str, invert: bool, mask_from: MaskFro
         raise ValueError(f"{name} must be an array of numbers, (h, w) or (h, w, 1 to 4), not {array.dtype} {array.shape}")
     least, most = channels.min(), channels.max()
     top = _top(channels.dtype, most)
-    if not (least >= 0 and most <= top):  # also where one of them is NaN
+    if not (least >= 0 and most <= top):  # also true if one of them is NaN
         raise ValueError(f"{name} must have values from 0 to {top:g}, not from {least:g} to {most:g}")
     colours, opacity = channels[..., : 3 if channels.shape[2] > 2 else 1], None
     if channels.shape[2] in (2, 4):
         opacity = np.rint(channels[..., -1] * (255 / top)).astype(np.uint8)
     values = colours @ LUMA if colours.shape[2] == 3 else colours[..., 0].astype(np.float64)
-    # grey as three channels is grey, to the last digit
+    # equal channels must give exactly that grey
     values = np.round(values, 6 if channels.dtype.kind == "f" else 0)
     if opacity is not None:
         share = opacity / 255
@@ -91,19 +89,19 @@ def hole_of_array(array: np.ndarray, name: str, invert: bool, mask_from: MaskFro
 
 
 def _top(dtype: np.dtype, most: float) -> float:
-    """What white is in an array of this type."""
+    """Returns the value of white in an array of this type."""
     if dtype.kind in "bf" or most <= 1:
         return 1
     return 255 if dtype == np.uint8 or (dtype != np.uint16 and most <= 255) else 65535
 
 
 def hole_of_levels(levels: Levels, name: str, invert: bool, mask_from: MaskFrom) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Where the hole is, bool (h, w), and notes about what may be mistaken.
+    """Finds the hole, bool (h, w), with notes about possible mistakes.
 
     Raises:
-        InputError: the picture has no hole and yet is not empty, so that its hole is marked in
-            another way; its transparency is asked for and it has none; it looks like a photo whose
-            transparent part is the hole.
+        InputError: the picture has no hole although it is not empty, so that its hole is marked in
+            another way; or transparency is asked for and it has none; or it looks like a photo
+            whose transparent part is the hole.
     """
     if mask_from == "alpha":
         if levels.opacity is None:
@@ -122,7 +120,7 @@ def hole_of_levels(levels: Levels, name: str, invert: bool, mask_from: MaskFrom)
 
 
 def _share_grey(levels: Levels) -> float:
-    """The share of the opaque pixels that are neither black nor white."""
+    """Returns the share of the opaque pixels that are neither black nor white."""
     values = levels.values if levels.opacity is None else levels.values[levels.opacity == 255]
     low, high = (share * levels.top for share in GREY)
     return float(np.mean((values > low) & (values < high))) if values.size else 0.0
@@ -151,7 +149,7 @@ def _check_empty(levels: Levels, name: str) -> None:
 
 
 def notes_on_size(mask: np.ndarray, name: str, invert: bool) -> tuple[str, ...]:
-    """Notes on a mask uint8 (h, w, 1) whose hole is nothing, or most of the photo."""
+    """Returns notes on a mask uint8 (h, w, 1) whose hole is empty, or most of the photo."""
     colour, other = (
         ("black", "leave out --invert-mask if the hole is white") if invert else ("white", "use --invert-mask if the hole is black")
     )
@@ -164,7 +162,7 @@ def notes_on_size(mask: np.ndarray, name: str, invert: bool) -> tuple[str, ...]:
 
 
 def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """A mask (h, w, 1) with all pixels that lie no farther than so many pixels from its hole."""
+    """Dilates the hole of a mask (h, w, 1) by so many pixels."""
     if not pixels or not mask.any():
         return mask
     distance = cv2.distanceTransform(1 - mask[..., 0], cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

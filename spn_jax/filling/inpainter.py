@@ -1,6 +1,4 @@
-"""Fills holes in photos of any size with the model of a checkpoint; known pixels come back bit for
-bit.
-"""
+"""Fills holes in photos of any size with a checkpoint's model; known pixels stay bit for bit."""
 
 import itertools
 from collections import OrderedDict
@@ -27,14 +25,14 @@ from spn_jax.runtime.memory import SMALLER, free_memory, out_of_memory_in_words
 
 __all__ = ["STRATEGIES", "Inpainter", "Strategy"]
 
-# how many passes through the network are done, and how many there will be
+# called with the number of finished and of all passes through the network
 Told = Callable[[int, int], None]
-# of sizes of photos: a server is asked for many sizes, and a compiled program stays in memory
+# number of photo sizes with compiled programs in memory; a server is asked for many sizes
 KEPT_PROGRAMS = 8
 
 
 class Programs(NamedTuple):
-    """The compiled halves of the network for a size, and the bytes that they need."""
+    """The compiled encoder and decoder for a size, and the bytes that they need."""
 
     encode: Any
     decode: Any
@@ -42,33 +40,35 @@ class Programs(NamedTuple):
 
 
 class Network(Protocol):
-    """What an Inpainter has its windows filled by: our SPN, or a network in an .onnx file."""
+    """A network that fills an Inpainter's windows: our SPN, or one in an .onnx file."""
 
     @property
     def smallest_window(self) -> int:
-        """Side of the smallest part of a photo that it is shown, where the photo is so large."""
+        """The smallest side of a window, if the photo is so large."""
 
     def predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
-        """What it makes of a window, float32 (h, w, 3) from 0 to 255, hole and known pixels alike,
-        once a sample.
+        """Yields a prediction for a window, float32 (h, w, 3) from 0 to 255, hole and known pixels
+        alike, once a sample.
 
-        What the window holds in the hole has no influence. The number is the window's, on which the
-        noise depends; `what` is the photo's name in errors. InputError: it does not fit into the
-        memory, or the prediction is no picture.
+        The window's pixels in the hole have no influence. `number` is the window's; the noise
+        depends on it. `what` is the photo's name in errors. Raises InputError if the window does
+        not fit into the memory, or the prediction is not a picture.
         """
 
     def priors(self, shown: Shown, seed: int, what: str) -> dict[int, np.ndarray]:
-        """As `Inpainter.priors`, of one window. InputError: the network has none."""
+        """Returns the priors of one window as `Inpainter.priors` does. Raises InputError if the
+        network has none.
+        """
 
 
 class Inpainter:
     """Fills holes with the model of a checkpoint, in photos of any size.
 
-    Strategies: "original" shows the network the whole photo as it is and leaves its prediction as
-    it is; "resize" the whole photo, its longer side brought down to twice the size that the model
-    was trained at if it is longer, and enlarges the result; "crop" surroundings of each hole.
-    "auto" resizes photos of up to twice that size, which are shown as they are then, and crops for
-    larger ones.
+    The strategy "original" shows the network the whole photo as it is, and leaves the prediction as
+    it is. "resize" shows it the whole photo, with the longer side reduced to twice the size that
+    the model was trained at where it is longer, and enlarges the result. "crop" shows it
+    surroundings of each hole. "auto" takes "resize" for photos of up to twice that size, which are
+    shown as they are then, and "crop" for larger ones.
 
     Example:
 
@@ -82,7 +82,7 @@ class Inpainter:
 
     Args:
         model: an SPN whose parameters lie on one device, or anything else that fills windows.
-        config: of the checkpoint; of another network its size and kind.
+        config: the checkpoint's; for another network its size and kind.
     """
 
     def __init__(self, model: SPN | Network, config: Config):
@@ -91,14 +91,13 @@ class Inpainter:
 
     @classmethod
     def load(cls, path: str | Path = DEFAULT) -> Self:
-        """The model that comes with the package, the newest checkpoint of a run's work directory,
-        one checkpoint or a model file.
+        """Loads the model that comes with the package, a run's newest checkpoint, one checkpoint or
+        a model file.
 
-        Or an .onnx file, ours or anybody's (`onnx_network`).
+        An .onnx file, ours or anybody's, works too (`onnx_network`).
 
         Raises:
-            InputError: there is none, or it is damaged, or no inpainting network that is
-                understood.
+            InputError: there is none, it is damaged, or it is not a supported inpainting network.
         """
         if Path(path).suffix == ".onnx":
             from spn_jax.filling.onnx_network import OnnxNetwork  # needs an extra
@@ -156,17 +155,18 @@ class Inpainter:
             image: a path, a file's bytes or an open file, a Pillow image, a `Photo`, or an array:
                 uint8 or uint16 (h, w), (h, w, 1 or 3), or with transparency (h, w, 2 or 4). All but
                 arrays are turned upright by their EXIF data.
-            mask: of the upright photo's size, white is the hole: as
-                `spn_jax.filling.photos.as_mask` takes it.
+            mask: has the upright photo's size, and white is the hole; see
+                `spn_jax.filling.photos.as_mask`.
             samples, seed, strategy, progress: as in `fill`.
 
         Returns:
-            As many Pillow images for a Pillow image, an array (samples, *image.shape) for an array,
+            `samples` Pillow images for a Pillow image, an array (samples, *image.shape) for an
+                array, and for everything else `Photo`s, which have a method `save`.
             and for everything else `Photo`s, which have a method `save`.
 
         Raises:
-            InputError: as `fill`; a photo or mask that cannot be read.
-            ValueError: arrays of another type or shape, a seed outside its range.
+            InputError: as `fill`, or a photo or mask cannot be read.
+            ValueError: an array has another type or shape, or the seed is outside its range.
         """
         photo = as_photo(image)
         filled = self.fill(photo, as_mask(mask, photo.size), samples, seed, strategy, progress)
@@ -183,27 +183,27 @@ class Inpainter:
         strategy: Strategy = "auto",
         progress: Told | None = None,
     ) -> Iterator[Photo]:
-        """Completes one photo; what it holds in the hole has no influence.
+        """Completes one photo. Its pixels in the hole have no influence.
 
-        A size that the network has not been shown before is compiled first. Sizes are rounded up to
-        few ones, so that photos of many sizes share programs.
+        Each new size is compiled first. Sizes are rounded up to a few, so that photos of many sizes
+        share programs.
 
         Args:
             mask: uint8 (h, w, 1), 1 = hole. Without a hole the photo comes back as it is.
-            samples: number of completions; more add to those that fewer give.
-            seed: of their noise, from 0 to 2^32 - 1.
-            progress: called before each pass through the network with how many are done and how
-                many there are. What it raises ends the work and reaches the caller.
+            samples: number of completions. A larger number extends the same sequence.
+            seed: seed of their noise, from 0 to 2^32 - 1.
+            progress: called before each pass through the network with the numbers of finished and
+                of all passes. An exception in it ends the work and reaches the caller.
 
         Yields:
             The photo with the hole filled, one completion after the other. They are rounded to the
             photo's own depth.
 
         Raises:
-            InputError: several samples of a deterministic model; a photo too large for the memory;
-                a model that diverged.
-            ValueError: a mask of another type or shape, a seed outside its range, an unknown
-                strategy.
+            InputError: several samples are asked of a deterministic model, the photo is too large
+                for the memory, or the model diverged.
+            ValueError: the mask has another type or shape, the seed is outside its range, or the
+                strategy is unknown.
         """
         check_mask(mask, photo.size)
         check_samples(samples, self.config, "samples")
@@ -219,7 +219,7 @@ class Inpainter:
         windows = [at_least(window, self.network.smallest_window, photo.size) for window in windows]
         image = photo.rgb()
         passes = self._passes(image, mask, windows, samples, seed, progress)
-        if len(windows) == 1:  # each completion is there as soon as it is made
+        if len(windows) == 1:  # each completion is yielded as soon as it is made
             for _, _, prediction in passes:
                 canvas = Canvas(mask)
                 canvas.add(windows[0], enlarged(prediction, image, mask, windows[0]))
@@ -234,10 +234,10 @@ class Inpainter:
     def _passes(
         self, image: np.ndarray, mask: np.ndarray, windows: list[Window], samples: int, seed: int, progress: Told
     ) -> Iterator[tuple[Window, int, np.ndarray]]:
-        """Each window with the number of a sample and what the network makes of it.
+        """Yields each window with the number of a sample and the network's prediction.
 
-        One window after the other: what all its samples share is computed once, and takes more
-        memory than they.
+        Windows are done one by one: the encoding that all samples share is computed once, and takes
+        more memory than they do.
         """
         what = f"a photo of {image.shape[1]} x {image.shape[0]} pixels"
         done, total = itertools.count(), len(windows) * samples
@@ -248,13 +248,13 @@ class Inpainter:
                 yield window, sample, next(predictions)
 
     def priors(self, image: np.ndarray, mask: np.ndarray, seed: int = 0) -> dict[int, np.ndarray]:
-        """The semantic priors that steer the generator, of the photo brought down to twice the size
-        that the model was trained at.
+        """Returns the semantic priors that steer the generator, of the photo reduced to twice the
+        trained size.
 
         Args:
             image: uint8 (h, w, 3).
             mask: uint8 (h, w, 1), 1 = hole.
-            seed: of a probabilistic model's noise; its priors are those of the first sample.
+            seed: seed of a probabilistic model's noise; the priors are those of the first sample.
 
         Returns:
             {level l: float32 (h', w', c)}; h' and w' are the shown photo's sides / 2^(l-1), rounded
@@ -266,18 +266,18 @@ class Inpainter:
 
 
 class SPNNetwork:
-    """An SPN as a network that fills windows: programs of JAX, compiled once for each size.
+    """An SPN as a network that fills windows, with JAX programs compiled once for each size.
 
     Args:
-        model: its parameters lie on one device.
-        config: of the checkpoint.
+        model: the SPN, with parameters on one device.
+        config: the checkpoint's.
     """
 
     def __init__(self, model: SPN, config: Config):
         self.model, self.config = model, config
-        # by shape of the padded photo, the latest used last
+        # {shape of the padded photo: programs}, the latest used last
         self._programs: OrderedDict[tuple[int, ...], Programs] = OrderedDict()
-        # bytes, also of programs that are no longer kept
+        # bytes needed, also by programs that are no longer kept
         self._needed: dict[tuple[int, ...], int] = {}
 
     @property
@@ -285,8 +285,8 @@ class SPNNetwork:
         return self.config.data.image_size
 
     def predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
-        """What the network makes of a window, float32 (h, w, 3) from 0 to 255, hole and known
-        pixels alike, once a sample.
+        """Yields a prediction for a window, float32 (h, w, 3) from 0 to 255, hole and known pixels
+        alike, once a sample.
         """
         padded, hole = (pad(array, self._bucket(*array.shape[:2])) for array in shown)
         photo, key, window = (self.model, padded, hole), np.uint32(seed), np.uint32(number)
@@ -294,7 +294,7 @@ class SPNNetwork:
             encode, decode, _ = self._programs_for(photo, what)
             encoding = encode(*photo)
         height, width = shown.image.shape[:2]
-        # one at a time: together they would need the memory of so many photos
+        # one at a time; together they would need a multiple of the memory
         for sample in range(samples):
             with out_of_memory_in_words(what):
                 completed, finite = jax.tree.map(np.asarray, decode(*photo, encoding, key, window, np.uint32(sample)))
@@ -303,7 +303,7 @@ class SPNNetwork:
             yield completed[:height, :width]
 
     def priors(self, shown: Shown, seed: int, what: str) -> dict[int, np.ndarray]:
-        """The semantic priors for a window, as `Inpainter.priors` has them."""
+        """Returns the semantic priors for a window, as `Inpainter.priors` does."""
         padded, hole = (pad(array, self._bucket(*array.shape[:2])) for array in shown)
         with out_of_memory_in_words(what):
             found = _priors(self.model, padded, hole, np.uint32(seed))
@@ -314,13 +314,12 @@ class SPNNetwork:
         return bucket(height, self.config), bucket(width, self.config)
 
     def _programs_for(self, photo: tuple[Any, ...], what: str) -> Programs:
-        """The compiled halves of the network for the photo's size. InputError if one needs more
-        memory than is free.
+        """Returns the compiled encoder and decoder for the photo's size. Raises InputError if one
+        needs more memory than is free.
 
-        It is asked beforehand because a CPU does not report that memory ran out: the process is
-        killed. And it is asked before
-        anything is compiled, which takes long: a half needs at least what the largest of its
-        convolutions reads and writes.
+        The check comes first because a CPU does not report that memory ran out; the process is
+        killed. It also comes before the slow compilation: a program needs at least what its largest
+        convolution reads and writes.
         """
         shape, number = photo[1].shape, np.uint32(0)
         if shape in self._needed:
@@ -346,7 +345,7 @@ class SPNNetwork:
 
 
 def largest_convolution(jaxpr: Any) -> int:
-    """The bytes that the largest convolution of a program reads and writes."""
+    """Returns the bytes that the largest convolution of a program reads and writes."""
     found = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
@@ -358,15 +357,15 @@ def largest_convolution(jaxpr: Any) -> int:
 
 @jax.jit
 def _encode(model: SPN, image: Array, mask: Array) -> Encoding:
-    """What all completions of a photo (h, w, 3) have in common."""
+    """Computes what all completions of a photo (h, w, 3) have in common."""
     with PRECISION():
         return model.encode(image[None].astype(jnp.float32) / 255, mask[None].astype(jnp.float32))
 
 
 @jax.jit
 def _decode(model: SPN, image: Array, mask: Array, encoding: Encoding, seed: Array, window: Array, sample: Array) -> tuple[Array, Array]:
-    """One prediction, float32 (h, w, 3) from 0 to 255, and whether it is finite. It is rounded when
-    it is put into the photo.
+    """Returns one prediction, float32 (h, w, 3) from 0 to 255, and whether it is finite. It is
+    rounded later, when it is put into the photo.
     """
     noise = draw_noise(model, seed, window[None], sample[None], *image.shape[:2])
     with PRECISION():
@@ -376,7 +375,7 @@ def _decode(model: SPN, image: Array, mask: Array, encoding: Encoding, seed: Arr
 
 @jax.jit
 def _priors(model: SPN, image: Array, mask: Array, seed: Array) -> dict[int, Array]:
-    """{level: (h', w', c)} of the first sample."""
+    """Returns {level: (h', w', c)} of the first sample."""
     first = jnp.zeros(1, jnp.uint32)
     noise = draw_noise(model, seed, first, first, *image.shape[:2])
     with PRECISION():
@@ -385,8 +384,8 @@ def _priors(model: SPN, image: Array, mask: Array, seed: Array) -> dict[int, Arr
 
 
 def bucket(side: int, config: Config) -> int:
-    """What a side is padded to: multiples of a quarter of the trained size up to it, of a half up
-    to twice it, then of the whole.
+    """Returns the length that a side is padded to: a multiple of a quarter of the trained size up
+    to it, of a half up to twice it, then of the whole.
     """
     size = config.data.image_size
     step = bucket_steps(config)[0 if side <= size else 1 if side <= 2 * size else 2]
@@ -394,15 +393,18 @@ def bucket(side: int, config: Config) -> int:
 
 
 def bucket_steps(config: Config) -> tuple[int, int, int]:
-    """A quarter, a half and the whole of the trained size, rounded up to what the network takes."""
+    """Returns a quarter, a half and the whole of the trained size, rounded up to what the network
+    takes.
+    """
     size, stride = config.data.image_size, config.model.stride
     quarter, half, whole = (max(-(-step // stride) * stride, SMALLEST) for step in (size // 4, size // 2, size))
     return quarter, half, whole
 
 
 def pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w, c) continued by its mirror image, to the right and below. Photo and mask are continued
-    alike: a mirror image of the hole that counted as known would show what is under it."""
+    """Pads (h, w, c) by its mirror image, to the right and below. Photo and mask are padded alike:
+    if the mirrored hole counted as known, it would show what is under it.
+    """
     (height, width), (wanted_height, wanted_width) = array.shape[:2], size
     return np.pad(array, ((0, wanted_height - height), (0, wanted_width - width), (0, 0)), mode="symmetric")
 
@@ -412,6 +414,6 @@ def array_of_photo(photo: Photo) -> np.ndarray:
 
 
 def check_mask(mask: np.ndarray, size: tuple[int, ...]) -> None:
-    """Raises ValueError unless it is a mask of a photo of this size."""
+    """Raises ValueError unless `mask` fits a photo of this size."""
     if mask.dtype != np.uint8 or mask.shape != (*size, 1) or mask.max(initial=0) > 1:
         raise ValueError(f"the mask must be {(*size, 1)} of zeros and ones, not {mask.dtype} {mask.shape}")

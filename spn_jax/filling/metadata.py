@@ -1,6 +1,4 @@
-"""What a photo's file holds besides its pixels: what comes back, and what is left out because it
-may show what was in the hole.
-"""
+"""Keeps a photo's metadata, except what may show the contents of the hole."""
 
 import contextlib
 import struct
@@ -15,14 +13,13 @@ from PIL import ExifTags, Image
 ORIENTATION = 0x0112  # EXIF tag
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# Chunks of a PNG that say how its numbers become colours and how large it is printed, with their
-# lengths in bytes.
+# Lengths in bytes of the PNG chunks that define colours and print size.
 CHUNKS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4, b"mDCV": 24, b"cLLI": 8, b"pHYs": 9}
 SRGB_GAMMA = struct.pack(">I", 45455)
 SRGB_PRIMARIES = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 
-# EXIF tags that hold pictures of the unfilled photo, or may: makers' own data, previews, and whole
-# formats within a tag.
+# EXIF tags that hold or may hold pictures of the unfilled photo: makers' own data, previews, and
+# whole formats within a tag.
 PREVIEWS = {
     0x927C: "MakerNote",
     0xC4A5: "PrintIM",
@@ -33,11 +30,11 @@ PREVIEWS = {
     0x501B: "a preview",
     0x014A: "a preview",
 }
-# Tags that say where and how pixels lie in a file.
+# Tags that describe the pixels' layout in a file.
 LAYOUT = {0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x0111, 0x0115, 0x0116, 0x0117, 0x0142, 0x0143, 0x0144, 0x0145, 0x0201, 0x0202, 0x8773}
-# what a TIFF's own tags tell about the photo
+# TIFF tags that describe the photo
 DESCRIPTION = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298}
-# bytes, letters or numbers of an EXIF value that is kept: longer ones may be pictures
+# most bytes, letters or numbers of a kept EXIF value; longer ones may be pictures
 LONGEST_VALUE = 4096
 MALFORMED_EXIF = "malformed EXIF data"
 JPEG_START = b"\xff\xd8\xff"
@@ -46,10 +43,10 @@ _quiet = threading.Lock()
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps Pillow's warnings of large or corrupt files off the terminal: what is wrong with a
-    photo is said in an error's words.
+    """Keeps Pillow's warnings of large or corrupt files off the terminal, as errors explain what is
+    wrong.
 
-    Filters of warnings belong to the process: they are put back at once, and one thread at a time
+    Warning filters belong to the process, so they are restored at once, and one thread at a time
     sets them.
     """
     with _quiet, warnings.catch_warnings():
@@ -60,7 +57,7 @@ def quiet() -> Iterator[None]:
 class Exif(NamedTuple):
     """EXIF data.
 
-    kept: what may be written again, from "Exif\\0\\0" on, without the orientation.
+    kept: the data that may be written again, from "Exif\\0\\0" on, without the orientation.
     orientation: the tag's value as stored; 1 is upright.
     left_out: names of what is not kept.
     """
@@ -71,8 +68,8 @@ class Exif(NamedTuple):
 
 
 def read_exif(image: Image.Image) -> Exif:
-    """The EXIF data of an image that has been decoded. Data that Pillow cannot write again is
-    malformed and left out as a whole.
+    """Returns the EXIF data of a decoded image. Data that Pillow cannot write again is malformed
+    and left out as a whole.
     """
     orientation = 1
     with quiet():
@@ -80,14 +77,14 @@ def read_exif(image: Image.Image) -> Exif:
             exif = image.getexif()
             orientation = exif.get(ORIENTATION, 1)
             kept, left_out = _without_previews(exif, DESCRIPTION if image.format == "TIFF" else None)
-        except Exception:  # struct.error, TypeError, AttributeError, ...: according to what a value was mistaken for
+        except Exception:  # struct.error, TypeError, AttributeError, ..., depending on what a value was mistaken for
             return Exif(None, orientation, (MALFORMED_EXIF,))
     return Exif(kept, orientation, left_out)
 
 
 def _without_previews(exif: Image.Exif, only: set[int] | None) -> tuple[bytes | None, tuple[str, ...]]:
-    """EXIF data to write again, and what is left out; `only`: the tags that are kept besides the
-    directories of Exif and GPS.
+    """Returns EXIF data to write again, and the names of what is left out. `only` lists the tags
+    that are kept besides the directories of Exif and GPS.
     """
     left_out: dict[str, None] = {}
     kept = Image.Exif()
@@ -112,7 +109,7 @@ def _without_previews(exif: Image.Exif, only: set[int] | None) -> tuple[bytes | 
 
 
 def _is_harmless(tag: int, value: Any, left_out: dict[str, None]) -> bool:
-    """Whether a value holds no picture; the name of one that may goes into `left_out`."""
+    """Returns whether a value holds no picture. The name of one that may goes into `left_out`."""
     if tag in PREVIEWS:
         left_out[PREVIEWS[tag]] = None
         return False
@@ -123,8 +120,9 @@ def _is_harmless(tag: int, value: Any, left_out: dict[str, None]) -> bool:
 
 
 def other_left_out(image: Image.Image) -> tuple[str, ...]:
-    """Names of what a file holds beyond pixels, profile and EXIF data. XMP, IPTC and comments are
-    not kept: programs put previews, the unedited photo or the history of its edits there."""
+    """Lists what a file holds beyond pixels, profile and EXIF data. XMP, IPTC and comments are not
+    kept: programs put previews, the unedited photo or its edit history there.
+    """
     texts = set(getattr(image, "text", None) or {}) - {"XML:com.adobe.xmp"}
     there = {
         "XMP": any(image.info.get(key) for key in ("xmp", "XML:com.adobe.xmp")),
@@ -136,7 +134,7 @@ def other_left_out(image: Image.Image) -> tuple[str, ...]:
 
 
 def read_chunks(file: BinaryIO) -> dict[bytes, bytes]:
-    """The chunks among CHUNKS of a PNG that could be decoded."""
+    """Reads the chunks among CHUNKS of a PNG that could be decoded."""
     found: dict[bytes, bytes] = {}
     file.seek(len(PNG_SIGNATURE))
     while len(head := file.read(8)) == 8:
@@ -152,9 +150,7 @@ def read_chunks(file: BinaryIO) -> dict[bytes, bytes]:
 
 
 def with_chunks(png: bytes, chunks: Mapping[bytes, bytes]) -> bytes:
-    """A PNG with further chunks behind its header, which is where those that describe colours
-    belong.
-    """
+    """Inserts chunks after a PNG's header, where chunks that describe colours belong."""
     header = len(PNG_SIGNATURE) + 12 + 13  # the header chunk: frame and contents
     return png[:header] + b"".join(png_chunk(name, data) for name, data in chunks.items()) + png[header:]
 
@@ -164,11 +160,11 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
 
 
 def changes_colours(chunks: Mapping[bytes, bytes], has_profile: bool) -> bool:
-    """Whether a viewer that does not know these chunks shows other colours: all formats but PNG
+    """Returns whether a viewer that ignores these chunks shows other colours. All formats but PNG
     have sRGB or a profile alone.
     """
     if b"cICP" in chunks:
         return True
-    if has_profile or b"sRGB" in chunks:  # which come before the other two
+    if has_profile or b"sRGB" in chunks:  # these take precedence over the other two
         return False
     return chunks.get(b"gAMA", SRGB_GAMMA) != SRGB_GAMMA or chunks.get(b"cHRM", SRGB_PRIMARIES) != SRGB_PRIMARIES

@@ -1,10 +1,9 @@
-"""What an inpainting network's inputs and outputs mean: what pixels are scaled to, which value the
-hole has, which sizes it takes.
+"""Describes an inpainting network's inputs and outputs: value ranges, the mask's values, sizes.
 
-Files of four kinds explain themselves: the two that `spn_jax.export` writes, by their metadata;
+Four kinds of files need no description: the two that `spn_jax.export` writes, by their metadata;
 LaMa as it is published as ONNX (`image` float (1, 3, 512, 512) in [0, 1], `mask` 1 in the hole,
 output 0 to 255); and MI-GAN's pipeline (`image` and `mask` uint8, mask 255 where the photo is
-known). For any other a JSON file of the same name beside it says it, NAME.json for NAME.onnx:
+known). Any other needs a JSON file of the same name beside it, NAME.json for NAME.onnx:
 
     {
      "image": {"name": "input", "range": [-1, 1]},
@@ -14,11 +13,11 @@ known). For any other a JSON file of the same name beside it says it, NAME.json 
      "trained_size": 256
     }
 
-`range`: what black and white are, [0, 1] if left out. `layout` (of each of the three; letters of b
-c h w): found from the shape if left out. An image and a mask of one name are one input of four
-channels. `multiple` (1): what height and width are padded to. `trained_size` (half of a fixed size,
-or 256): side of the pictures that the network was trained on; it is shown up to twice that.
-`erased` (128): the 8-bit value that pixels of the hole are given.
+`range`: the values of black and white, [0, 1] if left out. `layout` (of each of the three; letters
+of b c h w): found from the shape if left out. An image and a mask of one name are one input of four
+channels. `multiple` (1): height and width are padded to multiples of it. `trained_size` (half of a
+fixed size, or 256): side of the pictures that the network was trained on; it is shown up to twice
+that. `erased` (128): the 8-bit value that pixels of the hole are given.
 """
 
 import dataclasses
@@ -32,7 +31,7 @@ import numpy as np
 from spn_jax.errors import InputError
 
 TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
-USUAL_SIZE = 256  # that networks of free size are trained at, where nothing says it
+USUAL_SIZE = 256  # assumed trained size of networks that take any size
 MIDDLE_GREY = 128
 CHANNELS = {"image": 3, "mask": 1, "output": 3}
 KEYS: dict[str, set[str]] = {
@@ -59,11 +58,11 @@ class Port:
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """Pictures as an input or output has them.
+    """The representation of pictures in an input or output.
 
-    layout: letters of b c h w; a mask may lack c, and everything b.
-    low, high: of an image or output, what black and white are; of a mask, what known pixels and the
-    hole's are.
+    layout: letters of b c h w; a mask may lack c, and any may lack b.
+    low, high: the values of black and white in an image or output; of known pixels and of the hole
+    in a mask.
     """
 
     name: str
@@ -73,7 +72,7 @@ class Value:
     high: float
 
     def encode(self, picture: np.ndarray) -> np.ndarray:
-        """(h, w, c) float32 in [0, 1] -> an array for the input."""
+        """Converts (h, w, c) float32 in [0, 1] to an array for the input."""
         scaled = self.low + (self.high - self.low) * picture
         if self.dtype == "uint8":
             scaled = np.rint(scaled)
@@ -84,8 +83,8 @@ class Value:
         return np.expand_dims(array, self.layout.index("b")) if "b" in self.layout else array
 
     def decode(self, array: np.ndarray) -> np.ndarray:
-        """What the output holds -> (h, w, c) float32, 0 for black and 255 for white. ValueError: it
-        is no such picture.
+        """Converts the output to (h, w, c) float32, 0 for black and 255 for white. Raises
+        ValueError if it is not such a picture.
         """
         if array.ndim != len(self.layout) or ("b" in self.layout and array.shape[self.layout.index("b")] != 1):
             raise ValueError(f"it has the shape {array.shape} instead of {' '.join(self.layout)}")
@@ -98,13 +97,13 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """How a network is asked.
+    """How to call a network.
 
     latent: channels of the input `noise` of a probabilistic model of ours, None without one.
     ours: whether the network is ours, and padded as in JAX.
-    fixed: height and width, where it takes no other.
-    trained_size: it is shown pictures of up to twice that.
-    words: for people, what it is.
+    fixed: height and width, if it takes no others.
+    trained_size: the network is shown pictures of up to twice this side.
+    words: a description for people.
     """
 
     words: str
@@ -120,15 +119,15 @@ class Contract:
 
 
 def find_contract(path: Path, inputs: Sequence[Port], outputs: Sequence[Port], about: Mapping[str, Any] | None) -> Contract:
-    """The contract of a file: of the JSON file beside it, its own, or the one of a published file
-    that it looks like.
+    """Finds the contract of a file: that of the JSON file beside it, its own, or that of a
+    published network that it looks like.
 
     Args:
-        path: of the .onnx file.
-        about: what a file that `spn_jax.export` wrote says about itself; None for any other.
+        path: the .onnx file.
+        about: the metadata of a file that `spn_jax.export` wrote; None for any other.
 
     Raises:
-        InputError: it is none of these; a description that does not fit the file.
+        InputError: it is none of these, or the description does not fit the file.
     """
     described = path.with_suffix(".json")
     if described.is_file():
@@ -152,8 +151,8 @@ def listed(ports: Sequence[Port]) -> str:
 
 
 def own_contract(path: Path, inputs: Sequence[Port], outputs: Sequence[Port], about: Mapping[str, Any]) -> Contract:
-    """Of a file that `spn_jax.export` wrote. InputError: another version of it did, and its words
-    are not understood.
+    """Returns the contract of a file that `spn_jax.export` wrote. Raises InputError if an
+    incompatible version wrote it.
     """
     ports = {port.name: port for port in (*inputs, *outputs)}
     try:
@@ -175,7 +174,7 @@ def own_contract(path: Path, inputs: Sequence[Port], outputs: Sequence[Port], ab
 
 
 def published_contract(inputs: Sequence[Port], outputs: Sequence[Port]) -> Contract | None:
-    """LaMa's or MI-GAN's, for a file with the inputs of theirs; None for any other."""
+    """Returns LaMa's or MI-GAN's contract for a file with the same inputs, else None."""
     ports = {port.name: port for port in inputs}
     if set(ports) != {"image", "mask"} or len(outputs) != 1:
         return None
@@ -191,7 +190,7 @@ def published_contract(inputs: Sequence[Port], outputs: Sequence[Port]) -> Contr
 
 
 def value(port: Port, role: str, low: float, high: float, layout: str | None = None) -> Value:
-    """ValueError: a type or shape that no picture has."""
+    """Makes the value of a port. Raises ValueError for a type or shape that no picture has."""
     if port.type not in TYPES:
         raise ValueError(f"{port.name} is {port.type}, and pictures are {', '.join(TYPES)}")
     layout = layout or layout_of(port.shape, CHANNELS[role])
@@ -206,7 +205,7 @@ def value(port: Port, role: str, low: float, high: float, layout: str | None = N
 
 
 def layout_of(shape: Shape, channels: int) -> str | None:
-    """Where the channels are, judged by their number."""
+    """Infers the layout from where the channels are, judged by their number."""
     if len(shape) == 4:
         return "bchw" if shape[1] == channels else "bhwc" if shape[3] == channels else None
     if len(shape) == 3:
@@ -215,7 +214,9 @@ def layout_of(shape: Shape, channels: int) -> str | None:
 
 
 def fixed_size(port: Port, layout: str) -> tuple[int, int] | None:
-    """Height and width, where the file takes no other. ValueError: it fixes one of them only."""
+    """Returns height and width if the file takes no others. Raises ValueError if it fixes only one
+    of them.
+    """
     if not port.shape:
         return None
     height, width = (port.shape[layout.index(letter)] for letter in "hw")
@@ -228,8 +229,8 @@ def fixed_size(port: Port, layout: str) -> tuple[int, int] | None:
 
 
 def from_description(path: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> Contract:
-    """InputError: the file cannot be read, has keys that mean nothing, or does not fit the network
-    beside it.
+    """Reads the JSON file. Raises InputError if it cannot be read, has unknown keys, or does not
+    fit the network beside it.
     """
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
@@ -241,7 +242,7 @@ def from_description(path: Path, inputs: Sequence[Port], outputs: Sequence[Port]
 
 
 def described_contract(given: Any, inputs: Mapping[str, Port], outputs: Mapping[str, Port], words: str) -> Contract:
-    """ValueError: says what is wrong."""
+    """Builds the contract from the JSON content. Raises ValueError, which says what is wrong."""
     check_keys("it", given, {*KEYS, *SETTINGS}, required=set(KEYS))
     for role, keys in KEYS.items():
         check_keys(repr(role), given[role], keys, required={"name"})

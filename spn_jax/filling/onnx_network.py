@@ -1,6 +1,4 @@
-"""A network in an .onnx file, ours or anybody's, as `spn_jax.filling.inpainter` calls it; ONNX
-Runtime computes.
-"""
+"""Runs a network in an .onnx file, ours or anybody's, for the inpainter, with ONNX Runtime."""
 
 import contextlib
 import json
@@ -18,9 +16,9 @@ from spn_jax.filling.inpainter import bucket, pad
 from spn_jax.filling.onnx_contract import Port, find_contract
 from spn_jax.filling.windows import Shown
 
-OWN_METADATA = "spn_jax"  # the entry of our files' metadata that says in JSON what they are
-SILENT = 4  # of ONNX Runtime's logging: what goes wrong is raised, and the sentence is ours
-FAINT = 8  # of 255: a picture with brighter pixels is not black
+OWN_METADATA = "spn_jax"  # the metadata entry in which our files describe themselves, as JSON
+SILENT = 4  # ONNX Runtime's log level; errors are raised with our own text instead
+FAINT = 8  # of 255; a picture with brighter pixels is not black
 ACCELERATORS = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider")
 
 
@@ -28,12 +26,12 @@ class OnnxNetwork:
     """Fills windows with the network of a file (`spn_jax.filling.inpainter.Network`).
 
     Args:
-        path: of the .onnx file; a JSON file of the same name beside it may describe it
+        path: the .onnx file. A JSON file of the same name beside it may describe it
             (`spn_jax.filling.onnx_contract`).
 
     Raises:
-        InputError: ONNX Runtime is not installed; the file cannot be read, or is no inpainting
-            network that is understood.
+        InputError: ONNX Runtime is not installed, or the file cannot be read or is not a supported
+            inpainting network.
     """
 
     def __init__(self, path: str | Path):
@@ -46,7 +44,7 @@ class OnnxNetwork:
 
     @property
     def config(self) -> Config:
-        """What the program asks a model's settings for: the size that it was trained at, and
+        """The settings that the program asks a model for: the size that it was trained at, and
         whether it is probabilistic.
         """
         return Config(
@@ -56,35 +54,33 @@ class OnnxNetwork:
 
     @property
     def smallest_window(self) -> int:
-        """Side of the smallest part of a photo that is worth showing: smaller ones would be padded
-        to it.
-        """
+        """The smallest useful side of a window; smaller ones would be padded to it."""
         return min(self.contract.fixed) if self.contract.fixed else self.contract.trained_size
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Shape of the noise of one completion, (h/32, w/32, z), by which `draw_noise` draws the
-        one that JAX would.
+        """Returns the shape of one completion's noise, (h/32, w/32, z), so that `draw_noise` draws
+        what JAX would.
         """
         assert self.contract.latent is not None, "a deterministic network takes no noise"
         return height // self.contract.multiple, width // self.contract.multiple, self.contract.latent
 
     def predictions(self, shown: Shown, number: int, samples: int, seed: int, what: str) -> Iterator[np.ndarray]:
-        """What the network makes of a window, float32 (h, w, 3) from 0 to 255, hole and known
-        pixels alike, once a sample.
+        """Yields a prediction for a window, float32 (h, w, 3) from 0 to 255, hole and known pixels
+        alike, once a sample.
 
         Args:
-            number: of the window, on which the noise depends.
-            what: of the photo, for errors.
+            number: the window's number, on which the noise depends.
+            what: the photo's name in errors.
 
         Raises:
-            InputError: the window is larger than the network takes; the memory does not suffice;
+            InputError: the window is larger than the network takes, the memory does not suffice, or
                 the file's program fails.
         """
         height, width = shown.image.shape[:2]
         padded = self._padded(height, width)
         image, hole = (pad(array, padded) for array in shown)
         bright = bool((image[hole[..., 0] == 0] > FAINT).any())
-        # whatever the file does, it cannot look there
+        # erased, so that the file's program cannot see what was there
         image = np.where(hole > 0, np.uint8(self.contract.erased), image)
         given = self._inputs(image, hole)
         for sample in range(samples):
@@ -95,7 +91,7 @@ class OnnxNetwork:
             yield self._run(given, image.shape, bright, what)[:height, :width]
 
     def priors(self, shown: Shown, seed: int, what: str) -> dict[int, np.ndarray]:
-        """Raises InputError: a file gives completions alone."""
+        """Raises InputError, because a file gives completions alone."""
         raise InputError(f"{self.path.name} is an .onnx file, which gives completions and no priors; load a checkpoint to see those")
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
@@ -119,8 +115,8 @@ class OnnxNetwork:
         return {contract.image.name: picture, contract.mask.name: mask}
 
     def _run(self, given: dict[str, np.ndarray], shape: tuple[int, ...], bright: bool, what: str) -> np.ndarray:
-        """`bright`: whether the known pixels are not all black, so that the prediction
-        cannot be.
+        """Runs the network. `bright`: whether some known pixels are not black, so that the
+        prediction cannot be black.
         """
         output = self.contract.output
         with in_words(self.path, what):
@@ -142,8 +138,8 @@ class OnnxNetwork:
 
 
 def open_session(path: Path) -> Any:
-    """The file's program, ready to run. InputError: ONNX Runtime is not installed, or cannot read
-    the file.
+    """Opens the file's program, ready to run. Raises InputError if ONNX Runtime is not installed,
+    or cannot read the file.
     """
     try:
         import onnxruntime
@@ -168,12 +164,12 @@ def open_session(path: Path) -> Any:
 
 
 def declared(shape: Any) -> tuple[int | None, ...]:
-    """A shape as the file declares it; a side that has a name or none is free."""
+    """Returns a shape as the file declares it; a side without a fixed length is None."""
     return tuple(side if isinstance(side, int) else None for side in shape)
 
 
 def own_words(session: Any) -> dict[str, Any] | None:
-    """What a file that `spn_jax.export` wrote says about itself."""
+    """Returns the description in a file that `spn_jax.export` wrote, else None."""
     text = session.get_modelmeta().custom_metadata_map.get(OWN_METADATA)
     with contextlib.suppress(ValueError):
         found = json.loads(text) if text else None
@@ -183,7 +179,7 @@ def own_words(session: Any) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def in_words(path: Path, what: str) -> Iterator[None]:
-    """Turns what ONNX Runtime raises at work into an InputError; `what` is the photo."""
+    """Turns runtime errors of ONNX Runtime into an InputError; `what` is the photo's name."""
     try:
         yield
     except Exception as error:
@@ -193,5 +189,5 @@ def in_words(path: Path, what: str) -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of an error's text without ONNX Runtime's own prefix."""
+    """Returns the first line of an error's text without ONNX Runtime's own prefix."""
     return first_line(error, longest=1000).rpartition(" failed:")[2].removeprefix("[ONNXRuntimeError] : ")[:200].rstrip(". ")

@@ -1,4 +1,4 @@
-"""The options by which commands take either a checkpoint or an .onnx file, and a device."""
+"""Declares the options by which commands take a checkpoint or an .onnx file, and a device."""
 
 import argparse
 
@@ -19,13 +19,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def check_network(options: argparse.Namespace) -> None:
-    """Raises InputError unless --model, where it is given, can be an .onnx file."""
+    """Raises InputError unless --model, if given, can be an .onnx file."""
     if options.model is not None and not options.model.endswith(".onnx"):
         raise InputError(f"--model {options.model} must be a file that ends in .onnx; pass checkpoints with --checkpoint")
 
 
 def network_path(options: argparse.Namespace) -> str:
-    """What `Inpainter.load` is given. Says which model that is, where nobody chose one."""
+    """Returns the argument of `Inpainter.load`. Announces the model if none was chosen."""
     if options.model is None:
         announce(options.checkpoint)
     return str(options.checkpoint if options.model is None else options.model)

@@ -1,9 +1,8 @@
-"""People's photos: read with all that belongs to them, filled without touching what was known, and
-written. No JAX.
+"""Reads photos with their metadata, fills them without changing known pixels, and writes them.
 
-8 and 16 bits a channel, colour and grey, transparency, colour profile and EXIF data are kept.
-Pixels that could not be kept are refused in words; data that may show what was in the hole are left
-out and named.
+It uses no JAX. 8 and 16 bits a channel, colour and grey, transparency, colour profile and EXIF data
+are kept. Photos whose pixels could not be kept are refused with an explanation. Data that may show
+what was in the hole is left out and reported.
 """
 
 import contextlib
@@ -59,37 +58,34 @@ __all__ = [
     "usual_suffix",
 ]
 
-# Suffix of an output: Pillow's name of the format and its options; every one but JPEG keeps each
-# pixel as it is.
+# {suffix of an output: (Pillow's name of the format, its options)}. All but JPEG are lossless.
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    # exact: colours under full transparency too
+    # exact keeps the colours of fully transparent pixels too
     ".webp": ("WEBP", {"lossless": True, "exact": True}),
     ".tif": ("TIFF", {"compression": "tiff_lzw"}),
     ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
     ".bmp": ("BMP", {}),
 }
 # Pillow's names of the formats that are read, and the suffixes by which a folder's photos are
-# known.
+# found.
 READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", *(("HEIF",) if register_heic() else ()))
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif")
-# What each format of an output holds besides colours of 8 bits.
+# The formats that hold each property besides 8-bit colours.
 TRANSPARENCY = ("PNG", "WEBP", "TIFF")
 PROFILES = ("PNG", "JPEG", "WEBP", "TIFF")
-LONGEST = {"JPEG": 65500, "WEBP": 16383}  # side in pixels
-EXIF = ("PNG", "JPEG", "WEBP")  # a TIFF's tags describe the file itself, too
-RESOLUTION = ("JPEG", "TIFF", "BMP")  # in pixels an inch; a PNG has it a metre
-# Pillow's modes that are read, and the modes that they become; beside these "I;16" in any order of
-# its bytes.
+LONGEST = {"JPEG": 65500, "WEBP": 16383}  # longest side in pixels
+EXIF = ("PNG", "JPEG", "WEBP")  # not TIFF, whose tags also describe the file itself
+RESOLUTION = ("JPEG", "TIFF", "BMP")  # stored in pixels an inch; PNG has it a metre
+# {Pillow's mode that is read: mode that it becomes}. "I;16" in any byte order is read as well.
 MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBA": "RGBA"}
-# other modes of Pillow's are called as people call them
+# people's words for Pillow's other modes
 OTHER_MODES = {"F": "of floating-point numbers", "I": "of 32-bit numbers"}
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's own limit, 89 million
 BITS_PER_SAMPLE = 258  # tag of a TIFF
-# rows of a 16-bit photo that are worked on at a time, where whole copies would take a multiple of
-# its memory
+# rows of a 16-bit photo processed at a time, since whole copies would take a multiple of its memory
 STRIP = 256
 
 
@@ -102,11 +98,10 @@ class Photo:
     format: Pillow's name of the file's format, "PNG", "JPEG", ...
     icc_profile: the colour profile; pixels are in its colours.
     exif: the EXIF data without orientation and previews, from "Exif\\0\\0" on.
-    chunks: of a PNG, those that say how its numbers become colours and how large it is printed (see
-        `metadata.CHUNKS`).
-    resolution: pixels an inch, across and down; None where the file does not tell.
-    left_out: names of what the file holds and the photo does not, because it may show what was in
-        the hole.
+    chunks: the chunks of a PNG that define colours and print size (see `metadata.CHUNKS`).
+    resolution: pixels an inch, across and down; None if the file has none.
+    left_out: names of data in the file that the photo lacks, because it may show what was in the
+        hole.
     """
 
     pixels: np.ndarray
@@ -134,8 +129,8 @@ class Photo:
 
     @classmethod
     def from_image(cls, image: Image.Image, name: str = "the image") -> Self:
-        """A photo of a Pillow image, upright by its EXIF tag. InputError, naming it, if its colours
-        cannot be kept.
+        """Makes a photo of a Pillow image, upright by its EXIF tag. Raises InputError, which names
+        it, if its colours cannot be kept.
         """
         with _decoding(name), _without_memory_map(image):
             image.load()
@@ -143,7 +138,7 @@ class Photo:
 
     @classmethod
     def _of(cls, image: Image.Image, name: str, file: BinaryIO | None) -> Self:
-        """A photo of an image that has been decoded; `file` is where it was read from."""
+        """Makes a photo of a decoded image; `file` is where it was read from."""
         exif = read_exif(image)
         pixels, alpha = _arrays(image, name, file)
         return cls(
@@ -158,8 +153,8 @@ class Photo:
         )
 
     def to_image(self) -> Image.Image:
-        """As a Pillow image, with profile and EXIF data in its `info`. ValueError for 16-bit
-        colours, which Pillow does not have.
+        """Returns a Pillow image with profile and EXIF data in its `info`. Raises ValueError for
+        16-bit colours, which Pillow does not support.
         """
         if self.deep and (not self.grey or self.alpha is not None):
             raise ValueError("Pillow has no images with 16 bits a colour; take the pixels")
@@ -169,8 +164,8 @@ class Photo:
         return image
 
     def rgb(self) -> np.ndarray:
-        """What the network is shown, uint8 (h, w, 3): 16 bits rounded to 8, grey as three channels,
-        transparent parts on white.
+        """Returns the photo as the network sees it, uint8 (h, w, 3): 16 bits rounded to 8, grey as
+        three channels, transparent parts on white.
         """
         shown = np.empty((*self.size, 3), np.uint8)
         for rows in _strips(self.size[0]):
@@ -182,17 +177,18 @@ class Photo:
         return shown
 
     def filled(self, completion: np.ndarray, mask: np.ndarray) -> Self:
-        """The photo with its hole filled; each known pixel keeps every bit, colours and opacity.
+        """Returns the photo with its hole filled. Each known pixel keeps every bit, colours and
+        opacity.
 
         Args:
-            completion: (h, w, 3), of any type, from 0 to 255; it is looked at in the hole alone.
+            completion: (h, w, 3), of any type, from 0 to 255; only the hole's pixels are used.
             mask: uint8 (h, w, 1), 1 = hole.
         """
         return self.with_hole(completion[mask[..., 0] > 0], mask)
 
     def with_hole(self, colours: np.ndarray, mask: np.ndarray) -> Self:
-        """The photo with other pixels in its hole; each known one keeps every bit, colours and
-        opacity.
+        """Returns the photo with other pixels in its hole. Each known pixel keeps every bit,
+        colours and opacity.
 
         Args:
             colours: (n, 3), of any type, from 0 to 255, of the hole's n pixels row by row. They are
@@ -209,8 +205,8 @@ class Photo:
         return dataclasses.replace(self, pixels=pixels, alpha=alpha)
 
     def save(self, path: str | Path) -> None:
-        """Writes the photo; the suffix tells the format. InputError: that cannot hold it, or the
-        file cannot be written.
+        """Writes the photo in the format of the suffix. Raises InputError if the format cannot hold
+        it, or the file cannot be written.
         """
         check_holds(self, Path(path).suffix, str(path))
         write_atomically(Path(path), encode_photo(self, Path(path).suffix))
@@ -220,13 +216,13 @@ Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Photo
 
 
 def as_photo(source: Source, name: str = "the photo") -> Photo:
-    """The one door for photos, whatever they are given as. All but arrays, which have no EXIF data,
-    come upright by their tag.
+    """Converts any source to a photo. All but arrays, which have no EXIF data, come upright by
+    their tag.
 
     Args:
         source: a path, a file's bytes, an open file, a Pillow image, a `Photo`, or an array: uint8
             or uint16 (h, w), (h, w, 1 or 3), or with opacity (h, w, 2 or 4).
-        name: of the photo in error texts; of a path the path itself.
+        name: the photo's name in error texts; for a path, the path itself.
 
     Raises:
         InputError: it is missing, no image, damaged, too large, or has colours that could not be
@@ -248,8 +244,8 @@ def as_photo(source: Source, name: str = "the photo") -> Photo:
 
 @contextlib.contextmanager
 def _without_memory_map(image: Image.Image) -> Iterator[None]:
-    """Has Pillow read a file's pixels: a TIFF that lies on its side and is mapped into memory
-    instead is not turned by Pillow 13.
+    """Makes Pillow read a file's pixels instead of mapping them into memory; Pillow 13 does not
+    turn a memory-mapped TIFF that lies on its side.
     """
     filename = getattr(image, "filename", None)
     if filename:
@@ -262,7 +258,7 @@ def _without_memory_map(image: Image.Image) -> Iterator[None]:
 
 
 def photo_of_array(image: np.ndarray) -> Photo:
-    """Raises ValueError unless it is a picture."""
+    """Makes a photo of an array. Raises ValueError unless it is a picture."""
     channels = image[..., None] if image.ndim == 2 else image
     if channels.dtype not in (np.uint8, np.uint16) or channels.ndim != 3 or channels.shape[2] not in (1, 2, 3, 4) or not channels.size:
         raise ValueError(f"the photo must be uint8 or uint16, (h, w) or (h, w, 1 to 4), not {image.dtype} {image.shape}")
@@ -275,7 +271,7 @@ def read_photo(source: Path | BinaryIO, name: str) -> Photo:
 
     Args:
         source: a file's path, or an open one, which is read from its start.
-        name: of the photo in error texts.
+        name: the photo's name in error texts.
 
     Raises:
         InputError: it is missing, no image, damaged, too large, or has colours that could not be
@@ -288,8 +284,8 @@ def read_photo(source: Path | BinaryIO, name: str) -> Photo:
 def read_mask(
     source: Path | BinaryIO, name: str, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white"
 ) -> np.ndarray:
-    """Reads a mask's file, as `examine_mask` does: uint8 (h, w, 1), 1 = hole; there may be none.
-    InputError as there.
+    """Reads a mask's file as `examine_mask` does: uint8 (h, w, 1), 1 = hole, possibly without any.
+    Raises InputError as there.
     """
     return examine_mask(source, name, shape, invert, dilate, mask_from).mask
 
@@ -297,8 +293,8 @@ def read_mask(
 def as_mask(
     source: Source, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white", name: str = "the mask"
 ) -> np.ndarray:
-    """The one door for masks, whatever they are given as: uint8 (h, w, 1), 1 = hole. Arguments and
-    errors as `examine_mask`.
+    """Converts any source to a mask, uint8 (h, w, 1), 1 = hole. Arguments and errors are those of
+    `examine_mask`.
     """
     return examine_mask(source, str(source) if isinstance(source, str | Path) else name, shape, invert, dilate, mask_from).mask
 
@@ -306,23 +302,23 @@ def as_mask(
 def examine_mask(
     source: Source, name: str, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white"
 ) -> Hole:
-    """A mask, and what looks mistaken about it. At or above half of the range is white; soft
-    borders become hard ones.
+    """Reads a mask and notes what looks mistaken about it. Values from half of the range on are
+    white, so soft borders become hard.
 
     Args:
-        source: as `as_photo` takes it, and arrays of booleans, of 0 and 1, or of floating-point
-            numbers from 0 to 1 as well. All but arrays come upright by their EXIF tag.
-        name: of the mask in error texts.
+        source: as for `as_photo`, and also arrays of booleans, of 0 and 1, or of floating-point
+            numbers from 0 to 1. All but arrays come upright by their EXIF tag.
+        name: the mask's name in error texts.
         shape: height and width of the upright photo.
-        invert: black is the hole, or with "alpha" what is opaque.
-        dilate: pixels by which the hole grows to all sides.
-        mask_from: "white": white is the hole, and transparent parts are none; "alpha": what is
-            transparent is the hole.
+        invert: black is the hole, or with "alpha" the opaque part.
+        dilate: pixels by which the hole grows on all sides.
+        mask_from: "white": white is the hole, and transparent parts are not; "alpha": transparent
+            parts are the hole.
 
     Raises:
-        InputError: it is missing, no image, damaged, of another size than the photo, or marks its
+        InputError: it is missing, no image, damaged or of another size than the photo, or marks its
             hole in another way.
-        ValueError: an array of another type or shape, or with values outside its range.
+        ValueError: an array has another type or shape, or values outside its range.
     """
     if isinstance(source, Photo):
         source = source.pixels if source.alpha is None else np.concatenate([source.pixels, source.alpha], -1)
@@ -341,7 +337,7 @@ def examine_mask(
 
 @contextlib.contextmanager
 def _decoded(source: str | Path | bytes | BinaryIO | Image.Image, name: str) -> Iterator[Image.Image]:
-    """A picture that has been decoded, whatever it was given as."""
+    """Opens a context that yields the decoded picture of any source."""
     if isinstance(source, Image.Image):
         with _decoding(name):
             source.load()
@@ -353,8 +349,8 @@ def _decoded(source: str | Path | bytes | BinaryIO | Image.Image, name: str) -> 
 
 
 def turned(array: np.ndarray, orientation: int) -> np.ndarray:
-    """A stored picture (h, w, ...) upright, by the EXIF tag's value; values that the standard does
-    not know turn nothing.
+    """Turns a stored picture (h, w, ...) upright by the EXIF tag's value; unknown values turn
+    nothing.
     """
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
@@ -366,35 +362,33 @@ def turned(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def usual_suffix(photo: Photo) -> str:
-    """The suffix of the photo's own format, or .png where that could not hold the result bit for
-    bit.
+    """Returns the suffix of the photo's own format, or .png if that could not hold the result bit
+    for bit.
     """
     own = next((suffix for suffix, (kind, _) in FORMATS.items() if kind == photo.format), ".png")
     return own if not photo.deep and not is_lossy(own) else ".png"
 
 
 def is_lossy(suffix: str) -> bool:
-    """Whether a file of this suffix changes pixels."""
+    """Returns whether writing a file of this suffix changes pixels."""
     return FORMATS[suffix.lower()][0] == "JPEG"
 
 
 def lossless_suffixes() -> str:
-    """The suffixes of formats that keep every pixel, for the terminal."""
+    """Returns the suffixes of lossless formats, for the terminal."""
     *others, last = (suffix for suffix in FORMATS if not is_lossy(suffix))
     return f"{', '.join(others)} or {last}"
 
 
 def check_suffix(suffix: str, name: str) -> None:
-    """Raises InputError unless photos can be written with this suffix; `name` is that of the
-    output.
-    """
+    """Raises InputError unless photos can be written with this suffix; `name` is the output's."""
     if suffix.lower() not in FORMATS:
         raise InputError(f"{name} must name an image file: its suffix is none of {', '.join(FORMATS)}")
 
 
 def check_holds(photo: Photo, suffix: str, name: str) -> None:
-    """Raises InputError unless the format that the suffix tells holds all that the photo has;
-    `name` is that of the output.
+    """Raises InputError unless the suffix's format holds all that the photo has; `name` is the
+    output's.
     """
     check_suffix(suffix, name)
     kind = FORMATS[suffix.lower()][0]
@@ -412,7 +406,7 @@ def check_holds(photo: Photo, suffix: str, name: str) -> None:
 
 
 def encode_photo(photo: Photo, suffix: str) -> bytes:
-    """The photo as a file of the format that the suffix tells, with profile and EXIF data.
+    """Encodes the photo in the format of the suffix, with profile and EXIF data.
 
     Raises:
         InputError: that format cannot hold it.
@@ -424,7 +418,7 @@ def encode_photo(photo: Photo, suffix: str) -> bytes:
 
 
 def _encoded(photo: Photo, kind: str, options: dict[str, Any]) -> bytes:
-    """A file of 8 bits a channel."""
+    """Encodes a file of 8 bits a channel."""
     meta = {
         "icc_profile": photo.icc_profile,
         "exif": photo.exif if kind in EXIF else None,
@@ -459,14 +453,15 @@ def _opened(source: Path | BinaryIO, name: str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _image(file: BinaryIO, name: str) -> Iterator[Image.Image]:
-    """An image that has been decoded whole; whatever its decoder objects to is an InputError."""
+    """Opens a context that yields a completely decoded image. Any objection of its decoder becomes
+    an InputError.
+    """
     with _decoding(name, file):
         image = Image.open(file, formats=READ)
         if image.width * image.height > MOST_PIXELS:
             raise Image.DecompressionBombError
-        # Not how many there are: that takes a walk through the whole file, which can be made to
-        # last minutes.
-        # which phones write: a JPEG with a preview behind it
+        # The frames are not counted: that takes a walk through the whole file, which can be made to
+        # last minutes. Phones write MPO: a JPEG with a preview behind it.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise InputError(f"{name} contains several pages or frames; save the one you want as a separate file")
         image.load()
@@ -476,7 +471,7 @@ def _image(file: BinaryIO, name: str) -> Iterator[Image.Image]:
 
 @contextlib.contextmanager
 def _decoding(name: str, file: BinaryIO | None = None) -> Iterator[None]:
-    """Says in words what a decoder of a file objects to."""
+    """Turns a decoder's errors into InputError with an explanation."""
     try:
         with quiet():
             yield
@@ -492,13 +487,13 @@ def _decoding(name: str, file: BinaryIO | None = None) -> Iterator[None]:
         raise InputError(f"{name} cannot be read as an image (it is empty, damaged or of no known format); pass a {kinds} file") from error
     except MemoryError as error:
         raise InputError(f"not enough memory for {name}; use a smaller one") from error
-    except Exception as error:  # broken files raise OSError, SyntaxError, ValueError, struct.error, ... according to the format
+    except Exception as error:  # broken files raise OSError, SyntaxError, ValueError, struct.error, ... depending on the format
         raise InputError(f"{name} cannot be decoded ({error}); the file may be truncated") from error
 
 
 def _arrays(image: Image.Image, name: str, file: BinaryIO | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours (h, w, 1 or 3) and opacity (h, w, 1) of an image, as stored; `file` is where it was
-    read from.
+    """Returns colours (h, w, 1 or 3) and opacity (h, w, 1) of an image, as stored; `file` is where
+    it was read from.
     """
     if file is not None and (bits := bits_of(image, file)) > 8:
         raise InputError(f"{name} is {image.format} of {bits} bits a channel, which cannot be preserved; convert it to a PNG of 16 bits")
@@ -514,7 +509,7 @@ def _arrays(image: Image.Image, name: str, file: BinaryIO | None) -> tuple[np.nd
         raise InputError(f"{name} has 16 bits a channel and one transparent colour; save it with an alpha channel")
     shallow = np.asarray(image if image.mode == mode else image.convert(mode))
     channels = shallow.reshape(*shallow.shape[:2], -1)
-    # which Pillow reads as colours
+    # Pillow reads grey with opacity as colours
     if deep and file is not None and mode == "RGBA" and _is_grey_png(image, file):
         mode, channels = "LA", channels[..., 2:]
     if deep and file is not None:
@@ -524,8 +519,8 @@ def _arrays(image: Image.Image, name: str, file: BinaryIO | None) -> tuple[np.nd
 
 
 def _sixteen_bit_grey(image: Image.Image, name: str) -> np.ndarray:
-    """uint16 (h, w, 1). NumPy knows the order of the bytes; Pillow's own conversions cut big-endian
-    values at 255.
+    """Returns uint16 (h, w, 1). NumPy handles the byte order; Pillow's own conversions clip
+    big-endian values at 255.
     """
     if image.has_transparency_data:
         raise InputError(f"{name} has 16 bits a channel and one transparent colour; save it with an alpha channel")
@@ -537,32 +532,32 @@ def _sixteen_bit_grey(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _has_16_bits(image: Image.Image, file: BinaryIO) -> bool:
-    """Whether the file has 16 bits a channel; Pillow cuts colours to 8 and says nothing."""
+    """Returns whether the file has 16 bits a channel; Pillow silently reduces colours to 8."""
     if image.format == "TIFF":
         return 16 in image.tag_v2.get(BITS_PER_SAMPLE, ())  # type: ignore[attr-defined]
     if image.format != "PNG":
         return False
-    # in the header chunk, behind its length, name, width and height
+    # the bit depth in the header chunk, behind length, name, width and height
     file.seek(len(PNG_SIGNATURE) + 16)
     return file.read(1) == b"\x10"
 
 
 def _is_grey_png(image: Image.Image, file: BinaryIO) -> bool:
-    """Whether a PNG's type of colour is grey with opacity."""
+    """Returns whether a PNG's colour type is grey with opacity."""
     file.seek(len(PNG_SIGNATURE) + 17)
     return image.format == "PNG" and file.read(1) == b"\x04"
 
 
 def _deep_channels(file: BinaryIO, shallow: np.ndarray, name: str) -> np.ndarray:
-    """A file's channels in 16 bits, uint16 (h, w, c), where Pillow read `shallow`. InputError if
-    they are not of the same picture.
+    """Reads a file's channels in 16 bits, uint16 (h, w, c); Pillow read `shallow`. Raises
+    InputError if the two differ.
     """
     file.seek(0)
     data, orientation = without_tiff_orientation(file.read())
     deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if deep is not None and deep.ndim == 3:
         deep = deep[..., [2, 1, 0, 3][: deep.shape[2]]]
-        if shallow.shape[2] < 3:  # grey with transparency, which OpenCV reads as colours
+        if shallow.shape[2] < 3:  # grey with transparency, which OpenCV expands to colours
             deep = deep[..., [0, 3][: shallow.shape[2]]]
         deep = turned(deep, orientation)
     if deep is None or deep.dtype != np.uint16 or not _agree(deep, shallow):
@@ -571,8 +566,8 @@ def _deep_channels(file: BinaryIO, shallow: np.ndarray, name: str) -> np.ndarray
 
 
 def without_tiff_orientation(data: bytes) -> tuple[bytes, int]:
-    """A TIFF whose tag of orientation is 1, and the value that it had: Pillow turns TIFFs, OpenCV
-    some of them. Others stay as they are.
+    """Returns a TIFF with its orientation tag set to 1, and the former value. Pillow turns all
+    TIFFs, OpenCV only some. Other files stay as they are.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     if order is None:
@@ -582,25 +577,25 @@ def without_tiff_orientation(data: bytes) -> tuple[bytes, int]:
         (count,) = struct.unpack_from(order + "H", data, start)
         for entry in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, values, value = struct.unpack_from(order + "HHIH", data, entry)
-            if (tag, kind, values) == (ORIENTATION, 3, 1):  # one value of 16 bits
+            if (tag, kind, values) == (ORIENTATION, 3, 1):  # a single 16-bit value
                 return data[: entry + 8] + struct.pack(order + "H", 1) + data[entry + 10 :], value
     return data, 1
 
 
 def _agree(deep: np.ndarray, shallow: np.ndarray) -> bool:
-    """Whether a picture in 16 bits is the one in 8 bits, to a level."""
+    """Returns whether a 16-bit picture equals the 8-bit one, up to one level."""
     if deep.shape != shallow.shape:
         return False
     return all(np.abs((deep[rows] >> 8).astype(np.int16) - shallow[rows]).max(initial=0) <= 1 for rows in _strips(len(deep)))
 
 
 def _strips(height: int) -> Iterator[slice]:
-    """The rows of a photo, a few at a time."""
+    """Yields the rows of a photo, STRIP at a time."""
     return (slice(top, min(top + STRIP, height)) for top in range(0, height, STRIP))
 
 
 def _resolution(image: Image.Image, exif: Exif) -> tuple[float, float] | None:
-    """Pixels an inch, across and down in the upright photo."""
+    """Returns pixels an inch, across and down in the upright photo."""
     try:
         across, down = (float(number) for number in image.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
@@ -611,18 +606,18 @@ def _resolution(image: Image.Image, exif: Exif) -> tuple[float, float] | None:
 
 
 def _shallow(channels: np.ndarray) -> np.ndarray:
-    """uint16 rounded to uint8."""
+    """Rounds uint16 to uint8."""
     if channels.dtype == np.uint8:
         return channels
     return ((channels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _deep_png(photo: Photo) -> bytes:
-    """A PNG of 16 bits a channel, which Pillow cannot write in colour, with profile and
-    EXIF data.
+    """Encodes a PNG of 16 bits a channel with profile and EXIF data; Pillow cannot write one in
+    colour.
     """
     channels = photo.pixels
-    if photo.alpha is not None:  # OpenCV has no grey with transparency
+    if photo.alpha is not None:  # OpenCV does not write grey with transparency
         channels = np.concatenate([np.broadcast_to(channels, (*photo.size, 3)), photo.alpha], -1)
     encoded = cv2.imencode(".png", channels[..., [2, 1, 0, 3][: channels.shape[2]]] if channels.shape[2] > 1 else channels)[1].tobytes()
     extra = {}
@@ -634,9 +629,9 @@ def _deep_png(photo: Photo) -> bytes:
 
 
 def _png_details(photo: Photo) -> dict[bytes, bytes]:
-    """The chunks of a PNG that are not Pillow's or OpenCV's to write."""
+    """Returns the PNG chunks that Pillow and OpenCV do not write."""
     chunks = dict(photo.chunks)
     if photo.resolution is not None and b"pHYs" not in chunks:
-        # a metre
+        # in pixels a metre
         chunks[b"pHYs"] = struct.pack(">IIB", *(round(inch / 0.0254) for inch in photo.resolution), 1)
     return chunks

@@ -1,6 +1,4 @@
-"""Which parts of a photo the network is shown, at which size, and how its predictions are put
-together. No JAX.
-"""
+"""Chooses the windows of a photo that the network sees, and merges its predictions, without JAX."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,18 +6,16 @@ from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 Strategy = Literal["auto", "original", "resize", "crop"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
-# Of the size that the model was trained at.
-# side of what the network is shown, times that size; at full size 512 pixels and 1.6 GB of memory
+# largest side shown to the network, in units of the trained size; at full size 512 pixels and 1.6
+# GB of memory
 LARGEST = 2
 
-FEATHER = 1 / 32  # depth of the seam inside the hole, in sides of the window
-# windows of the trained size are shown together, in one of LARGEST times its side, if they are so
-# many or more
+FEATHER = 1 / 32  # depth of the feathered seam inside the hole, in sides of the window
+# so many windows of the trained size, or more, are shown together in one of LARGEST times its side
 SEVERAL = 3
 
 
@@ -35,10 +31,10 @@ class Window:
     """A part of the photo, and the part of the hole that is filled from it.
 
     top, left, height, width: in pixels of the photo.
-    limit: the longer side is brought down to this, None if it is shown as it is.
-    weights: float32, how much this window counts in each pixel of a box in it; above 0 in those
-        that are filled from it.
-    corner: the row and the column in the window where that box begins.
+    limit: the longer side is reduced to this; None: the window is shown as it is.
+    weights: float32, the blending weight of this window in each pixel of a box inside it; above 0
+        in those that are filled from it.
+    corner: row and column of that box in the window.
     """
 
     top: int
@@ -51,23 +47,23 @@ class Window:
 
     @property
     def place(self) -> tuple[slice, slice]:
-        """Of the window in the photo."""
+        """The window's slices of the photo."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
     @property
     def inner(self) -> tuple[slice, slice]:
-        """Of the box with weights in the window."""
+        """The weight box's slices of the window."""
         return tuple(slice(start, start + length) for start, length in zip(self.corner, self.weights.shape, strict=True))  # type: ignore
 
     @property
     def filled(self) -> tuple[slice, slice]:
-        """Of the box with weights in the photo."""
+        """The weight box's slices of the photo."""
         rows, columns = self.inner
         return slice(self.top + rows.start, self.top + rows.stop), slice(self.left + columns.start, self.left + columns.stop)
 
     @property
     def shown_size(self) -> tuple[int, int]:
-        """Height and width of what the network is shown."""
+        """Height and width of the picture that the network is shown."""
         longer = max(self.height, self.width)
         if self.limit is None or longer <= self.limit:
             return self.height, self.width
@@ -75,8 +71,8 @@ class Window:
 
 
 def choose_strategy(strategy: Strategy, size: tuple[int, int], trained: int) -> Strategy:
-    """The strategy for a photo of this height and width, where it was left open. ValueError: an
-    unknown one.
+    """Resolves "auto" to the strategy for a photo of this height and width. Raises ValueError if it
+    is unknown.
 
     A photo of up to LARGEST times the trained size is shown as it is by "resize" as by "original",
     but the former corrects the prediction along the border of the hole.
@@ -89,11 +85,11 @@ def choose_strategy(strategy: Strategy, size: tuple[int, int], trained: int) -> 
 
 
 def plan(mask: np.ndarray, strategy: Strategy, trained: int) -> list[Window]:
-    """The windows that fill a hole.
+    """Plans the windows that fill a hole.
 
     Args:
         mask: uint8 (h, w, 1), 1 = hole.
-        strategy: any but "auto".
+        strategy: any except "auto".
         trained: side of the photos that the model was trained on, P.
     """
     hole = mask[..., 0] > 0
@@ -104,8 +100,8 @@ def plan(mask: np.ndarray, strategy: Strategy, trained: int) -> list[Window]:
 
 
 def most_tiles(size: tuple[int, ...], trained: int) -> int:
-    """How many of the largest windows, with margins of a quarter of the trained size, cover a photo
-    of this height and width.
+    """Returns how many of the largest windows, with margins of a quarter of the trained size, cover
+    a photo of this height and width.
     """
     cell, near = _cell_and_near(trained)
     rows, columns = (_pieces(side, cell, near) for side in size[:2])
@@ -113,19 +109,19 @@ def most_tiles(size: tuple[int, ...], trained: int) -> int:
 
 
 def _cell_and_near(trained: int) -> tuple[int, int]:
-    """Side of what a window that is shown as it is fills at most, and the distance of pixels that
-    belong together.
+    """Returns the longest side that a window shown as it is fills, and the distance up to which
+    pixels belong together.
     """
     return LARGEST * trained - trained // 2, trained // 8
 
 
 def _crops(hole: np.ndarray, trained: int) -> list[Window]:
-    """Windows around the connected parts of the hole; parts that are nearer to each other than P /
-    8 count as connected.
+    """Plans windows around the connected components of the hole; components nearer to each other
+    than P / 8 count as one.
 
     Parts that fit into a window together share it. A part that is too large for one is shown
-    smaller, or cut in pieces if it is thin. Where that would be many more windows than cover the
-    photo, the photo is laid out with windows instead, whatever the parts are.
+    smaller, or cut into pieces if it is thin. If that would take many more windows than cover the
+    photo, the photo is tiled with windows instead.
     """
     cell, near = _cell_and_near(trained)
     most = most_tiles(hole.shape, trained)
@@ -145,28 +141,43 @@ def _crops(hole: np.ndarray, trained: int) -> list[Window]:
 
 
 def _parts(hole: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarray]:
-    """The number of its part, from 1 on, at each pixel of a hole (h, w), 0 elsewhere; and of each
-    part the box [[top, left], [bottom, right]] (n, 2, 2), the bottom and the right being outside.
+    """Labels the connected components of a hole (h, w) from 1 on, 0 elsewhere. Also returns their
+    bounding boxes [[top, left], [bottom, right]] (n, 2, 2); bottom and right are exclusive.
     """
     kernel = np.ones((near + 1, near + 1), np.uint8)
-    _, labels = cv2.connectedComponents(cv2.dilate(hole.astype(np.uint8), kernel), connectivity=8, ltype=cv2.CV_32S)
+    count, labels = cv2.connectedComponents(cv2.dilate(hole.astype(np.uint8), kernel), connectivity=8, ltype=cv2.CV_32S)
     labels[~hole] = 0
-    found = ndimage.find_objects(labels)
-    boxes = [[[rows.start, columns.start], [rows.stop, columns.stop]] for rows, columns in found]
-    return labels, np.array(boxes, np.int64).reshape(-1, 2, 2)
+    return labels, _boxes_of(labels, count - 1)
+
+
+def _boxes_of(labels: np.ndarray, count: int) -> np.ndarray:
+    """Returns the bounding boxes of the parts 1 to `count` for `_parts`, without SciPy, whose
+    import takes a fifth of a second.
+    """
+    pixels = np.nonzero(labels)
+    parts = labels[pixels] - 1
+    boxes = np.zeros((count, 2, 2), np.int64)
+    for axis, places in enumerate(pixels):
+        first, last = np.full(count, labels.shape[axis], np.int64), np.zeros(count, np.int64)
+        np.minimum.at(first, parts, places)
+        np.maximum.at(last, parts, places)
+        boxes[:, 0, axis], boxes[:, 1, axis] = first, last + 1
+    return boxes
 
 
 def _depths(hole: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """How far the innermost pixel of each part is from what is known."""
+    """Returns the distance of each part's innermost pixel from the known pixels."""
     if not len(parts):
         return np.zeros(0)
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 3)
-    return np.asarray(ndimage.maximum(depth, labels, parts + 1))
+    deepest = np.zeros(int(labels.max()) + 1, np.float32)
+    np.maximum.at(deepest, labels[hole], depth[hole])
+    return deepest[parts + 1]
 
 
 def _groups(boxes: np.ndarray, parts: np.ndarray, trained: int) -> Iterator[np.ndarray]:
-    """Parts that share a window: of the trained size, or of LARGEST times its side where that shows
-    SEVERAL of these.
+    """Yields groups of parts that share a window: of the trained size, or of LARGEST times its side
+    if that replaces SEVERAL or more of these.
     """
     cell, _ = _cell_and_near(trained)
     for group in _boxes_within(boxes, parts, cell):
@@ -175,11 +186,11 @@ def _groups(boxes: np.ndarray, parts: np.ndarray, trained: int) -> Iterator[np.n
 
 
 def _boxes_within(boxes: np.ndarray, parts: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    """Groups of parts whose boxes lie in a square of this side together; a larger part is a group
-    of its own or with those inside it.
+    """Yields groups of parts whose bounding boxes lie in a square of this side together; a larger
+    part is a group of its own, or with those inside it.
 
-    Row by row: a strip begins at the uppermost part that is left, a square at the leftmost part
-    that is left of those in the strip.
+    It works row by row. A strip begins at the uppermost part left, and a square at the leftmost
+    part left in the strip.
     """
     while len(parts):
         tops, bottoms = boxes[parts, 0, 0], boxes[parts, 1, 0]
@@ -195,14 +206,14 @@ def _boxes_within(boxes: np.ndarray, parts: np.ndarray, side: int) -> Iterator[n
 
 
 def _window_of(labels: np.ndarray, boxes: np.ndarray, parts: np.ndarray, trained: int) -> Window:
-    """The window that shows these parts."""
+    """Returns the window that shows these parts."""
     corner, piece = _picked(labels, boxes, parts)
     return _around(piece.astype(np.float32), corner, labels.shape, trained)
 
 
 def _tiles(labels: np.ndarray, boxes: np.ndarray, parts: np.ndarray, trained: int) -> Iterator[Window]:
-    """Windows side by side that show these parts, each of them a piece; where two overlap, one
-    fades into the other.
+    """Yields overlapping windows that together show these parts, each a piece, blended where they
+    overlap.
     """
     cell, near = _cell_and_near(trained)
     (top, left), picked = _picked(labels, boxes, parts)
@@ -214,7 +225,9 @@ def _tiles(labels: np.ndarray, boxes: np.ndarray, parts: np.ndarray, trained: in
 
 
 def _picked(labels: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> tuple[tuple[int, int], np.ndarray]:
-    """The upper left corner of the box around these parts, and where in it they are, bool."""
+    """Returns the upper left corner of the bounding box of these parts, and where in it they are,
+    bool.
+    """
     (top, left), (bottom, right) = boxes[parts, 0].min(0), boxes[parts, 1].max(0)
     chosen = np.zeros(len(boxes) + 1, bool)
     chosen[parts + 1] = True
@@ -222,13 +235,13 @@ def _picked(labels: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> tuple[t
 
 
 def _pieces(length: int, cell: int, overlap: int) -> int:
-    """Into how many pieces `_overlapping` cuts a length."""
+    """Returns the number of pieces into which `_overlapping` cuts a length."""
     return -(-max(length - overlap, 1) // (cell - overlap)) if length > cell else 1
 
 
 def _overlapping(length: int, cell: int, overlap: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Pieces of a length, `cell` long but for the last, and how much each counts: where two
-    overlap, one fades into the other.
+    """Yields pieces of a length, `cell` long but for the last, and their blending weights, which
+    fade where two overlap.
     """
     count = _pieces(length, cell, overlap)
     for i in range(count):
@@ -243,9 +256,10 @@ def _overlapping(length: int, cell: int, overlap: int) -> Iterator[tuple[slice, 
 
 
 def _around(piece: np.ndarray, corner: tuple[int, int], size: tuple[int, ...], trained: int) -> Window:
-    """A window with margins, of a quarter of the trained size or more, around pixels to fill.
+    """Returns a window around pixels to fill, with margins of a quarter of the trained size or
+    more.
 
-    `piece` holds their weights; `corner` is its place in the photo.
+    `piece` holds their weights, and `corner` is its place in the photo.
     """
     rows, columns = (np.flatnonzero(piece.any(axis)) for axis in (1, 0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
@@ -260,15 +274,15 @@ def _around(piece: np.ndarray, corner: tuple[int, int], size: tuple[int, ...], t
 
 
 def _placed(low: int, high: int, length: int, size: int) -> int:
-    """Where a window of this length begins that has low..high in its middle, as far as the photo
-    allows.
+    """Returns the start of a window of this length with low..high in its middle, as far as the
+    photo allows.
     """
     return min(max((low + high - length) // 2, 0), size - length)
 
 
 def at_least(window: Window, side: int, size: tuple[int, int]) -> Window:
-    """The window, or a larger one around it whose sides are `side` as far as a photo of this height
-    and width allows.
+    """Returns the window, or a larger one around it whose sides are `side` as far as a photo of
+    this height and width allows.
     """
     height, width = max(window.height, min(side, size[0])), max(window.width, min(side, size[1]))
     if (height, width) == (window.height, window.width):
@@ -280,10 +294,10 @@ def at_least(window: Window, side: int, size: tuple[int, int]) -> Window:
 
 
 def show(image: np.ndarray, mask: np.ndarray, window: Window) -> Shown:
-    """What the network sees of a window of a photo uint8 (h, w, 3) and its mask uint8 (h, w, 1).
+    """Cuts a window from a photo uint8 (h, w, 3) and its mask uint8 (h, w, 1), at the size that the
+    network sees.
 
-    A pixel of the smaller picture is part of the hole as soon as one of the pixels that it is the
-    mean of is.
+    A pixel of the reduced picture is part of the hole if any of the pixels that it averages is.
     """
     inside, hole = image[window.place], mask[window.place]
     height, width = window.shown_size
@@ -295,39 +309,38 @@ def show(image: np.ndarray, mask: np.ndarray, window: Window) -> Shown:
 
 
 class Canvas:
-    """A hole that is filled window by window; its memory follows the size of the hole, not the
-    number of windows.
+    """Accumulates the windows of a hole. Its memory grows with the hole, not with the number of
+    windows.
 
     Args:
         mask: uint8 (h, w, 1), 1 = hole.
-        samples: completions that are kept apart.
+        samples: number of completions that are kept separately.
     """
 
     def __init__(self, mask: np.ndarray, samples: int = 1):
         hole = mask[..., 0] > 0
-        # of the hole's pixels, row by row
+        # number of each pixel of the hole, row by row
         self._numbers = np.cumsum(hole, dtype=np.int32).reshape(hole.shape) - 1
         count = int(np.count_nonzero(hole))
         self._total, self._weight = np.zeros((samples, count, 3), np.float32), np.zeros((samples, count, 1), np.float32)
 
     def add(self, window: Window, colours: np.ndarray, sample: int = 0) -> None:
-        """Adds what a window shows, float32 (height, width, 3)."""
+        """Adds a window's prediction, float32 (height, width, 3)."""
         counts = window.weights > 0
         pixels, weights = self._numbers[window.filled][counts], window.weights[counts][:, None]
         self._total[sample, pixels] += weights * colours[window.inner][counts]
         self._weight[sample, pixels] += weights
 
     def colours(self, sample: int = 0) -> np.ndarray:
-        """float32 (n, 3), from 0 to 255, of the hole's n pixels row by row."""
+        """Returns float32 (n, 3), from 0 to 255, of the hole's n pixels row by row."""
         return np.clip(self._total[sample] / np.maximum(self._weight[sample], np.finfo(np.float32).tiny), 0, 255)
 
 
 def enlarged(prediction: np.ndarray, image: np.ndarray, mask: np.ndarray, window: Window) -> np.ndarray:
-    """What the network made of a window, at the size of the photo.
+    """Enlarges the prediction for a window to the size of the photo.
 
     Args:
-        prediction: (h', w', 3), from 0 to 255, of what the window shows, hole and known pixels
-            alike.
+        prediction: (h', w', 3), from 0 to 255, for the whole window, hole and known pixels alike.
         image: uint8 (h, w, 3), the photo.
         mask: uint8 (h, w, 1), 1 = hole.
 
@@ -341,21 +354,21 @@ def enlarged(prediction: np.ndarray, image: np.ndarray, mask: np.ndarray, window
 
 
 def with_feathered_seam(prediction: np.ndarray, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A prediction float32 (h, w, 3) that meets the known pixels without an edge.
+    """Makes a prediction float32 (h, w, 3) meet the known pixels without a visible edge.
 
-    What it lacks of the known pixels, on average over those near by, is added along the border of
-    the hole: all of it in the first row of the hole's pixels, and less and less inwards, down to
-    nothing at a depth of FEATHER.
+    The difference from the known pixels, averaged over those near by, is added along the border of
+    the hole: fully in the hole's first row of pixels, and less inwards, down to nothing at a depth
+    of FEATHER.
     """
     height, width = mask.shape[:2]
-    # No deeper than the window is narrow: a mean that reaches far beyond it would need more memory
-    # than there is.
+    # The depth is limited by the window's shorter side: a mean that reaches far beyond it would
+    # need more memory than there is.
     radius = max(1, min(round(max(height, width) * FEATHER), height, width))
     known = (1 - mask[..., 0]).astype(np.float32)
     lacking = (image - prediction) * known[..., None]
-    for _ in range(2):  # twice, because the mean over a square alone would show its corners
+    for _ in range(2):  # twice, because a single mean over a square would show its corners
         lacking, known = (np.asarray(cv2.blur(x, (2 * radius + 1, 2 * radius + 1)), np.float32) for x in (lacking, known))
-    # 1 in the first row
+    # 1 in the hole's first row
     depth = cv2.distanceTransform(mask[..., 0], cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     fading = np.clip(1 - (depth - 1) / radius, 0, 1) / np.maximum(known, 1e-6)
     return prediction + lacking * fading[..., None]

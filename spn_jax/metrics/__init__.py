@@ -1,4 +1,4 @@
-"""Scores: of pictures (`image`) and of sets of features (`sets`). Arrays in, numbers out.
+"""Scores pictures (`image`) and sets of features (`sets`): arrays in, numbers out.
 
 It imports `errors` and nothing else of ours; evaluation imports it.
 """

@@ -1,5 +1,4 @@
-"""Scores of 8-bit pictures: PSNR, SSIM and MAE, as the released program computes them and as others
-do, and how completions differ.
+"""Computes PSNR, SSIM and MAE of 8-bit pictures, in several definitions, and their diversity.
 
 All functions work over any leading axes. Pictures are arrays (..., h, w, 3) of whole numbers 0..255
 in any dtype. Sums are
@@ -17,28 +16,28 @@ from jax import Array
 from jax.typing import ArrayLike
 
 WINDOW = 11  # side of SSIM's window in pixels
-SIGMA = 1.5  # of SSIM's Gaussian window
+SIGMA = 1.5  # standard deviation of SSIM's Gaussian window, in pixels
 PEAK = 255
-BORDER = 3  # pixels on either side of the hole's border that make its ring
-C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2  # of SSIM
+BORDER = 3  # depth in pixels of the ring on either side of the hole's border
+C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2  # SSIM's constants
 
 
 def psnr(a: ArrayLike, b: ArrayLike) -> Array:
-    """Peak signal-to-noise ratio in dB over all pixels and channels, (...); infinite for identical
-    pictures.
+    """Returns the peak signal-to-noise ratio in dB over all pixels and channels, (...); infinite
+    for identical pictures.
     """
     difference = _integers(a) - _integers(b)
-    squares = jnp.sum(difference**2, axis=(-2, -1))  # of one row: exact below 11,000 pixels
+    squares = jnp.sum(difference**2, axis=(-2, -1))  # sums of one row; exact below 11,000 pixels
     error = jnp.mean(squares.astype(jnp.float32), axis=-1) / (3 * difference.shape[-2])
     return 10 * jnp.log10(PEAK**2 / error)
 
 
 def ssim(a: ArrayLike, b: ArrayLike) -> Array:
-    """Structural similarity, (...): 11-pixel uniform window, sample covariance, K1 = 0.01, K2 =
-    0.03, data range 255.
+    """Returns structural similarity, (...): 11-pixel uniform window, sample covariance, K1 = 0.01,
+    K2 = 0.03, data range 255.
 
-    Averaged over the channels and over the pixels whose window lies inside the picture;
-    scikit-image's default kind.
+    It is averaged over the channels and over the pixels whose window lies inside the picture, as in
+    scikit-image's default.
 
     Raises:
         ValueError: a picture smaller than the window.
@@ -56,19 +55,18 @@ def ssim(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def ssim_gaussian(a: ArrayLike, b: ArrayLike) -> Array:
-    """Structural similarity as Wang et al. (2004) define it, (...): 11-pixel Gaussian window of
-    sigma 1.5, K1 = 0.01, K2 = 0.03.
+    """Returns structural similarity as Wang et al. (2004) define it, (...): 11-pixel Gaussian
+    window of sigma 1.5, K1 = 0.01, K2 = 0.03.
 
-    Data range 255, covariance by the window's weights; averaged over the channels (Wang et al. have
-    one) and over the pixels whose window lies inside the picture. scikit-image's with
-    gaussian_weights=True, sigma=1.5, use_sample_covariance=False.
+    The data range is 255, and the covariance uses the window's weights. It is averaged over the
+    channels (Wang et al. have one) and over the pixels whose window lies inside the picture. It
+    equals scikit-image's with gaussian_weights=True, sigma=1.5, use_sample_covariance=False.
 
     Raises:
         ValueError: a picture smaller than the window.
     """
     x, y = _pictures_for_ssim(a, b)
-    # Variances do not depend on where zero lies; near the picture's mean the squares keep their
-    # digits.
+    # Variances are invariant to an offset. Around the picture's mean the squares keep their digits.
     zero = jnp.round(jnp.mean(jnp.mean(x, axis=-1, keepdims=True, dtype=jnp.float32), axis=-2, keepdims=True)).astype(jnp.int32)
     u, v = (x - zero).astype(jnp.float32), (y - zero).astype(jnp.float32)
     mean_u, mean_v, mean_squares, mean_product = _gaussian_mean(jnp.stack([u, v, u * u + v * v, u * v]))
@@ -79,7 +77,9 @@ def ssim_gaussian(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def _pictures_for_ssim(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
-    """Both as integers (..., h, w * 3): a long last axis is what CPUs compute fast."""
+    """Returns both pictures as integers (..., h, w * 3), because CPUs compute fast over a long last
+    axis.
+    """
     x, y = jnp.broadcast_arrays(_integers(a), _integers(b))
     if min(x.shape[-3:-1]) < WINDOW:
         raise ValueError(f"SSIM needs pictures of at least {WINDOW} x {WINDOW} pixels, not {x.shape[-3]} x {x.shape[-2]}")
@@ -87,16 +87,16 @@ def _pictures_for_ssim(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
 
 
 def _similarity(mean_product: Array, mean_squares: Array, covariance: Array, variances: Array) -> Array:
-    """SSIM from the products of two pictures' means, sums of their squares, covariance and sum of
-    variances, (..., h, w * 3).
+    """Returns SSIM from the product of two pictures' means, the sum of their squares, the
+    covariance and the sum of variances, (..., h, w * 3).
     """
     similarity = (2 * mean_product + C1) * (2 * covariance + C2) / ((mean_squares + C1) * (variances + C2))
     return similarity.mean(-1).mean(-1)  # rows first: long float32 sums lose digits
 
 
 def mae(a: ArrayLike, b: ArrayLike) -> Array:
-    """The released program's "MAE", (...): mean absolute difference of the grey pictures (mean of
-    the channels), in [0, 1].
+    """Returns the released program's "MAE", (...): mean absolute difference of the grey pictures
+    (mean of the channels), in [0, 1].
 
     The paper prints ten times this value.
     """
@@ -107,10 +107,10 @@ def mae(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def mae_rgb(a: ArrayLike, b: ArrayLike) -> Array:
-    """Mean absolute difference over all pixels and channels, (...), in [0, 1]: what other papers
-    call MAE or l1 error.
+    """Returns the mean absolute difference over all pixels and channels, (...), in [0, 1]. Other
+    papers call it MAE or l1 error.
 
-    Never below `mae`, in which differences of the channels cancel.
+    It is never below `mae`, in which differences of the channels cancel.
     """
     difference = _integers(a) - _integers(b)
     rows = jnp.sum(jnp.abs(difference), axis=(-2, -1)).astype(jnp.float32)
@@ -118,8 +118,8 @@ def mae_rgb(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def hole_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
-    """Mean absolute difference over the hole's pixels and channels, (...), in [0, 1]; 0 where there
-    is no hole.
+    """Returns the mean absolute difference over the hole's pixels and channels, (...), in [0, 1]; 0
+    without a hole.
 
     Unlike the other scores it does not improve when the hole is made smaller.
 
@@ -132,12 +132,12 @@ def hole_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
 
 
 def border_ring(mask: ArrayLike) -> Array:
-    """The ring of BORDER pixels on either side of the hole's border: int32 (..., h, w, 1), 1 = in
-    the ring.
+    """Returns the ring of BORDER pixels on either side of the hole's border: int32 (..., h, w, 1),
+    1 = in the ring.
 
-    Those are the hole's pixels at most BORDER from a known one and the known ones at most BORDER
-    from the hole, the larger of the steps along rows and columns counting. The picture's own edge
-    is no border. Without a hole, or without a known pixel, there is no ring.
+    The ring consists of the hole's pixels at most BORDER from a known one, and the known ones at
+    most BORDER from the hole. The distance is the larger of the steps along rows and columns. The
+    picture's own edge is no border. Without a hole, or without a known pixel, the ring is empty.
 
     Args:
         mask: (..., h, w, 1), 1 = hole.
@@ -147,7 +147,7 @@ def border_ring(mask: ArrayLike) -> Array:
 
 
 def _near(marked: Array) -> Array:
-    """1 where a marked pixel of (..., h, w, 1) is at most BORDER away."""
+    """Returns 1 where a marked pixel of (..., h, w, 1) is at most BORDER away, else 0."""
     for axis in (-3, -2):
         window, padding = [1] * marked.ndim, [(0, 0)] * marked.ndim
         window[axis], padding[axis] = 2 * BORDER + 1, (BORDER, BORDER)
@@ -156,10 +156,10 @@ def _near(marked: Array) -> Array:
 
 
 def border_psnr(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
-    """PSNR in dB over the pixels and channels of `border_ring`, (...): how well a completion meets
-    what surrounds the hole.
+    """Returns PSNR in dB over the pixels and channels of `border_ring`, (...). It shows how well a
+    completion meets its surroundings.
 
-    Infinite where the pictures are equal in the ring, and where there is no ring.
+    It is infinite if the pictures are equal in the ring, and if the ring is empty.
 
     Args:
         mask: (..., h, w, 1), 1 = hole.
@@ -171,8 +171,8 @@ def border_psnr(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
 
 
 def border_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
-    """Mean absolute difference over the pixels and channels of `border_ring`, (...), in [0, 1]; 0
-    where there is no ring.
+    """Returns the mean absolute difference over the pixels and channels of `border_ring`, (...), in
+    [0, 1]; 0 if the ring is empty.
 
     Args:
         mask: (..., h, w, 1), 1 = hole.
@@ -183,11 +183,11 @@ def border_mae(a: ArrayLike, b: ArrayLike, mask: ArrayLike) -> Array:
 
 
 def diversity(completions: ArrayLike, mask: ArrayLike) -> Array:
-    """Mean absolute difference of two completions of a photo over the hole's pixels and channels,
-    (...), in [0, 1].
+    """Returns the mean absolute difference of two completions of a photo over the hole's pixels and
+    channels, (...), in [0, 1].
 
-    The mean is over all pairs. It is 0 where there is no hole, which says nothing about a model:
-    means over photos leave such photos out.
+    The mean is over all pairs. It is 0 without a hole, which says nothing about a model, so means
+    over photos leave such photos out.
 
     Args:
         completions: (..., s, h, w, 3), two or more of each photo.
@@ -201,7 +201,8 @@ def diversity(completions: ArrayLike, mask: ArrayLike) -> Array:
     if count < 2:
         raise ValueError("diversity compares completions of a photo, and there is only one")
     hole = _integers(mask)[..., None, :, :, :]
-    # Sample i against all after it: s - 1 sums instead of one a pair, and no array of all pairs.
+    # Each sample is compared with all later ones: s - 1 sums instead of one a pair, and no array of
+    # all pairs.
     against_later = [jnp.abs(samples[..., i + 1 :, :, :, :] - samples[..., i : i + 1, :, :, :]) * hole for i in range(count - 1)]
     rows = sum(jnp.sum(differences, axis=(-4, -2, -1)).astype(jnp.float32) for differences in against_later)
     pairs = count * (count - 1) // 2
@@ -209,8 +210,8 @@ def diversity(completions: ArrayLike, mask: ArrayLike) -> Array:
 
 
 def hole_area(mask: ArrayLike) -> Array:
-    """Pixels of a mask (..., h, w, 1) that are hole, int32 (...). A ratio in float32 could fall on
-    the wrong side of 20 %.
+    """Counts the pixels of a mask (..., h, w, 1) that are hole, int32 (...). A float32 ratio could
+    fall on the wrong side of 20 %.
     """
     return jnp.sum(_integers(mask), axis=(-3, -2, -1))
 
@@ -219,13 +220,13 @@ def _integers(values: ArrayLike) -> Array:
     return jnp.asarray(values).astype(jnp.int32)
 
 
-# The four maps of an SSIM go through the next two functions as one array: apart, XLA's CPU compiler
-# would compute each of them anew for every pixel of the window, ten times the work.
+# The next two functions take the four maps of an SSIM as one array. Otherwise XLA's CPU compiler
+# would recompute each of them for every pixel of the window, ten times the work.
 
 
 def _window_sum(x: Array) -> Array:
-    """Sums over the 11 x 11 windows that lie inside, (..., h, w * 3) -> (..., h - 10, (w - 10) *
-    3).
+    """Returns sums over the 11 x 11 windows that lie inside, (..., h, w * 3) -> (..., h - 10, (w -
+    10) * 3).
     """
     for axis, step in _AXES:
         twos = _part(x, axis, 0, step) + _part(x, axis, step, step)
@@ -237,10 +238,10 @@ def _window_sum(x: Array) -> Array:
 
 
 def _gaussian_mean(x: Array) -> Array:
-    """Means by Gaussian weights over the 11 x 11 windows that lie inside, (..., h, w * 3) -> (...,
-    h - 10, (w - 10) * 3).
+    """Returns Gaussian-weighted means over the 11 x 11 windows that lie inside, (..., h, w * 3) ->
+    (..., h - 10, (w - 10) * 3).
     """
-    # Sums of slices and no convolution: accelerators round the factors of those.
+    # Slices are summed instead of a convolution, whose factors accelerators round.
     weights = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
     centre, *sides = (weights / weights.sum()).tolist()[WINDOW // 2 :]
     for axis, step in _AXES:
@@ -250,9 +251,9 @@ def _gaussian_mean(x: Array) -> Array:
     return x
 
 
-_AXES = ((-2, 1), (-1, 3))  # of (..., h, w * 3), and how far apart neighbours lie along each
+_AXES = ((-2, 1), (-1, 3))  # axes of (..., h, w * 3), and the distance of neighbours along each
 
 
 def _part(x: Array, axis: int, start: int, less: int) -> Array:
-    """`less` fewer entries along an axis, from `start` on."""
+    """Returns the entries along an axis from `start` on, `less` fewer than there are."""
     return jax.lax.slice_in_dim(x, start, start + x.shape[axis] - less, axis=axis % x.ndim)

@@ -1,10 +1,9 @@
-"""Distances between two sets of pictures, from their Inception features: FID, KID, P-IDS and U-IDS.
-NumPy and SciPy, float64.
+"""Computes distances of two sets of pictures from Inception features: FID, KID, P-IDS and U-IDS.
 
-Features are (n, d), one row a picture (`models.inception`: d = 2048), in any type. They may lie in
-a memory-mapped file: FID and KID read parts of them, so that memory does not grow with the number
-of pictures; P-IDS and U-IDS take all features at once, as their SVM does. Wrong sets of features
-are an InputError.
+All run in NumPy and SciPy, in float64. Features are (n, d), one row a picture (`models.inception`:
+d = 2048), in any type. They may lie in a memory-mapped file: FID and KID read parts of them, so
+that memory does not grow with the number of pictures. P-IDS and U-IDS take all features at once, as
+their SVM does. Wrong sets of features are an InputError.
 """
 
 import math
@@ -16,30 +15,30 @@ from numpy.typing import ArrayLike, NDArray
 
 from spn_jax.errors import InputError
 
-# pictures; with fewer the covariance of 2048 features has no full rank, and FID is biased upwards
-# all the more
+# number of pictures below which the covariance of 2048 features lacks full rank, and FID is even
+# more biased upwards
 FID_RELIABLE = 2048
-ROWS = 2048  # of features in memory at a time
-IDS_LEAST = 1000  # pairs of pictures under which P-IDS and U-IDS are refused
+ROWS = 2048  # number of rows of features in memory at a time
+IDS_LEAST = 1000  # number of pairs of pictures below which P-IDS and U-IDS are refused
 
 
 def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
-    """FID (Heusel et al., NeurIPS 2017): |mean a - mean b|^2 + trace(A + B - 2 (A B)^(1/2)), A and
-    B the sample covariances.
+    """Returns FID (Heusel et al., NeurIPS 2017): |mean a - mean b|^2 + trace(A + B - 2 (A
+    B)^(1/2)), with sample covariances A and B.
 
-    The trace of the root is the sum of the singular values of X Y^T / sqrt((n - 1) (m - 1)), X and
-    Y the centred features: the same number as pytorch-fid's from a matrix root, without its
-    imaginary parts, and defined whatever the number of pictures. (Where its root is not finite,
-    pytorch-fid adds 1e-6 to both diagonals and so gets a slightly different number.) Rounding could
-    make the distance of equal sets negative (about -1e-13 of the traces): a negative result is
-    returned as 0.
+    The trace of the root is the sum of the singular values of X Y^T / sqrt((n - 1) (m - 1)), with
+    centred features X and Y. This equals pytorch-fid's number from a matrix root, but has no
+    imaginary parts and is defined for any number of pictures. (If its root is not finite,
+    pytorch-fid adds 1e-6 to both diagonals and gets a slightly different number.) Rounding can make
+    the distance of equal sets negative (about -1e-13 of the traces); a negative result is returned
+    as 0.
 
     Args:
         a: (n, d) features, n at least 2.
         b: (m, d) features, m at least 2.
 
     Raises:
-        InputError: other shapes, too few pictures, values that are not finite.
+        InputError: shapes are wrong, there are too few pictures, or values are not finite.
     """
     a, b = _features(a, b, least=2, score="FID")
     mean_a, mean_b = (sum(part.sum(0) for part in _parts(x)) / len(x) for x in (a, b))
@@ -50,8 +49,8 @@ def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def _covariance_root(x: NDArray, mean: NDArray) -> NDArray:
-    """(n, d) -> R (min(n, d), d) with R^T R the sample covariance of x. Of many pictures it takes
-    the time of one eigendecomposition.
+    """Returns R (min(n, d), d) with R^T R the sample covariance of x (n, d). For many pictures it
+    takes one eigendecomposition.
     """
     centred = ((part - mean) / math.sqrt(len(x) - 1) for part in _parts(x))
     if len(x) <= x.shape[1]:
@@ -61,26 +60,26 @@ def _covariance_root(x: NDArray, mean: NDArray) -> NDArray:
 
 
 def kernel_distance(a: ArrayLike, b: ArrayLike, *, subsets: int = 100, size: int = 1000, seed: int = 2020) -> tuple[float, float]:
-    """KID (Binkowski et al., ICLR 2018): mean and standard deviation over subsets of the unbiased
-    squared MMD, kernel (x y / d + 1)^3.
+    """Returns KID (Binkowski et al., ICLR 2018): mean and standard deviation over subsets of the
+    unbiased squared MMD, kernel (x y / d + 1)^3.
 
     Defaults, order of drawing and generator are torch-fidelity's, so both programs draw the same
-    subsets. Unbiased means that KID of two sets from one distribution scatters around 0, below it
-    too.
+    subsets. As it is unbiased, KID of two sets from one distribution scatters around 0 and can be
+    negative.
 
     Args:
         a: (n, d) features.
         b: (m, d) features.
-        subsets: how many are drawn, from either set separately, without repetition within one.
-        size: pictures of a subset; all of the smaller set where it has fewer.
-        seed: of the drawing.
+        subsets: number of subsets, drawn from each set separately, without repetition within one.
+        size: pictures in a subset, at most as many as the smaller set has.
+        seed: the generator's seed.
 
     Raises:
-        InputError: other shapes, fewer than 2 pictures, values that are not finite.
+        InputError: shapes are wrong, there are fewer than 2 pictures, or values are not finite.
     """
     a, b = _features(a, b, least=2, score="KID")
     size = min(size, len(a), len(b))
-    subsets = 1 if size == len(a) == len(b) else subsets  # all the same one
+    subsets = 1 if size == len(a) == len(b) else subsets  # all subsets would be the same
     random = np.random.RandomState(seed)
     drawn = ((random.choice(len(a), size, replace=False), random.choice(len(b), size, replace=False)) for _ in range(subsets))
     distances = [_squared_mmd(a[rows_a].astype(np.float64), b[rows_b].astype(np.float64)) for rows_a, rows_b in drawn]
@@ -88,8 +87,8 @@ def kernel_distance(a: ArrayLike, b: ArrayLike, *, subsets: int = 100, size: int
 
 
 def _squared_mmd(x: NDArray, y: NDArray) -> float:
-    """Unbiased estimate (Gretton et al., JMLR 2012) from two sets (m, d): a picture is not compared
-    with itself.
+    """Estimates the squared MMD of two sets (m, d) without bias (Gretton et al., JMLR 2012): a
+    picture is not compared with itself.
     """
     m, dimensions = x.shape
 
@@ -102,22 +101,22 @@ def _squared_mmd(x: NDArray, y: NDArray) -> float:
 
 
 def ids(real: ArrayLike, fake: ArrayLike) -> tuple[float, float]:
-    """P-IDS and U-IDS (Zhao et al., ICLR 2021) in [0, 1], higher is better: how often a linear SVM
-    takes a result for the real one.
+    """Returns P-IDS and U-IDS (Zhao et al., ICLR 2021) in [0, 1], higher is better: how often a
+    linear SVM mistakes a completed picture for a photo.
 
-    As in the authors' program: scikit-learn's LinearSVC (dual=False, otherwise its defaults) is
-    fitted to all features and asked about the same ones. U-IDS is the share of pictures that it
-    classifies wrongly, P-IDS the share of pairs whose completed picture lies further on the real
-    side than the photo. Few pictures are separable by chance (both are 0), hence the least number.
-    A fit that does not converge is scikit-learn's ConvergenceWarning.
+    As in the authors' program, scikit-learn's LinearSVC (dual=False, otherwise its defaults) is
+    fitted to all features and classifies the same ones. U-IDS is the share of pictures that it
+    classifies wrongly. P-IDS is the share of pairs whose completed picture lies further on the real
+    side than the photo. Few pictures are separable by chance (both are 0), hence the minimum
+    number. A fit that does not converge causes scikit-learn's ConvergenceWarning.
 
     Args:
         real: (n, d) features of the photos.
         fake: (n, d) features of the completed ones; row i belongs to photo i.
 
     Raises:
-        InputError: fewer than IDS_LEAST pairs, other shapes, values that are not finite,
-            scikit-learn not installed.
+        InputError: there are fewer than IDS_LEAST pairs, shapes are wrong, values are not finite,
+            or scikit-learn is not installed.
     """
     real, fake = _features(real, fake, least=IDS_LEAST, score="P-IDS and U-IDS")
     if len(real) != len(fake):
@@ -136,8 +135,8 @@ def ids(real: ArrayLike, fake: ArrayLike) -> tuple[float, float]:
 
 
 def _features(a: ArrayLike, b: ArrayLike, *, least: int, score: str) -> tuple[NDArray, NDArray]:
-    """Both as arrays. InputError if they are no features of `least` pictures each and of one
-    network.
+    """Returns both as arrays. Raises InputError unless they are features of one network, of at
+    least `least` pictures each.
     """
     a, b = np.asarray(a), np.asarray(b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
@@ -150,5 +149,5 @@ def _features(a: ArrayLike, b: ArrayLike, *, least: int, score: str) -> tuple[ND
 
 
 def _parts(x: NDArray) -> Iterator[NDArray]:
-    """The rows in float64, so many at a time."""
+    """Yields the rows in float64, ROWS at a time."""
     return (x[start : start + ROWS].astype(np.float64) for start in range(0, len(x), ROWS))

@@ -1,5 +1,5 @@
-"""What has parameters: the SPN, its discriminators, and the fixed networks of losses and scores.
+"""Defines all networks: SPN, its discriminators, and the fixed networks of losses and scores.
 
-It imports `config` alone, and no data loader; checkpoints, training, filling and what stands on
+It imports `config` alone, and no data loader. Checkpoints, training, filling and all that builds on
 them import it.
 """

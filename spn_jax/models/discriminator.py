@@ -1,4 +1,4 @@
-"""Patch discriminators: five 4x4 convolutions; the score is a map."""
+"""Defines the patch discriminators: five 4x4 convolutions, whose output is a map of scores."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ from spn_jax.models.layers import Conv, SpectralConv, instance_norm, leaky_relu
 
 
 class DiscriminatorOutput(NamedTuple):
-    """logits (b, h, w, 1), one per patch, before any sigmoid; features: the maps that feature
-    matching compares.
+    """Holds logits (b, h, w, 1), one per patch, before any sigmoid, and the feature maps that
+    feature matching compares.
     """
 
     logits: Array
@@ -23,9 +23,9 @@ class DiscriminatorOutput(NamedTuple):
 class Discriminator(nnx.Module):
     """Scores patches of an image: high for a photo, low for a completion.
 
-    `config.discriminator` chooses between the two of the paper. spectral_norm: all five layers have
-    it, and features are the outputs of all. instance_norm: layers 2 to 4 have both norms, and
-    features are their outputs; the first and the last layer have a bias and no norm.
+    `config.discriminator` chooses between the paper's two. With spectral_norm all five layers have
+    spectral normalisation, and features are the outputs of all. With instance_norm layers 2 to 4
+    have both norms, and features are their outputs; the first and last have a bias and no norm.
     """
 
     def __init__(self, config: ModelConfig, *, rng: np.random.Generator, dtype: DTypeLike):
@@ -40,7 +40,7 @@ class Discriminator(nnx.Module):
         self.convs = nnx.List([layer(i) for i in range(5)])
 
     def power_iteration(self) -> None:
-        """Updates the singular vectors of all layers that have them; in training one precedes each
+        """Updates the singular vectors of all layers that have them. In training it precedes each
         pass.
         """
         for conv in self.convs:

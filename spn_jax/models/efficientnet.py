@@ -1,13 +1,13 @@
-"""The trunk of EfficientNet-Lite0 (Tan and Le, ICML 2019; the Lite variants: Google, 2020), a
-teacher to be run inside the training step.
+"""Defines the trunk of EfficientNet-Lite0, a teacher that runs inside the training step.
 
-EfficientNet-B0 with ReLU6 in place of swish and without squeeze and excitation, batch norm folded
-into kernels and biases. Trained on ImageNet, with weights in a package under a free licence.
+It is EfficientNet-B0 (Tan and Le, ICML 2019; the Lite variants: Google, 2020) with ReLU6 in place
+of swish, without squeeze and excitation, and with batch norm folded into kernels and biases. It was
+trained on ImageNet, and its weights come in a package under a free licence.
 
-Every convolution pads as TensorFlow's "SAME" does: so that the output has ceil(side / stride)
-pixels, and where the number of zeros is odd, as it is at stride 2 on an even side, the one more
-goes below and to the right. The network was trained so. The package efficientnet_lite_pytorch fixes
-its zeros for photos of 224 pixels; at sides that are multiples of 32 these are the same ones.
+Every convolution pads as TensorFlow's "SAME" does, as in the network's training. The output has
+ceil(side / stride) pixels. Where the number of zeros is odd, as at stride 2 on an even side, the
+extra zero goes below and to the right. The package efficientnet_lite_pytorch fixes its padding for
+photos of 224 pixels; at sides that are multiples of 32 it is the same.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ MEAN, SCALE = 127.0, 128.0  # of input values 0 to 255
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Blocks of equal width; the first one has the stride."""
+    """Describes blocks of equal width, of which the first has the stride."""
 
-    expansion: int  # of the channels, inside a block
+    expansion: int  # factor of the channels inside a block
     features: int
     blocks: int
     stride: int
@@ -48,14 +48,14 @@ STAGES = (
     Stage(6, 192, 4, 2, 5),
     Stage(6, 320, 1, 1, 3),
 )
-# the deepest at 1/2, 1/4, 1/8, 1/16, 1/32 of the photo's side
+# the deepest blocks at 1/2, 1/4, 1/8, 1/16, 1/32 of the photo's side
 MAPS = {"block0": 0, "block2": 2, "block4": 4, "block10": 10, "block15": 15}
 CHANNELS = {"block0": 16, "block2": 24, "block4": 40, "block10": 112, "block15": 320}
 
 
 class FoldedConv(nnx.Module):
-    """Convolution with "SAME" padding and the bias that batch norm leaves; `depthwise`: each
-    channel by itself.
+    """Convolves with "SAME" padding and the bias of the folded batch norm. `depthwise` convolves
+    each channel by itself.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class FoldedConv(nnx.Module):
 
 
 class InvertedResidual(nnx.Module):
-    """[k1 to more channels, ReLU6,] depthwise, ReLU6, k1; plus its input where the shape stays
-    (Sandler et al., CVPR 2018).
+    """Computes [1x1 to more channels, ReLU6,] depthwise, ReLU6, 1x1, plus the input where the shape
+    stays (Sandler et al., CVPR 2018).
     """
 
     def __init__(self, features_in: int, stage: Stage, stride: int, *, rng: np.random.Generator, dtype: DTypeLike):
@@ -106,13 +106,13 @@ class InvertedResidual(nnx.Module):
 
 
 class EfficientNetTrunk(nnx.Module):
-    """Photos -> the maps that are wanted, by name.
+    """Maps photos to the wanted feature maps by name.
 
     Args:
-        names: of MAPS; nothing beyond the deepest of them is built.
-        rng: draws the parameters of a new one, which is of use in tests alone.
-        dtype: compute type; parameters are float32, and products are as exact as it allows on every
-            backend.
+        names: keys of MAPS; nothing beyond the deepest of them is built.
+        rng: draws random parameters, which only tests use.
+        dtype: compute type; parameters are float32, and products have the highest precision that
+            the type allows on every backend.
     """
 
     def __init__(self, names: Iterable[str], *, rng: np.random.Generator, dtype: DTypeLike):
@@ -123,12 +123,12 @@ class EfficientNetTrunk(nnx.Module):
 
     @property
     def channels(self) -> dict[str, int]:
-        """Channels of each map."""
+        """Returns the channels of each map."""
         return {name: CHANNELS[name] for name in self.names}
 
     def __call__(self, photos: Array) -> dict[str, Array]:
-        """Photos (b, h, w, 3) in [0, 1] -> {name: (b, ceil(h / 2), ..., c) or smaller by further
-        halves} in the compute type.
+        """Photos (b, h, w, 3) in [0, 1] -> {name: (b, ceil(h / 2), ..., c), or smaller by further
+        halvings} in the compute type.
         """
         with jax.default_matmul_precision("highest"):
             x = jax.nn.relu6(self.stem((photos * 255 - MEAN) / SCALE))
@@ -140,7 +140,7 @@ class EfficientNetTrunk(nnx.Module):
 
 
 def block_shapes() -> list[tuple[int, Stage, int]]:
-    """Channels that come in, stage and stride of each of the 16 blocks."""
+    """Returns input channels, stage and stride of each of the 16 blocks."""
     shapes, features_in = [], STEM
     for stage in STAGES:
         for i in range(stage.blocks):
@@ -150,11 +150,11 @@ def block_shapes() -> list[tuple[int, Stage, int]]:
 
 
 def depthwise_convolution(x: Array, kernel: Array, stride: int) -> Array:
-    """Convolution of each channel with a kernel of its own, "SAME": (b, h, w, c) and (k, k, 1, c)
-    -> (b, ceil(h / stride), ..., c).
+    """Convolves each channel with a kernel of its own, "SAME": (b, h, w, c) and (k, k, 1, c) -> (b,
+    ceil(h / stride), ..., c).
 
     The CPU backend's grouped convolution takes 15 to 40 times as long as the sum of shifted
-    products, which it computes in one loop.
+    products, which it fuses into one loop.
     """
 
     def grouped(x: Array, kernel: Array) -> Array:
@@ -167,14 +167,14 @@ def depthwise_convolution(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def grouped_convolution(x: Array, kernel: Array, stride: int, groups: int) -> Array:
-    """Convolution with "SAME" padding in the backend's own form."""
+    """Convolves with "SAME" padding in the backend's own form."""
     dimensions = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=dimensions, feature_group_count=groups)
 
 
 def shifted_products(x: Array, kernel: Array, stride: int) -> Array:
-    """The depthwise convolution as a sum over the kernel's elements of the shifted map times that
-    element.
+    """Computes the depthwise convolution as a sum over the kernel's elements of the shifted map
+    times the element.
     """
     size = kernel.shape[0]
     rows, columns = (-(-side // stride) for side in x.shape[1:3])
@@ -189,8 +189,8 @@ def shifted_products(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def released_names() -> dict[str, tuple[str, str]]:
-    """{our convolution: (convolution, batch norm) in the released file, that of the package
-    efficientnet_lite_pytorch}.
+    """Returns {our convolution: (convolution, batch norm)} with the names of the released file,
+    those of the package efficientnet_lite_pytorch.
     """
     names = {"stem": ("_conv_stem", "_bn0")}
     for i, (_, stage, _) in enumerate(block_shapes()):

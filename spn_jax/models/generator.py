@@ -1,11 +1,10 @@
-"""Fully context-aware image generator (paper section 3.2): encoder with region norm, SPADE blocks,
+"""Defines the generator (paper section 3.2): an encoder with region norm, SPADE blocks and a
 decoder.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -24,24 +23,23 @@ from spn_jax.models.layers import (
     enlarge,
     leaky_relu,
     pixel_shuffle,
+    relu,
     statistics_dtype,
 )
 from spn_jax.models.prior import COARSEST, Pyramid, call_block, prior_width
 
-FIRST_ADDITION = 0.1  # what a new network adds to a filled photo, in what it would predict
+FIRST_ADDITION = 0.1  # scale of a new network's output kernel where it adds to a filled photo
 
 
 class Filled(NamedTuple):
-    """Photos whose holes are filled already: image (b, P, P, 3) in [0, 1], mask (b, P, P, 1), 1 =
-    hole.
-    """
+    """Holds photos with filled holes: image (b, P, P, 3) in [0, 1], mask (b, P, P, 1), 1 = hole."""
 
     image: Array
     mask: Array
 
 
 class EncoderLayer(nnx.Module):
-    """Convolution, region normalisation, ReLU."""
+    """Applies a convolution, region normalisation and ReLU."""
 
     def __init__(self, conv: Conv, features: int):
         self.conv = conv
@@ -49,14 +47,13 @@ class EncoderLayer(nnx.Module):
 
     def __call__(self, x: Array, mask: Array) -> Array:
         """x (b, h, w, c), mask (b, P, P, 1) -> (b, h', w', features)."""
-        return jax.nn.relu(self.region_norm(self.conv(x), mask))
+        return relu(self.region_norm(self.conv(x), mask))
 
 
 class SPADEResidualBlock(nnx.Module):
-    """Shortcut plus [SPADE, activation, conv, SPADE, activation, conv] (Fig. 3b).
+    """Adds a shortcut to [SPADE, activation, conv, SPADE, activation, conv] (Fig. 3b).
 
-    Where the width changes the shortcut is [SPADE, conv] without activation, otherwise the input
-    itself.
+    Where the width changes, the shortcut is [SPADE, conv] without activation, otherwise the input.
     """
 
     def __init__(self, norms: Sequence[SPADE | ConcatNorm | PlainNorm], convs: Sequence[Conv], activation: Activation):
@@ -76,7 +73,7 @@ class SPADEResidualBlock(nnx.Module):
 
 
 class SPADEUpsampling(SPADEResidualBlock):
-    """One step of SPN's decoder: the enlarged map through a SPADE block."""
+    """Performs one step of SPN's decoder: enlarges the map and applies a SPADE block."""
 
     def __call__(self, x: Array, prior: Array | None) -> Array:
         """x (b, h, w, in), prior (b, 2 h, 2 w, p) or None at a level without one -> (b, 2 h, 2 w,
@@ -86,8 +83,8 @@ class SPADEUpsampling(SPADEResidualBlock):
 
 
 class RegionNormUpsampling(nnx.Module):
-    """One step of SPL's decoder: convolution, pixel shuffle, region normalisation with a learnt
-    region, ReLU.
+    """Performs one step of SPL's decoder: convolution, pixel shuffle, region normalisation with a
+    learnt region, ReLU.
     """
 
     def __init__(self, conv: Conv, region_norm: LearntRegionNorm):
@@ -95,11 +92,11 @@ class RegionNormUpsampling(nnx.Module):
 
     def __call__(self, x: Array, prior: Array | None) -> Array:
         """(b, h, w, in) -> (b, 2 h, 2 w, out); SPL has no prior at these scales."""
-        return jax.nn.relu(self.region_norm(pixel_shuffle(self.conv(x))))
+        return relu(self.region_norm(pixel_shuffle(self.conv(x))))
 
 
 class Generator(nnx.Module):
-    """Masked photo, mask and prior pyramid -> completed image in [0, 1]."""
+    """Maps masked photo, mask and prior pyramid to a completed image in [0, 1]."""
 
     def __init__(self, config: ModelConfig, *, rng: np.random.Generator, dtype: DTypeLike, remat: bool):
         width = config.width
@@ -121,7 +118,7 @@ class Generator(nnx.Module):
             dilated = conv(features, features, 3, padding=2, dilation=2, reflect=True)
             last = conv(features, features, 3, padding=1, reflect=True)
             norms = [norm(features, COARSEST) for _ in range(2)]
-            return SPADEResidualBlock(norms, (dilated, last), jax.nn.relu)
+            return SPADEResidualBlock(norms, (dilated, last), relu)
 
         def decoder_block(level: int) -> SPADEUpsampling | RegionNormUpsampling:
             wide, narrow = width * 2**level, width * 2 ** (level - 1)
@@ -142,8 +139,8 @@ class Generator(nnx.Module):
         self.decoder = nnx.List([decoder_block(level) for level in (2, 1)])
         self.output = conv(width, 3, 7, padding=3, reflect=True)
         if config.hole_fill == "smooth":
-            # Training begins near the filled photo. At zero itself no gradient would reach the
-            # layers before this one.
+            # Training begins near the filled photo. With a kernel of zeros no gradient would reach
+            # the layers before this one.
             self.output.kernel[...] *= FIRST_ADDITION
             assert self.output.bias is not None
             self.output.bias[...] = jnp.zeros(3)
@@ -156,23 +153,22 @@ class Generator(nnx.Module):
         return x
 
     def refine(self, features: Array, priors: Pyramid) -> Array:
-        """F_dec at P/4 (Eq. 9, first line): F_enc (b, P/4, P/4, c) under the coarsest prior, same
-        shape.
+        """F_dec at P/4 (Eq. 9, first line): refines F_enc (b, P/4, P/4, c) with the coarsest prior,
+        same shape.
         """
         for block in self.middle:
             features = call_block(block, features, priors[COARSEST], remat=self.remat)
         return features
 
     def decode(self, features: Array, priors: Pyramid, base: Filled | None = None) -> Array:
-        """Image (b, P, P, 3) in [0, 1] from F_dec (b, P/4, P/4, c) (Eq. 9).
+        """Decodes F_dec (b, P/4, P/4, c) into an image (b, P, P, 3) in [0, 1] (Eq. 9).
 
         With `base` the network's output in (-1, 1) is added to it, in the holes alone. Elsewhere
-        the base is the photo itself, where a loss by absolute differences would hold the output at
-        zero.
+        the base is the photo itself, and an l1 loss would keep the output at zero there.
         """
         for level, block in zip((2, 1), self.decoder, strict=True):
             features = call_block(block, features, priors.get(level), remat=self.remat)
-        # changes nothing in SPL, whose decoder ends in ReLU
+        # This LeakyReLU changes nothing in SPL, whose decoder ends in ReLU.
         rgb = self.output(leaky_relu(features))
         tanh = jnp.tanh(rgb.astype(statistics_dtype(rgb)))
         return (tanh + 1) / 2 if base is None else jnp.clip(base.image + base.mask * tanh, 0, 1)

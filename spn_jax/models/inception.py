@@ -1,9 +1,9 @@
-"""Inception v3 as pytorch-fid has it, whose pooled features FID, KID, P-IDS and U-IDS compare.
+"""Defines Inception v3 as in pytorch-fid; FID, KID, P-IDS and U-IDS compare its pooled features.
 
-It is Szegedy et al.'s network (CVPR 2016) with the weights that TensorFlow's FID used (2015-12-05),
-which computes otherwise than torchvision's Inception v3 in three places: average pooling leaves the
-padding out of the mean, the last block's pooling branch takes the maximum, and the input is scaled
-to [-1, 1]. Modules bear the names of the released file.
+It is Szegedy et al.'s network (CVPR 2016) with the weights of TensorFlow's FID (2015-12-05). It
+differs from torchvision's Inception v3 in three places: average pooling leaves the padding out of
+the mean, the last block's pooling branch takes the maximum, and the input is scaled to [-1, 1].
+Modules have the names of the released file.
 """
 
 import functools
@@ -17,7 +17,7 @@ from jax import Array, lax
 
 from spn_jax.models.layers import torch_uniform
 
-SIZE = 299  # height and width that every image is brought to
+SIZE = 299  # height and width that every image is resized to
 FEATURES = 2048
 EPSILON = 1e-3  # of batch norm, which `weights.load_inception` folds into the kernels
 
@@ -25,10 +25,10 @@ Size = int | tuple[int, int]
 
 
 class ConvReLU(nnx.Module):
-    """Convolution, bias, ReLU; `padded` keeps the size (at stride 1). Bias and kernel include the
-    release's batch norm.
+    """Applies a convolution, a bias and ReLU; `padded` keeps the size (at stride 1).
 
-    A new one has He's initialisation and no bias, for the reason given at VGG19.
+    Kernel and bias include the release's batch norm. Random ones have He's initialisation and no
+    bias, for the reason given at VGG19.
     """
 
     def __init__(self, features_in: int, features_out: int, size: Size, *, rng: np.random.Generator, stride: int = 1, padded: bool = True):
@@ -129,7 +129,9 @@ class BlockD(nnx.Module):
 
 
 class BlockE(nnx.Module):
-    """Mixed_7b, 7c: (b, 8, 8, in) -> (b, 8, 8, 2048); `pool` is the pooling branch's."""
+    """Mixed_7b, 7c: (b, 8, 8, in) -> (b, 8, 8, 2048); `pool` is the pooling of the pooling
+    branch.
+    """
 
     def __init__(self, features_in: int, pool: Callable[[Array], Array], conv: Conv):
         self.branch1x1 = conv(features_in, 320, 1)
@@ -158,8 +160,8 @@ class BlockE(nnx.Module):
 
 
 class InceptionV3(nnx.Module):
-    """Inception v3 up to its last pooling, in float32 at the highest precision the device has,
-    whatever is set outside.
+    """Computes Inception v3 up to its last pooling, in float32 at the device's highest precision,
+    whatever precision is set outside.
     """
 
     def __init__(self, *, rng: np.random.Generator):
@@ -194,7 +196,7 @@ class InceptionV3(nnx.Module):
         """Images (b, h, w, 3) in [0, 1], of any size -> features (b, 2048) as clean-fid computes
         them.
 
-        It resizes as Pillow does and brings 0..255 to (x - 128) / 128; the network and its weights
+        It resizes as Pillow does and scales 0..255 by (x - 128) / 128. The network and its weights
         are pytorch-fid's.
         """
         with jax.default_matmul_precision("highest"):
@@ -211,28 +213,28 @@ class InceptionV3(nnx.Module):
             return x.mean((1, 2))
 
     def blocks(self) -> list[Callable[[Array], Array]]:
-        """All of them, in order."""
+        """Returns all blocks in order."""
         at_35 = [self.Mixed_5b, self.Mixed_5c, self.Mixed_5d]
         at_17 = [self.Mixed_6a, self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e]
         return [*at_35, *at_17, self.Mixed_7a, self.Mixed_7b, self.Mixed_7c]
 
 
 def resize(image: Array) -> Array:
-    """(b, h, w, c) -> (b, 299, 299, c), bilinear between pixel centres without antialiasing:
-    PyTorch's `interpolate(align_corners=False)`.
+    """Resizes (b, h, w, c) to (b, 299, 299, c), bilinear between pixel centres without
+    antialiasing, as PyTorch's `interpolate(align_corners=False)` does.
 
-    pytorch-fid's choice; clean-fid (`clean_resize`) and TensorFlow's FID resize otherwise, and
-    their scores are others.
+    pytorch-fid resizes so. clean-fid (`clean_resize`) and TensorFlow's FID resize otherwise and
+    have other scores.
     """
     return jax.image.resize(image, (image.shape[0], SIZE, SIZE, image.shape[-1]), "bilinear", antialias=False)
 
 
 def clean_resize(image: Array) -> Array:
-    """(b, h, w, c) in 0..255 -> (b, 299, 299, c): Pillow's bicubic filter with antialiasing on each
-    channel in floating point.
+    """Resizes (b, h, w, c) in 0..255 to (b, 299, 299, c) with Pillow's bicubic filter and
+    antialiasing, each channel in floating point.
 
-    clean-fid's choice (Parmar et al., CVPR 2022); nothing is rounded, values beyond 0 and 255 are
-    cut.
+    clean-fid resizes so (Parmar et al., CVPR 2022). Nothing is rounded; values beyond 0 and 255 are
+    clipped.
     """
     rows, columns = (jnp.asarray(bicubic_weights(n)) for n in image.shape[1:3])
     highest = lax.Precision.HIGHEST
@@ -242,8 +244,8 @@ def clean_resize(image: Array) -> Array:
 
 @functools.cache
 def bicubic_weights(length: int) -> np.ndarray:
-    """What each of `length` pixels counts for each of SIZE, float32 (SIZE, length): Pillow's
-    bicubic (a = -1/2), wider when shrinking.
+    """Returns the weights of `length` pixels for each of SIZE, float32 (SIZE, length): Pillow's
+    bicubic filter (a = -1/2), widened when shrinking.
     """
     scale = length / SIZE
     wide = max(scale, 1.0)
@@ -256,22 +258,22 @@ def bicubic_weights(length: int) -> np.ndarray:
 
 
 def max_pool(x: Array, *, stride: int) -> Array:
-    """Maximum over whole squares of 3 x 3: (b, h, w, c) -> (b, (h - 3) // stride + 1, (w - 3) //
-    stride + 1, c).
+    """Takes the maximum over whole squares of 3 x 3: (b, h, w, c) -> (b, (h - 3) // stride + 1, (w
+    - 3) // stride + 1, c).
     """
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, stride, stride, 1), "VALID")
 
 
 def padded_max_pool(x: Array) -> Array:
-    """Maximum over the neighbours of each pixel that there are, itself included: (b, h, w, c) ->
-    (b, h, w, c).
+    """Takes the maximum over 3 x 3 neighbourhoods, without padding values: (b, h, w, c) -> (b, h,
+    w, c).
     """
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
 
 
 def average_pool(x: Array) -> Array:
-    """Mean over the neighbours of each pixel that there are, itself included: (b, h, w, c) -> (b,
-    h, w, c).
+    """Takes the mean over 3 x 3 neighbourhoods, without padding values: (b, h, w, c) -> (b, h, w,
+    c).
     """
 
     def neighbours(x: Array) -> Array:

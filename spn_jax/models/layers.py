@@ -1,11 +1,11 @@
-"""Layers shared by the networks: convolutions with their parameters, region normalisation, SPADE,
-spectral norm.
+"""Defines layers shared by the networks: convolutions, region norm, SPADE, spectral normalisation.
 
 Activations are `b h w c`, kernels `h w in out`. Parameters are float32; `dtype` is the type
 convolutions compute in. Statistics of every normalisation are float32 or wider, whatever the
 compute type.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -16,33 +16,58 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from spn_jax.models.convolution import convolve, convolve_reflected
+from spn_jax.models.convolution import add_bias, convolve, convolve_reflected
 
 EPSILON = 1e-5  # of every instance and region normalisation (PyTorch's default)
 
-REGION_THRESHOLD = 0.8  # importance from which a pixel belongs to the region of LearntRegionNorm
+REGION_THRESHOLD = 0.8  # least importance of the pixels in the region of LearntRegionNorm
 
 Activation = Callable[[Array], Array]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def leaky_relu(x: Array, slope: float = 0.2) -> Array:
-    """LeakyReLU; slope 0.2 is the one of decoder, discriminator and posterior encoder, slope 0 is
+    """Applies LeakyReLU. Decoder, discriminator and posterior encoder have slope 0.2; slope 0 is
     ReLU.
+
+    Its derivative is read from the output, which the next convolution keeps anyway. From the input,
+    an accelerator's compiler would compute the output anew, and keep all that the input is made of:
+    in SPADE that is one map more for each norm.
     """
     return jax.nn.leaky_relu(x, slope) if slope else jax.nn.relu(x)
 
 
-def torch_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Array:
-    """PyTorch's default initialisation of weights and biases alike: uniform in +-1/sqrt(fan_in).
+def _activate(x: Array, slope: float) -> tuple[Array, Array]:
+    out = leaky_relu(x, slope)
+    return out, out
 
-    Drawn by NumPy: the same numbers on every backend, and no random program to compile for each of
-    a hundred shapes.
+
+def _pull_back(slope: float, out: Array, gradient: Array) -> tuple[Array]:
+    # Without the barrier the compiler would see through `out` and keep what it is made of.
+    out = lax.optimization_barrier(out)
+    return (jnp.where(out >= 0, gradient, slope * gradient) if slope else jnp.where(out > 0, gradient, 0),)
+
+
+leaky_relu.defvjp(_activate, _pull_back)
+
+
+def relu(x: Array) -> Array:
+    """Applies `leaky_relu` of slope 0, for maps that the next convolution keeps."""
+    return leaky_relu(x, 0.0)
+
+
+def torch_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Array:
+    """Draws PyTorch's default initialisation of weights and biases alike: uniform in
+    +-1/sqrt(fan_in).
+
+    NumPy draws it, so every backend has the same numbers, and no random program must be compiled
+    for each of a hundred shapes.
     """
     return jnp.asarray((2 * rng.random(shape, np.float32) - 1) * np.float32(fan_in**-0.5))
 
 
 def resize_mask(mask: Array, height: int) -> Array:
-    """Brings a mask (b, H, W, 1) to a feature map's height by nearest neighbour: every k-th
+    """Resizes a mask (b, H, W, 1) to a feature map's height by nearest neighbour: takes every k-th
     pixel.
     """
     step = mask.shape[1] // height
@@ -50,18 +75,18 @@ def resize_mask(mask: Array, height: int) -> Array:
 
 
 def enlarge(x: Array, factor: int = 2) -> Array:
-    """Nearest-neighbour enlargement (b, h, w, c) -> (b, factor h, factor w, c)."""
+    """Enlarges by nearest neighbour: (b, h, w, c) -> (b, factor h, factor w, c)."""
     return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)
 
 
 def pixel_shuffle(x: Array) -> Array:
-    """(b, h, w, 4 c) -> (b, 2 h, 2 w, c) with PyTorch's order of channels."""
+    """Rearranges (b, h, w, 4 c) to (b, 2 h, 2 w, c) with PyTorch's order of channels."""
     return rearrange(x, "b h w (c i j) -> b (h i) (w j) c", i=2, j=2)
 
 
 class Conv(nnx.Module):
-    """Convolution, with bias unless told otherwise; `reflect` pads by reflection instead of zeros
-    (stride 1 only).
+    """Convolves, with a bias by default. `reflect` pads by reflection instead of zeros (stride 1
+    only).
     """
 
     def __init__(
@@ -85,27 +110,27 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """(b, h, w, in) -> (b, h', w', out) in the compute type."""
-        x, kernel = jnp.asarray(x, self.dtype), jnp.asarray(self.kernel[...], self.dtype)
+        x, kernel = jnp.asarray(x, self.dtype), self.kernel[...]
         if self.reflect:
             out = convolve_reflected(x, kernel, padding=self.padding, dilation=self.dilation)
         else:
             out = convolve(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation)
-        return out if self.bias is None else out + jnp.asarray(self.bias[...], self.dtype)
+        return out if self.bias is None else add_bias(out, self.bias[...])
 
 
 def dense_maps(x: Array, convs: Sequence[Conv]) -> Array:
-    """What the convolutions of a dense block add to x (b, h, w, c), each followed by ReLU: (b, h,
-    w, n growth), in their order.
+    """Returns what the convolutions of a dense block add to x (b, h, w, c), each followed by ReLU,
+    in order: (b, h, w, n growth).
 
-    Convolution i (k3 p1, with bias) is on x and on what those before it added. Its part on x is
-    computed for all of them at once: one convolution of many outputs is faster than many of few,
-    and x is not copied into a larger map for each.
+    Convolution i (k3 p1, with bias) has as input x and the maps of those before it. The part that
+    acts on x is computed for all of them at once: one convolution with many outputs is faster than
+    many with few, and x is not copied into a larger map for each.
     """
     x = jnp.asarray(x, convs[0].dtype)
-    kernels = [jnp.asarray(conv.kernel[...], conv.dtype) for conv in convs]
-    biases = [jnp.asarray(conv.bias[...], conv.dtype) for conv in convs if conv.bias is not None]
+    kernels = [conv.kernel[...] for conv in convs]
+    biases = [conv.bias[...] for conv in convs if conv.bias is not None]
     width = x.shape[-1]
-    on_x = convolve(x, jnp.concatenate([kernel[:, :, :width] for kernel in kernels], -1), padding=1) + jnp.concatenate(biases)
+    on_x = add_bias(convolve(x, jnp.concatenate([kernel[:, :, :width] for kernel in kernels], -1), padding=1), jnp.concatenate(biases))
     first, *rest = jnp.split(on_x, len(convs), -1)
     maps = jax.nn.relu(first)
     for part, kernel in zip(rest, kernels[1:], strict=True):
@@ -114,7 +139,9 @@ def dense_maps(x: Array, convs: Sequence[Conv]) -> Array:
 
 
 class ResidualBlock(nnx.Module):
-    """x + [k3 r1, ReLU, k3 r1](x); where the width changes the shortcut is a k3 r1 convolution."""
+    """Computes x + [k3 r1, ReLU, k3 r1](x) (r: reflection padding). Where the width changes, the
+    shortcut is a k3 r1 convolution.
+    """
 
     def __init__(self, features_in: int, features_out: int, *, rng: np.random.Generator, dtype: DTypeLike):
         def conv(width_in: int) -> Conv:
@@ -127,17 +154,17 @@ class ResidualBlock(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """(b, h, w, in) -> (b, h, w, out)."""
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return shortcut + self.conv_out(jax.nn.relu(self.conv_in(x)))
+        return shortcut + self.conv_out(relu(self.conv_in(x)))
 
 
 def statistics_dtype(x: Array) -> jnp.dtype:
-    """float32, or float64 where the input has it."""
+    """Returns float32, or float64 where the input has it."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def instance_norm(x: Array) -> Array:
-    """Instance normalisation without parameters: zero mean, unit (biased, two-pass) variance per
-    image and channel.
+    """Normalises each image and channel to zero mean and unit (biased, two-pass) variance, without
+    parameters.
     """
     wide = x.astype(statistics_dtype(x))
     centred = wide - wide.mean((1, 2), keepdims=True)
@@ -146,12 +173,12 @@ def instance_norm(x: Array) -> Array:
 
 
 def region_normalise(x: Array, region: Array) -> tuple[Array, Array, Array]:
-    """Region normalisation (Yu et al., AAAI 2020) before its affine map.
+    """Applies region normalisation (Yu et al., AAAI 2020) without its affine map.
 
-    Definition, per region r of `area` pixels out of h w: fill the other region with r's mean,
-    instance-normalise the whole, multiply by sqrt(area / (h w)); add both. Filling with the mean
-    makes the other region exactly zero and scales the variance by area / (h w), so both regions are
-    computed at once.
+    It is defined per region r of `area` pixels out of h w: fill the other region with r's mean,
+    instance-normalise the whole and multiply by sqrt(area / (h w)); then add both results. Filling
+    with the mean makes the other region exactly zero and scales the variance by area / (h w), so
+    both regions are computed at once.
 
     Args:
         x: (b, h, w, c) in float32 or wider.
@@ -167,8 +194,8 @@ def region_normalise(x: Array, region: Array) -> tuple[Array, Array, Array]:
 
 
 class RegionNorm(nnx.Module):
-    """Region normalisation with the given mask as region (RN-B), then one learnt affine map a
-    region.
+    """Applies region normalisation with the given mask as region (RN-B), then one learnt affine map
+    per region.
     """
 
     def __init__(self, features: int):
@@ -185,11 +212,12 @@ class RegionNorm(nnx.Module):
 
 
 class LearntRegionNorm(nnx.Module):
-    """Region normalisation whose region the network finds itself (RN-L; Yu et al., AAAI 2020).
+    """Applies region normalisation with a region that the network learns (RN-L; Yu et al., AAAI
+    2020).
 
-    Mean and maximum over the channels give each pixel an importance in (0, 1); the region is where
-    it reaches 0.8, a choice that no gradient flows through. Importance also gives the affine map,
-    alike for all channels.
+    Mean and maximum over the channels give each pixel an importance in (0, 1). The region is where
+    it reaches 0.8; no gradient flows through this threshold. Importance also gives the affine map,
+    which is the same for all channels.
     """
 
     def __init__(self, *, rng: np.random.Generator, dtype: DTypeLike):
@@ -209,16 +237,16 @@ class LearntRegionNorm(nnx.Module):
 
 
 def region_mean(x: Array, region: Array) -> Array:
-    """Mean (b, 1, 1, c) of x over a region (b, h, w, 1); an empty region counts as one pixel, so
-    its mean is 0.
+    """Returns the mean (b, 1, 1, c) of x over a region (b, h, w, 1). An empty region counts as one
+    pixel, so its mean is 0.
     """
     area = jnp.maximum(region.sum((1, 2), keepdims=True), 1)
     return (x * region).sum((1, 2), keepdims=True) / area
 
 
 def region_scale(centred: Array, region: Array) -> Array:
-    """Factor (b, 1, 1, c) by which region normalisation multiplies the centred values of one
-    region.
+    """Returns the factor (b, 1, 1, c) by which region normalisation multiplies the centred values
+    of one region.
     """
     share = jnp.maximum(region.sum((1, 2), keepdims=True), 1) / (centred.shape[1] * centred.shape[2])
     variance = (jnp.square(centred) * region).mean((1, 2), keepdims=True)
@@ -226,8 +254,8 @@ def region_scale(centred: Array, region: Array) -> Array:
 
 
 class SPADE(nnx.Module):
-    """Spatially-adaptive normalisation (Eq. 8; Park et al., CVPR 2019): instance norm, then gamma
-    and beta from a prior.
+    """Applies spatially-adaptive normalisation (Eq. 8; Park et al., CVPR 2019): instance norm, then
+    gamma and beta from a prior.
     """
 
     def __init__(self, features: int, prior_features: int, hidden: int, *, rng: np.random.Generator, dtype: DTypeLike):
@@ -238,17 +266,17 @@ class SPADE(nnx.Module):
     def __call__(self, x: Array, prior: Array | None) -> Array:
         """x (b, h, w, c), prior (b, h, w, p) -> (b, h, w, c)."""
         assert prior is not None, "a level with SPADE has a prior"
-        shared = jax.nn.relu(self.shared(prior))
+        shared = relu(self.shared(prior))
         return instance_norm(x) * (1 + self.gamma(shared)) + self.beta(shared)
 
 
 class ConcatNorm(nnx.Module):
-    """Stands where SPADE does in the ablation "w/ Concat" (Fig. 7): instance norm, then a
-    convolution of features and prior together.
+    """Replaces SPADE in the ablation "w/ Concat" (Fig. 7): instance norm, then a convolution of
+    features and prior together.
 
-    The paper says no more than that features and prior are concatenated in place of the SPADE
-    blocks. Here blocks, widths and norms stay, and concatenation with a k3 p1 convolution back to
-    the features' width replaces gamma and beta alone.
+    The paper only says that features and prior are concatenated in place of the SPADE blocks. Here
+    blocks, widths and norms stay. Concatenation and a k3 p1 convolution back to the features' width
+    replace only gamma and beta.
     """
 
     def __init__(self, features: int, prior_features: int, *, rng: np.random.Generator, dtype: DTypeLike):
@@ -261,27 +289,29 @@ class ConcatNorm(nnx.Module):
 
 
 class PlainNorm(nnx.Module):
-    """Stands where a scale without prior has no SPADE: instance norm alone (the paper's ablation of
-    prior scales).
+    """Replaces SPADE at a scale without prior: instance norm alone (the paper's ablation of prior
+    scales).
     """
 
     def __call__(self, x: Array, prior: Array | None) -> Array:
-        """(b, h, w, c) -> (b, h, w, c); `prior` is not looked at."""
+        """(b, h, w, c) -> (b, h, w, c); `prior` is ignored."""
         return instance_norm(x)
 
 
 class SpectralVector(nnx.Variable):
-    """A singular vector that spectral norm carries from step to step; state, not a parameter."""
+    """Holds a singular vector that spectral normalisation keeps from step to step: state, not a
+    parameter.
+    """
 
 
 class SpectralConv(nnx.Module):
-    """Bias-free convolution whose kernel is divided by its largest singular value (Miyato et al.,
+    """Convolves without bias, with a kernel divided by its largest singular value (Miyato et al.,
     ICLR 2018).
 
-    PyTorch's classic form: the kernel as a matrix (out, in kh kw), sigma = u . (W v), u and v
-    constant for the gradient. Calling the layer never changes u and v; `power_iteration` does.
-    Flax's own SpectralNorm overwrites the stored kernel at every call, evaluation included, hence
-    this class.
+    It follows PyTorch's classic form: the kernel is a matrix W (out, in kh kw), sigma = u . (W v),
+    and u and v are constant for the gradient. Only `power_iteration` changes u and v, not a call of
+    the layer. Flax's own SpectralNorm overwrites the stored kernel at every call, evaluation
+    included; hence this class.
     """
 
     def __init__(
@@ -294,13 +324,15 @@ class SpectralConv(nnx.Module):
         self.dtype, self.stride, self.padding = dtype, stride, padding
 
     def matrix(self) -> Array:
-        """The kernel as (out, in kh kw): PyTorch's flattening, so that u and v are interchangeable
-        with its own.
+        """Returns the kernel as (out, in kh kw). The order is PyTorch's, so that u and v are
+        interchangeable with PyTorch's.
         """
         return rearrange(self.kernel[...], "h w i o -> o (i h w)")
 
     def power_iteration(self) -> None:
-        """One step towards the leading singular vectors; a training forward pass begins with it."""
+        """Makes one power iteration towards the leading singular vectors. A training forward pass
+        begins with it.
+        """
         matrix = lax.stop_gradient(self.matrix())
         self.v[...] = unit_vector(jnp.matmul(self.u[...], matrix, precision="highest"))
         self.u[...] = unit_vector(jnp.matmul(matrix, self.v[...], precision="highest"))
@@ -309,16 +341,15 @@ class SpectralConv(nnx.Module):
         """(b, h, w, in) -> (b, h', w', out) with the stored u and v."""
         u, v = lax.stop_gradient((self.u[...], self.v[...]))
         sigma = jnp.dot(u, jnp.matmul(self.matrix(), v, precision="highest"), precision="highest")
-        kernel = jnp.asarray(self.kernel[...] / sigma, self.dtype)
-        return convolve(jnp.asarray(x, self.dtype), kernel, stride=self.stride, padding=self.padding)
+        return convolve(jnp.asarray(x, self.dtype), self.kernel[...] / sigma, stride=self.stride, padding=self.padding)
 
 
 def random_direction(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A normalised Gaussian vector (size,), float32."""
+    """Returns a normalised Gaussian vector (size,) in float32."""
     vector = rng.standard_normal(size, np.float32)
     return vector / np.linalg.norm(vector)
 
 
 def unit_vector(x: Array) -> Array:
-    """x / max(|x|, 1e-12)."""
+    """Returns x / max(|x|, 1e-12)."""
     return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)

@@ -1,5 +1,5 @@
-"""LPIPS 0.1 (Zhang et al., CVPR 2018): the distance of two images between weighted features of
-AlexNet or VGG16.
+"""Defines LPIPS 0.1 (Zhang et al., CVPR 2018), a distance of images in AlexNet's or VGG16's
+features.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ Net = Literal["alex", "vgg"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A convolution: its number in torchvision's `features`, channels, kernel size, stride,
-    padding.
+    """Describes a convolution: its number in torchvision's `features`, channels, kernel size,
+    stride and padding.
     """
 
     number: int
@@ -35,8 +35,8 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trunk:
-    """The classifier whose features are compared: five stages, each of which ends in a map that
-    counts.
+    """Describes the classifier whose features are compared: five stages, each of which ends in a
+    compared map.
     """
 
     stages: tuple[tuple[Layer, ...], ...]
@@ -78,11 +78,11 @@ TRUNKS: dict[Net, Trunk] = {
 
 
 class LPIPS(nnx.Module):
-    """Distance of image pairs, in float32 at the highest precision the device has, whatever is set
-    outside.
+    """Computes the distance of image pairs, in float32 at the device's highest precision, whatever
+    precision is set outside.
 
-    A new one has random kernels (He's initialisation, no biases) and weights `lins` uniform in [0,
-    1): the released ones are not negative.
+    Random parameters are kernels by He's initialisation, no biases, and weights `lins` uniform in
+    [0, 1), because the released ones are not negative.
 
     Args:
         net: "alex", the authors' choice for evaluation, or "vgg".
@@ -103,8 +103,8 @@ class LPIPS(nnx.Module):
         self.lins = nnx.List([nnx.Param(jnp.asarray(rng.random(stage[-1].channels, np.float32))) for stage in trunk.stages])
 
     def __call__(self, a: Array, b: Array) -> Array:
-        """Images a and b, (b, h, w, 3) in [0, 1] and alike in size -> distances (b,); equal images
-        have 0, to rounding (1e-15).
+        """Images a and b, (b, h, w, 3) in [0, 1] and of equal size -> distances (b,). Equal images
+        have distance 0 up to rounding (1e-15).
 
         Raises:
             ValueError: sizes differ, or are smaller than the trunk takes (31 for AlexNet, 16 for
@@ -116,7 +116,7 @@ class LPIPS(nnx.Module):
                 f"LPIPS ({self.net}) takes pairs (b, h, w, 3) with sides of {smallest} pixels at least, not {a.shape} and {b.shape}"
             )
         with jax.default_matmul_precision("highest"):
-            # Pair by pair, so that each device of a sharded batch keeps its own.
+            # Pairs are adjacent, so that each device of a sharded batch keeps its own.
             images = jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
             maps = [unit(x).reshape(-1, 2, *x.shape[1:]) for x in self.features(images)]
             levels = [(jnp.square(x[:, 0] - x[:, 1]) * lin[...]).sum(-1).mean((1, 2)) for x, lin in zip(maps, self.lins, strict=True)]
@@ -137,12 +137,12 @@ class LPIPS(nnx.Module):
 
 
 def unit(x: Array) -> Array:
-    """Each pixel's vector of channels divided by its length: (b, h, w, c) -> (b, h, w, c)."""
+    """Divides each pixel's vector of channels by its length: (b, h, w, c) -> (b, h, w, c)."""
     return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + EPSILON)
 
 
 def max_pool(x: Array, window: int) -> Array:
-    """Maximum over whole squares at stride 2: (b, h, w, c) -> (b, (h - window) // 2 + 1, (w -
-    window) // 2 + 1, c).
+    """Takes the maximum over whole squares at stride 2: (b, h, w, c) -> (b, (h - window) // 2 + 1,
+    (w - window) // 2 + 1, c).
     """
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, 2, 2, 1), "VALID")

@@ -1,5 +1,6 @@
-"""Semantic prior learner (paper section 3.1): a U-Net that predicts a teacher's feature pyramid
-from the masked photo.
+"""Defines the semantic prior learner (paper section 3.1).
+
+It is a U-Net that predicts a teacher's feature pyramid from the masked photo.
 """
 
 from collections.abc import Mapping
@@ -21,8 +22,8 @@ Pyramid = dict[int, Array]  # level l -> map at P / 2^(l-1)
 
 
 class DenseBlock(nnx.Module):
-    """Residual dense block: `layers` convolutions, each on all maps before it, a 1x1 fusion and a
-    residual.
+    """Applies a residual dense block: `layers` convolutions, each on all maps before it, a 1x1
+    fusion and a residual.
     """
 
     def __init__(self, features: int, growth: int, layers: int, *, rng: np.random.Generator, dtype: DTypeLike):
@@ -36,7 +37,7 @@ class DenseBlock(nnx.Module):
 
 
 class PriorUpsampling(nnx.Module):
-    """One step up the pyramid (Eq. 3): convolution and pixel shuffle, concatenation with the
+    """Goes one level up the pyramid (Eq. 3): convolution and pixel shuffle, concatenation with the
     encoder's map, residual block.
     """
 
@@ -50,19 +51,18 @@ class PriorUpsampling(nnx.Module):
 
 
 def prior_width(config: ModelConfig, level: int) -> int:
-    """Channels of the prior at level l: 64, 128, 256 at full size."""
+    """Returns the channels of the prior at level l: 64, 128, 256 at full size."""
     return config.width * 2 ** (level - 1)
 
 
 class PriorLearner(nnx.Module):
-    """Masked photo and mask at 2P -> prior pyramid, and through the distillation heads the
-    teacher's features.
+    """Maps masked photo and mask, enlarged to 2P, to the prior pyramid and, through the
+    distillation heads, to the teacher's features.
 
     Args:
         config: sizes.
-        teacher_channels: {l: channels} of the teacher's maps, from the cache's manifest; a level
-            that is not in it has no distillation head (the paper's "without distillation" has none
-            at all).
+        teacher_channels: {l: channels} of the teacher's maps, from the cache's manifest. A level
+            that is not in it has no distillation head; the paper's "without distillation" has none.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class PriorLearner(nnx.Module):
         )
 
     def encode(self, masked: Array, mask: Array) -> tuple[Array, dict[int, Array]]:
-        """Masked photo (b, P, P, 3), mask (b, P, P, 1) -> trunk (b, P/4, P/4, c) and the encoder's
-        maps by level.
+        """Maps masked photo (b, P, P, 3) and mask (b, P, P, 1) to the trunk (b, P/4, P/4, c) and
+        the encoder's maps by level.
         """
         x = leaky_relu(self.stem(enlarge(jnp.concatenate([masked, mask], -1))), self.encoder_slope)
         skips = {}
@@ -106,7 +106,7 @@ class PriorLearner(nnx.Module):
         return self.trunk(x), skips
 
     def trunk(self, encoded: Array) -> Array:
-        """Residual dense network (Zhang et al., CVPR 2018) at P/4, plus its input."""
+        """Applies a residual dense network (Zhang et al., CVPR 2018) at P/4 and adds its input."""
         x, outputs = self.trunk_in(encoded), []
         for block in self.dense_blocks:
             x = call_block(block, x, remat=self.remat)
@@ -114,8 +114,8 @@ class PriorLearner(nnx.Module):
         return encoded + self.trunk_out(self.trunk_fusion(jnp.concatenate(outputs, -1)))
 
     def pyramid(self, trunk: Array, skips: dict[int, Array], latent: Array | None = None) -> Pyramid:
-        """Prior pyramid {l: (b, P / 2^(l-1), P / 2^(l-1), c_l)} (Eq. 3; Eq. 5 with a latent (b,
-        P/32, P/32, z)).
+        """Returns the prior pyramid {l: (b, P / 2^(l-1), P / 2^(l-1), c_l)} (Eq. 3; Eq. 5 with a
+        latent (b, P/32, P/32, z)).
         """
         x = trunk
         if self.variational is not None:
@@ -129,16 +129,16 @@ class PriorLearner(nnx.Module):
         return priors
 
     def distil(self, priors: Pyramid) -> Pyramid:
-        """What the heads predict of the teacher's features, at the priors' sizes; needed in
-        training only.
+        """Predicts the teacher's features with the heads, at the priors' sizes. Only training needs
+        it.
         """
         heads = zip(self.distilled_levels, self.distillation_heads, strict=True)
         return {level: head(priors[level]) for level, head in heads}
 
 
 def call_block(block: nnx.Module, *inputs: Array | None, remat: bool) -> Array:
-    """block(*inputs); with `remat` its activations are recomputed in the backward pass instead of
-    kept.
+    """Returns block(*inputs). With `remat` its activations are recomputed in the backward pass
+    instead of stored.
     """
     if not remat:
         return block(*inputs)  # type: ignore[operator]

@@ -1,29 +1,32 @@
-"""Fills holes smoothly from their borders: what the networks may start from (`model.hole_fill`)."""
+"""Fills holes smoothly from their borders: an alternative input of the networks
+(`model.hole_fill`).
+"""
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-# of the photo, on the way to the coarsest; a hole that is wider takes the mean colour there
+# halvings down to the coarsest size, where holes that are still unknown take the mean colour
 HALVINGS = 6
-ROUNDS = 4  # of smoothing at every size
-GREY = 0.5  # where no pixel of a photo is known
+ROUNDS = 4  # rounds of smoothing at every size
+GREY = 0.5  # mean colour of a photo without known pixels
 
 
 def smooth_fill(image: Array, mask: Array) -> Array:
     """Continues the known colours into the hole by push and pull (Gortler et al., The Lumigraph,
-    SIGGRAPH 1996), smoothed at every size: about the solution of Laplace's equation in the hole.
+    SIGGRAPH 1996), with smoothing.
 
-    Pull: the photo is halved `HALVINGS` times; a pixel is the mean of the known ones among the four
-    below it, and is unknown where all four are. Push: from the coarsest photo, whose unknown pixels
-    take the mean colour, to the finest, unknown pixels take the coarser one's, and `ROUNDS` times
-    the mean of their 3 x 3 neighbours, where the border is continued outwards.
+    The result is close to the solution of Laplace's equation in the hole. Pull halves the photo
+    `HALVINGS` times. A pixel becomes the mean of the known ones among the four below it, and is
+    unknown where all four are. Push goes from the coarsest photo, whose unknown pixels take the
+    mean colour, to the finest. There unknown pixels take the coarser photo's colour, then `ROUNDS`
+    times the mean of their 3 x 3 neighbourhood, with edge padding at the border.
 
     Args:
-        image: (b, h, w, c), of any height and width; what lies under the mask is not looked at.
+        image: (b, h, w, c), of any height and width; pixels under the mask are ignored.
         mask: (b, h, w, 1), 1 = hole.
 
     Returns:
-        (b, h, w, c): the image outside the hole.
+        (b, h, w, c), equal to the image outside the hole.
     """
     known = (mask <= 0).astype(image.dtype)
     sizes = [(jnp.where(known > 0, image, 0), known)]
@@ -39,8 +42,9 @@ def smooth_fill(image: Array, mask: Array) -> Array:
 
 
 def _halve(image: Array, known: Array) -> tuple[Array, Array]:
-    """(b, h, w, c) and (b, h, w, 1) -> the means of the known pixels at half the size, rounded up,
-    and where there are any. The image is 0 where it is unknown."""
+    """Halves image (b, h, w, c) and known (b, h, w, 1), rounding sizes up: the means of the known
+    pixels, and where there are any. The image must be 0 where it is unknown.
+    """
     counts = _sum_of_four(known)
     return _sum_of_four(image) / jnp.maximum(counts, 1), (counts > 0).astype(known.dtype)
 
@@ -52,15 +56,15 @@ def _sum_of_four(x: Array) -> Array:
 
 
 def _enlarge_to(x: Array, height: int, width: int) -> Array:
-    """Every pixel twice in height and width, cut to a size."""
+    """Doubles every pixel in height and width, and crops to a size."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, :height, :width]
 
 
 def _smooth(filled: Array, image: Array, known: Array) -> Array:
     """Lays the known pixels over `filled` and smoothes the others.
 
-    A loop of the program: written out, the CPU's compiler would compute every round anew for each
-    of the neighbours that the next one looks at.
+    The rounds are a loop in the compiled program. If they were unrolled, the CPU's compiler would
+    recompute each round for every neighbour that the next one reads.
     """
 
     def one_round(_: int, filled: Array) -> Array:
@@ -70,7 +74,7 @@ def _smooth(filled: Array, image: Array, known: Array) -> Array:
 
 
 def _mean_of_neighbours(x: Array) -> Array:
-    """The mean of 3 x 3 pixels, with the border continued outwards."""
+    """Returns the mean of 3 x 3 pixels, with edge padding."""
     for axis in (1, 2):
         length = x.shape[axis]
         padding = [(1, 1) if i == axis else (0, 0) for i in range(4)]

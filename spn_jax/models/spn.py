@@ -1,4 +1,4 @@
-"""SPN: prior learner and generator as one module; SPL and the probabilistic SPN are values of its
+"""Joins prior learner and generator into SPN; SPL and the probabilistic SPN are values of its
 config.
 """
 
@@ -18,18 +18,18 @@ from spn_jax.models.prior import PriorLearner, Pyramid
 from spn_jax.models.smooth_fill import smooth_fill
 from spn_jax.models.variational import Posterior
 
-SMALLEST = 16  # height and width below which a reflected border would be wider than the features
+SMALLEST = 16  # least height and width: below, reflection padding would exceed the features
 
 
 class SPNOutput(NamedTuple):
-    """What SPN returns for a batch of b photos and s completions of each (s = 1 in the
+    """Holds SPN's output for a batch of b photos and s completions of each (s = 1 in the
     deterministic model).
 
     image: (b, s, P, P, 3) in [0, 1], the raw prediction, holes and known pixels alike.
     prior: {l: (b, s, P / 2^(l-1), P / 2^(l-1), c_l)}, the semantic pyramid.
-    distilled: the heads' prediction of the teacher's features at the same sizes; computed only
-        where it is used (under jit).
-    posterior: what the probabilistic model's latents are drawn from, None in the deterministic one.
+    distilled: the heads' prediction of the teacher's features at the same sizes; under jit it is
+        computed only where it is used.
+    posterior: distribution of the probabilistic model's latents, None in the deterministic one.
     """
 
     image: Array
@@ -39,12 +39,12 @@ class SPNOutput(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """What all completions of a batch of photos have in common: all that precedes the latent."""
+    """Holds what all completions of a photo share: everything computed before the latent."""
 
     trunk: Array  # of the prior learner (b, P/4, P/4, c)
     skips: dict[int, Array]  # maps of its encoder by level
     features: Array  # F_enc of the generator (b, P/4, P/4, c)
-    base: Filled | None  # what the generator adds to; None: to nothing
+    base: Filled | None  # filled photos that the generator adds to, if any
     posterior: Posterior | None  # None in the deterministic model
 
 
@@ -57,7 +57,7 @@ class SPN(nnx.Module):
             cache's manifest.
         rng: draws the initial parameters.
         dtype: compute type; parameters are float32.
-        remat: recompute the repeated blocks in the backward pass.
+        remat: whether the backward pass recomputes the repeated blocks (rematerialisation).
     """
 
     def __init__(
@@ -77,34 +77,34 @@ class SPN(nnx.Module):
 
     @property
     def variational(self) -> bool:
-        """Whether the completions of a photo differ with the noise."""
+        """Returns whether the completions of a photo depend on noise."""
         return self.latent_channels is not None
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Shape (h/32, w/32, z) of the noise of one completion; ValueError if the model is
-        deterministic.
+        """Returns the shape (h/32, w/32, z) of one completion's noise. Raises ValueError if the
+        model is deterministic.
         """
         if self.latent_channels is None:
             raise ValueError("this SPN is deterministic: it has no variational module to feed noise to")
         return height // self.stride, width // self.stride, self.latent_channels
 
     def draw_noise(self, key: Array, photos: int, samples: int, height: int, width: int) -> Array:
-        """Standard normal (b, s, h/32, w/32, z) for `samples` completions of `photos` photos;
-        ValueError as `noise_shape`.
+        """Draws standard normal noise (b, s, h/32, w/32, z) for `samples` completions of `photos`
+        photos. Raises ValueError as `noise_shape` does.
         """
         return jax.random.normal(key, (photos, samples, *self.noise_shape(height, width)), jnp.float32)
 
     def __call__(self, image: Array, mask: Array, noise: Array | None = None, *, key: Array | None = None, samples: int = 1) -> SPNOutput:
-        """Completes photos. What precedes the latent is computed once a photo, however many
+        """Completes photos. The part before the latent is computed once per photo, however many
         completions there are.
 
         Args:
-            image: (b, P, P', 3) in [0, 1]; what lies under the mask is never looked at.
+            image: (b, P, P', 3) in [0, 1]; pixels under the mask are ignored.
             mask: (b, P, P', 1), 1 = hole.
-            noise: standard normal (b, s, P/32, P'/32, z), one a completion. The probabilistic model
-                needs it or `key`.
-            key: of jax.random, to draw noise from.
-            samples: completions to draw with `key`.
+            noise: standard normal (b, s, P/32, P'/32, z), one per completion. The probabilistic
+                model needs it or `key`.
+            key: key of jax.random that noise is drawn with.
+            samples: number of completions to draw with `key`.
 
         Raises:
             ValueError: shapes that do not fit each other or the network's stride; noise or a key
@@ -115,7 +115,7 @@ class SPN(nnx.Module):
         return self.decode(self.encode(image, mask), noise)
 
     def encode(self, image: Array, mask: Array) -> Encoding:
-        """The first half of a call, for photos (b, P, P', 3) and masks (b, P, P', 1)."""
+        """Computes the first half of a call, for photos (b, P, P', 3) and masks (b, P, P', 1)."""
         base = Filled(smooth_fill(image, mask), mask) if self.hole_fill == "smooth" else None
         masked = image * (1 - mask) + mask if base is None else base.image
         with jax.named_scope("prior_learner"):
@@ -126,8 +126,8 @@ class SPN(nnx.Module):
             return Encoding(trunk, skips, self.generator.encode(masked, mask), base, posterior)
 
     def decode(self, encoding: Encoding, noise: Array | None = None) -> SPNOutput:
-        """The second half: a completion for every noise (b, s, P/32, P'/32, z), or the only one of
-        a deterministic model.
+        """Computes the second half: a completion for every noise (b, s, P/32, P'/32, z), or the
+        only one of a deterministic model.
 
         Raises:
             ValueError: noise of another shape; noise for a deterministic model, none for a
@@ -149,7 +149,7 @@ class SPN(nnx.Module):
         return SPNOutput(image=image, prior=priors, distilled=distilled, posterior=encoding.posterior)
 
     def _noise(self, shape: tuple[int, ...], noise: Array | None, key: Array | None, samples: int) -> Array | None:
-        """The noise given or drawn; None for a deterministic model."""
+        """Returns the noise given or drawn, or None for a deterministic model."""
         batch, height, width, _ = shape
         if not self.variational:
             if noise is not None or key is not None or samples != 1:
@@ -163,8 +163,8 @@ class SPN(nnx.Module):
 
 
 def check_noise(noise: Array | None, posterior: Posterior | None) -> None:
-    """Raises ValueError unless noise (b, s, h, w, z) goes with a posterior (b, h, w, z), or neither
-    is there.
+    """Raises ValueError unless noise (b, s, h, w, z) fits a posterior (b, h, w, z), or both are
+    None.
     """
     if posterior is None and noise is None:
         return

@@ -1,9 +1,9 @@
-"""The trunk of TResNet-L (Ridnik et al., WACV 2021), the paper's teacher, to be run inside the
-training step.
+"""Defines the trunk of TResNet-L (Ridnik et al., WACV 2021), the paper's teacher, for training
+steps.
 
-The same network as timm's `tresnet_l` up to its second stage, with batch norm folded into kernels
-and biases. No mean or standard deviation is taken off the photo. Products are computed at the
-highest precision that the device has, as for cached features.
+It is timm's `tresnet_l` up to its second stage, with batch norm folded into kernels and biases.
+Photos are not normalised by mean or standard deviation. Products have the highest precision of the
+device, as for cached features.
 """
 
 import jax
@@ -17,17 +17,17 @@ from jax.typing import DTypeLike
 from spn_jax.models.layers import Conv, leaky_relu
 from spn_jax.models.prior import Pyramid
 
-# of stem, layer1, layer2, which serve the levels 1, 2, 3 of the prior
+# channels of stem, layer1, layer2, which are the targets of the prior's levels 1, 2, 3
 CHANNELS = {1: 76, 2: 76, 3: 152}
-BLOCKS = {2: 4, 3: 5}  # of layer1, layer2
+BLOCKS = {2: 4, 3: 5}  # blocks of layer1, layer2
 SQUEEZED = 64  # channels inside squeeze and excitation
 STEM_SLOPE, BLOCK_SLOPE = 1e-2, 1e-3  # of LeakyReLU
 EPSILON = 1e-5  # of batch norm, which `weights.load_tresnet` folds
 
 
 class SqueezeExcite(nnx.Module):
-    """Every channel times a factor in (0, 1) that follows from all channels' means (Hu et al., CVPR
-    2018).
+    """Multiplies every channel by a factor in (0, 1), computed from all channels' means (Hu et al.,
+    CVPR 2018).
     """
 
     def __init__(self, features: int, *, rng: np.random.Generator, dtype: DTypeLike):
@@ -41,8 +41,8 @@ class SqueezeExcite(nnx.Module):
 
 
 class BasicBlock(nnx.Module):
-    """Shortcut plus [k3, LeakyReLU, k3, squeeze and excitation], then ReLU; `halve` blurs and
-    halves after the first convolution.
+    """Adds a shortcut to [k3, LeakyReLU, k3, squeeze and excitation], then applies ReLU. `halve`
+    blurs and halves after the first convolution.
     """
 
     def __init__(self, features_in: int, features: int, *, halve: bool, rng: np.random.Generator, dtype: DTypeLike):
@@ -60,12 +60,12 @@ class BasicBlock(nnx.Module):
 
 
 class TResNetTrunk(nnx.Module):
-    """Photos at 2P -> the features that the prior is taught, level 1 at P/2 (the loss enlarges it),
-    2 at P/2, 3 at P/4.
+    """Maps photos at 2P to the teacher's features: level 1 at P/2 (the loss enlarges it), 2 at P/2,
+    3 at P/4.
 
     Args:
-        levels: those that are wanted, ascending; nothing beyond the last is built.
-        rng: draws the parameters of a new one, which is of use in tests alone.
+        levels: wanted levels, ascending; nothing beyond the last is built.
+        rng: draws random parameters, which only tests use.
         dtype: compute type; parameters are float32.
     """
 
@@ -83,7 +83,7 @@ class TResNetTrunk(nnx.Module):
 
     @property
     def channels(self) -> dict[int, int]:
-        """Channels of each level."""
+        """Returns the channels of each level."""
         return {level: CHANNELS[level] for level in self.levels}
 
     def __call__(self, photos: Array) -> Pyramid:
@@ -102,8 +102,8 @@ class TResNetTrunk(nnx.Module):
 
 
 def blur_pool(x: Array) -> Array:
-    """(b, h, w, c) -> (b, h/2, w/2, c): reflected border, blurred with [1 2 1] x [1 2 1] / 16,
-    every second pixel (Zhang, ICML 2019).
+    """Blurs with [1 2 1] x [1 2 1] / 16 and reflection padding, and takes every second pixel: (b,
+    h, w, c) -> (b, h/2, w/2, c) (Zhang, ICML 2019).
     """
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     x = (x[:, 0:-2:2] + 2 * x[:, 1:-1:2] + x[:, 2::2]) / 4
@@ -111,5 +111,5 @@ def blur_pool(x: Array) -> Array:
 
 
 def average_pool(x: Array) -> Array:
-    """Mean over squares of 2 x 2: (b, h, w, c) -> (b, h/2, w/2, c)."""
+    """Takes the mean over squares of 2 x 2: (b, h, w, c) -> (b, h/2, w/2, c)."""
     return rearrange(x, "b (h i) (w j) c -> b h w (i j) c", i=2, j=2).mean(3)

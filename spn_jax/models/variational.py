@@ -1,5 +1,6 @@
-"""Stochastic part of the probabilistic SPN (paper section 3.3): from one known surrounding, a
-distribution of priors.
+"""Defines the stochastic part of the probabilistic SPN (paper section 3.3).
+
+It gives a distribution of priors for one known surrounding.
 """
 
 from typing import NamedTuple
@@ -14,22 +15,23 @@ from spn_jax.models.layers import Conv, leaky_relu, pixel_shuffle, statistics_dt
 
 
 class Posterior(NamedTuple):
-    """The Gaussian that a masked photo's latent is drawn from: mean and standard deviation, (b,
-    P/32, P/32, z), float32.
+    """Holds the Gaussian that a masked photo's latent is drawn from: mean and standard deviation,
+    (b, P/32, P/32, z), float32.
     """
 
     mu: Array
     sigma: Array
 
     def sample(self, noise: Array) -> Array:
-        """Latents (b, s, P/32, P/32, z) = mu + sigma noise, for standard normal noise (b, s, P/32,
-        P/32, z).
+        """Returns latents (b, s, P/32, P/32, z) = mu + sigma noise, for standard normal noise (b,
+        s, P/32, P/32, z).
         """
         return self.mu[:, None] + self.sigma[:, None] * noise
 
 
 class VariationalModule(nnx.Module):
-    """Trunk -> posterior (Eq. 5), and latent -> map that is concatenated to the trunk.
+    """Maps the trunk to the posterior (Eq. 5), and a latent to the map that is concatenated to the
+    trunk.
 
     Args:
         features: channels c of the trunk.

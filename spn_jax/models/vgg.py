@@ -1,5 +1,6 @@
-"""VGG19 (Simonyan and Zisserman, ICLR 2015) up to relu5_1, whose maps the perceptual and diversity
-losses compare.
+"""Defines VGG19 up to relu5_1 (Simonyan and Zisserman, ICLR 2015).
+
+The perceptual and the diversity loss compare its feature maps.
 """
 
 import jax
@@ -17,20 +18,20 @@ TORCHVISION = ((0, 2), (5, 7), (10, 12, 14, 16), (19, 21, 23, 25), (28,))
 
 
 class VGG19(nnx.Module):
-    """The five maps relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 of an image, at the highest
-    precision that the device has.
+    """Computes the maps relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 of an image, at the device's
+    highest precision.
 
     The diversity loss compares samples that differ by a thousandth when training starts. In TF32,
-    or in one bfloat16 pass of a TPU, rounding would be a large part of that difference, and its
-    gradient would point elsewhere.
+    or in one bfloat16 pass of a TPU, rounding would be a large part of that difference, and the
+    gradient would have a wrong direction.
 
-    The image is taken as it is, in [0, 1]: the released program does not subtract ImageNet's mean
-    or divide by its standard deviation, although the published weights were trained so.
+    The image is not normalised but used in [0, 1]: the released program does not subtract
+    ImageNet's mean or divide by its standard deviation, although the published weights were trained
+    so.
 
-    A new network has He's initialisation (ICCV 2015; kernels uniform in +-sqrt(6 / fan_in), no
-    biases), under which the maps keep their size whatever the depth. Under PyTorch's default the
-    mean square would shrink sixfold a layer: beside the first, the deep levels of a loss on a
-    random network would be nothing.
+    Random parameters have He's initialisation (ICCV 2015; kernels uniform in +-sqrt(6 / fan_in), no
+    biases), with which the mean square of the maps does not change with depth. With PyTorch's
+    default it would shrink sixfold per layer, and a loss would hardly depend on the deep levels.
     """
 
     def __init__(self, *, rng: np.random.Generator, dtype: DTypeLike):
@@ -63,10 +64,10 @@ class VGG19(nnx.Module):
 
 
 def max_pool(x: Array) -> Array:
-    """Maximum over squares of 2 x 2: (b, h, w, c) -> (b, h // 2, w // 2, c).
+    """Takes the maximum over squares of 2 x 2: (b, h, w, c) -> (b, h // 2, w // 2, c).
 
-    Two maxima of a pair each: on the CPU the gradient takes a tenth of the time of a pooling
-    operation's.
+    It takes two pairwise maxima, whose gradient needs a tenth of the time of a pooling operation's
+    on the CPU.
     """
     height, width = (size // 2 * 2 for size in x.shape[1:3])
     x = jnp.maximum(x[:, 0:height:2], x[:, 1:height:2])

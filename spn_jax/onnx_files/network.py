@@ -1,9 +1,8 @@
-"""The layers of `spn_jax.models` as nodes of an ONNX graph: one function a layer, in the order of
-those modules.
+"""Writes the layers of `spn_jax.models` as nodes of an ONNX graph, one function for each layer.
 
-What a layer computes is defined there; here stands how ONNX says it. Types follow the model's:
-convolutions in the graph's precision, statistics in float32. Kernels are turned from h w in out to
-out in h w, because ONNX has channels before pixels.
+Functions have the order of those modules, which define what a layer computes; here it is expressed
+in ONNX. Types follow the model's: convolutions in the graph's precision, statistics in float32.
+Kernels are transposed from h w in out to out in h w, because ONNX has channels before pixels.
 """
 
 from collections.abc import Mapping
@@ -38,8 +37,7 @@ class Writer:
     """Adds the nodes of a model's layers to a graph.
 
     Args:
-        model: its parameters become the graph's weights, under the names that checkpoints have for
-            them.
+        model: its parameters become the graph's weights, under their names in checkpoints.
     """
 
     def __init__(self, graph: Graph, model: SPN):
@@ -49,8 +47,8 @@ class Writer:
 
     @property
     def left_out(self) -> list[str]:
-        """The model's parameters that the graph does not use: those of the distillation heads
-        alone, unless a layer was forgotten.
+        """The model's parameters that the graph does not use: only those of the distillation heads,
+        unless a layer was forgotten.
         """
         return [name for name in named_arrays(self.model) if name.removesuffix(".value").rpartition(".")[0] not in self._written]
 
@@ -60,8 +58,8 @@ class Writer:
         return name
 
     def spn(self, masked: Name, mask: Name, noise: Name | None) -> Name:
-        """Masked photo (b, 3, h, w), mask (b, 1, h, w), noise (b, z, h/32, w/32) or None, all
-        float32 -> prediction (b, 3, h, w).
+        """Maps masked photo (b, 3, h, w), mask (b, 1, h, w) and noise (b, z, h/32, w/32) or None,
+        all float32, to the prediction (b, 3, h, w).
         """
         learner, generator = self.model.prior_learner, self.model.generator
         base = self.smooth_fill(masked, mask) if self.model.hole_fill == "smooth" else None
@@ -74,14 +72,14 @@ class Writer:
     # --- smooth_fill.py ---
 
     def smooth_fill(self, image: Name, mask: Name) -> Name:
-        """Image (b, 3, h, w) with the hole of mask (b, 1, h, w) filled, all float32."""
+        """Fills the hole of mask (b, 1, h, w) in image (b, 3, h, w), all float32."""
         graph = self.graph
         known, one = graph.complement(mask), graph.number(1, "float32")
         image = graph.multiply(image, known)
         sizes = [(image, known)]
         for _ in range(HALVINGS):
-            # Where a side is odd its last pixels are means of two: of colours and of shares alike,
-            # so that their ratio is right.
+            # If a side is odd, its last pixels are means of two, for colours and shares alike, so
+            # their ratio is right.
             image, shares = (graph.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1) for x in (image, known))
             known = graph.cast(graph.node("Greater", shares, graph.number(0, "float32")), "float32")
             image = graph.node("Div", image, graph.add(shares, graph.complement(known)))
@@ -97,13 +95,15 @@ class Writer:
         return filled
 
     def _laid_over(self, filled: Name, image: Name, known: Name) -> Name:
-        """The image where it is known, `filled` elsewhere. The image is 0 where it is unknown."""
+        """Returns the image in known pixels, `filled` elsewhere. The image is 0 where it is
+        unknown.
+        """
         return self.graph.add(image, self.graph.multiply(self.graph.complement(known), filled))
 
     # --- layers.py ---
 
     def conv(self, layer: Conv, x: Name) -> Name:
-        """x in the graph's precision."""
+        """Applies a convolution to x in the graph's precision."""
         graph, name = self.graph, self._name(layer)
         kernel = np.asarray(layer.kernel[...]).transpose(3, 2, 0, 1).astype(graph.precision)
         padding = layer.padding
@@ -136,7 +136,9 @@ class Writer:
         return graph.narrow(graph.node("InstanceNormalization", graph.wide(x), scale, shift, epsilon=EPSILON))
 
     def region_normalise(self, x: Name, region: Name) -> tuple[Name, Name, Name, Name]:
-        """Centred map, the scales of region and rest, and the rest, for x and region in float32."""
+        """Returns the centred map, the scales of region and rest, and the rest, for x and region in
+        float32.
+        """
         graph, one = self.graph, self.graph.number(1, "float32")
         rest = graph.complement(region)
         pixels = [graph.sum_of_pixels(part) for part in (region, rest)]
@@ -155,7 +157,7 @@ class Writer:
         return centred, scales[0], scales[1], rest
 
     def region_norm(self, norm: RegionNorm, x: Name, mask: Name, step: int) -> Name:
-        """`step`: the mask's size over the map's."""
+        """Applies a region norm. `step`: the mask's size divided by the map's."""
         graph, name = self.graph, self._name(norm)
         hole = graph.every(mask, step)
         centred, scale_hole, scale_known, known = self.region_normalise(graph.wide(x), hole)
@@ -182,7 +184,7 @@ class Writer:
         return graph.narrow(graph.add(graph.multiply(normed, graph.add(gamma, graph.number(1, "float32"))), beta))
 
     def norm(self, norm: Norm, x: Name, channels: int, prior: Name | None) -> Name:
-        """Any of the norms that stand in the generator's SPADE blocks."""
+        """Applies any of the norms of the generator's SPADE blocks."""
         graph, normed = self.graph, self.instance_norm(x, channels)
         if isinstance(norm, PlainNorm):
             return normed
@@ -218,7 +220,7 @@ class Writer:
         return self.graph.add(encoded, self.conv(learner.trunk_out, fused))
 
     def latent(self, module: VariationalModule, trunk: Name, noise: Name) -> Name:
-        """A latent as a map, (b, c, h/4, w/4)."""
+        """Returns a latent as a map, (b, c, h/4, w/4)."""
         graph, x = self.graph, trunk
         for layer in module.encoder:
             x = graph.leaky_relu(self.conv(layer, x))
@@ -278,7 +280,7 @@ class Writer:
         return features
 
     def decode(self, generator: Generator, features: Name, priors: Mapping[int, Name], mask: Name, base: Name | None) -> Name:
-        """Prediction (b, 3, h, w) in [0, 1], float32, like mask and `base`."""
+        """Returns the prediction (b, 3, h, w) in [0, 1], float32, like mask and `base`."""
         graph = self.graph
         for level, block in zip((2, 1), generator.decoder, strict=True):
             features = self.decoder_block(block, features, priors.get(level))

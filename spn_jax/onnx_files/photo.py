@@ -1,12 +1,11 @@
-"""A checkpoint's model with everything around it as one .onnx file: a photo and a mask of any size
-in, the completed photo out.
+"""Writes a model as one .onnx file that takes a photo and a mask of any size and completes it.
 
 Inputs: `image` uint8 (height, width, 3), RGB; `mask` uint8 (height, width), above 127 in the hole.
 Output: `completed` uint8 (height, width, 3), the image's own values outside the hole, bit for bit.
 Padding, rounding and pasting are nodes of the graph, and equal those of `spn_jax.filling.inpainter`
 at the strategy "original": the network sees the whole photo as it is, which for photos of more than
-twice the trained size takes much memory and shows the network sizes that it never saw. The
-probabilistic model draws its noise itself; every run gives another completion.
+twice the trained size takes much memory and shows the network sizes that it never saw. A
+probabilistic model draws its own noise, so every run gives another completion.
 """
 
 import numpy as np
@@ -25,7 +24,7 @@ RANGES = {
 
 
 def photo_file(loaded: LoadedModel, precision: Precision) -> bytes:
-    """The file's bytes. `precision`: of convolutions and stored weights."""
+    """Returns the file's bytes. `precision` is that of convolutions and stored weights."""
     graph, config = Graph(precision), loaded.config
     sides = ("height", "width")
     inputs = [described("image", "uint8", (*sides, 3)), described("mask", "uint8", sides)]
@@ -55,7 +54,7 @@ def photo_file(loaded: LoadedModel, precision: Precision) -> bytes:
 
 
 def padded_length(graph: Graph, length: Name, size: int, steps: tuple[int, int, int]) -> Name:
-    """`spn_jax.filling.inpainter.bucket` of a side, int64 (1)."""
+    """Computes `spn_jax.filling.inpainter.bucket` of a side, int64 (1)."""
     step = graph.constant([steps[2]], "int64")
     for most, smaller in ((2 * size, steps[1]), (size, steps[0])):
         within = graph.node("LessOrEqual", length, graph.constant([most], "int64"))
@@ -65,8 +64,8 @@ def padded_length(graph: Graph, length: Name, size: int, steps: tuple[int, int, 
 
 
 def mirrored_places(graph: Graph, length: Name, padded: Name) -> Name:
-    """Which row stands at each place of the padded photo: 0 1 2 2 1 0 0 1 ... for three rows, as
-    NumPy's "symmetric" padding; int64 (p).
+    """Returns the source row of each row of the padded photo: 0 1 2 2 1 0 0 1 ... for three rows,
+    as in NumPy's "symmetric" padding; int64 (p).
     """
     one, first = graph.constant([1], "int64"), graph.constant(0, "int64")
     places = graph.node("Range", first, graph.node("Squeeze", padded), graph.constant(1, "int64"))
@@ -76,13 +75,15 @@ def mirrored_places(graph: Graph, length: Name, padded: Name) -> Name:
 
 
 def rounded(graph: Graph, values: Name) -> Name:
-    """Values in [0, 1] as whole numbers 0..255, float32."""
+    """Rounds values in [0, 1] to whole numbers 0..255, float32."""
     zero, one, peak = (graph.number(value, "float32") for value in (0, 1, 255))
     return graph.node("Round", graph.multiply(graph.node("Clip", values, zero, one), peak))
 
 
 def drawn_noise(graph: Graph, model: SPN, padded: list[Name]) -> Name:
-    """Standard normal (1, z, h/32, w/32); no node, and an empty name, for a deterministic model."""
+    """Draws standard normal (1, z, h/32, w/32); adds no node and returns an empty name for a
+    deterministic model.
+    """
     if model.latent_channels is None:
         return ""
     sides = [graph.node("Div", length, graph.constant([model.stride], "int64")) for length in padded]

@@ -1,9 +1,9 @@
-"""The web page without a server: a folder that any web server hands out as it is, in which the
-network runs in the visitor's browser.
+"""Writes the web page without a server: a static folder that runs the network in the browser.
 
-The page is `spn_jax.demo`'s; `static/local.js` takes the place of the module that asks its server,
-and `static/windows.js` says in the browser what `spn_jax.filling.windows` says here. ONNX Runtime's
-files come from the package onnxruntime-web, which npm fetches.
+Any web server can serve the folder as it is. The page is `spn_jax.demo`'s. `static/local.js`
+replaces the module that calls its server, and `static/windows.js` implements
+`spn_jax.filling.windows` in the browser. ONNX Runtime's files come from the package
+onnxruntime-web, which npm fetches.
 """
 
 import io
@@ -27,13 +27,13 @@ from spn_jax.onnx_files.write import network_file
 HERE = Path(__file__).parent / "static"
 DEMO = Path(__file__).parent.parent / "demo" / "static"
 PACKAGE = "onnxruntime-web@1.30.0"
-# of its folder dist
+# files in the package's folder dist
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 FETCH_SECONDS = 600
 SAMPLES, MEGABYTES, MEGAPIXELS = 8, 64, 24  # the most that the page takes
-FORMATS = ("PNG", "JPEG", "WebP")  # that every browser reads
+FORMATS = ("PNG", "JPEG", "WebP")  # formats that every browser reads
 
-# What the page says differently where there is no server.
+# Texts of the page that differ without a server.
 WORDS: dict[str, tuple[tuple[str, str], ...]] = {
     "index.html": (
         ('"static/', '"./'),
@@ -56,8 +56,8 @@ def write_page(folder: Path, checkpoint: str, precision: Precision, package: Pat
         package: onnxruntime-web as a folder or .tgz; None: npm fetches it.
 
     Raises:
-        InputError: the folder holds something or cannot be written; the checkpoint cannot be read;
-            the package is not there.
+        InputError: the folder is not empty or not writable, the checkpoint cannot be read, or the
+            package is not there.
     """
     require_new_folder(folder)
     loaded = load_model(checkpoint)
@@ -69,7 +69,7 @@ def write_page(folder: Path, checkpoint: str, precision: Precision, package: Pat
 
 
 def put(folder: Path, files: Mapping[str, bytes]) -> None:
-    """InputError: the folder cannot be written."""
+    """Writes files to the folder. Raises InputError if that fails."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
@@ -77,13 +77,13 @@ def put(folder: Path, files: Mapping[str, bytes]) -> None:
             for name, content in files.items():
                 (whole / name).parent.mkdir(parents=True, exist_ok=True)
                 (whole / name).write_bytes(content)
-            os.replace(whole, folder)  # an empty folder may be in its place
+            os.replace(whole, folder)  # also replaces an empty folder
     except OSError as error:
         raise InputError(f"--output {folder} cannot be written ({error.strerror or error}); choose another folder or free space") from error
 
 
 def page_files() -> dict[str, bytes]:
-    """The page and its scripts, in words that fit it."""
+    """Returns the page and its scripts, with their texts adapted."""
     files = {}
     for name, changes in WORDS.items():
         text = (DEMO / name).read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def page_files() -> dict[str, bytes]:
 
 
 def description(loaded: LoadedModel) -> dict[str, Any]:
-    """What the scripts have to know of the model."""
+    """Returns what the scripts have to know about the model."""
     config = loaded.config
     kind = "probabilistic " if config.model.variational else ""
     return {
@@ -119,8 +119,8 @@ def description(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def runtime_files(package: Path | None) -> dict[str, bytes]:
-    """ONNX Runtime's files by name. InputError: the package is not there, or is none, or npm could
-    not fetch it.
+    """Returns ONNX Runtime's files by name. Raises InputError if the package is absent or invalid,
+    or npm could not fetch it.
     """
     if package is None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -134,7 +134,9 @@ def runtime_files(package: Path | None) -> dict[str, bytes]:
 
 
 def runtime_in_archive(path: Path) -> dict[str, bytes]:
-    """InputError: it is no archive of the package."""
+    """Reads ONNX Runtime's files from the package's archive. Raises InputError if it is another
+    archive.
+    """
     found = {}
     try:
         with tarfile.open(path) as archive:
@@ -148,7 +150,9 @@ def runtime_in_archive(path: Path) -> dict[str, bytes]:
 
 
 def fetched(folder: Path) -> Path:
-    """The package's archive, from npm. InputError: npm is not installed or cannot reach it."""
+    """Fetches the package's archive with npm. Raises InputError if npm is not installed or cannot
+    reach it.
+    """
     npm = shutil.which("npm")
     advice = f"pass --onnxruntime-web DIR, the package {PACKAGE} fetched elsewhere with `npm pack {PACKAGE}`"
     if npm is None:

@@ -1,4 +1,4 @@
-"""A checkpoint's model as one .onnx file.
+"""Writes a checkpoint's model as one .onnx file.
 
 Inputs, all float32: `image` (batch, 3, height, width), RGB in [0, 1]; `mask` (batch, 1, height,
 width), above 0.5 in the hole; and for the probabilistic model `noise` (batch, z, height/32,
@@ -31,8 +31,8 @@ RANGES = {
 
 
 def network_file(loaded: LoadedModel, precision: Precision) -> bytes:
-    """The file's bytes. `precision`: of convolutions and stored weights; inputs, outputs and
-    statistics are float32 in either.
+    """Returns the file's bytes. `precision` is that of convolutions and stored weights; inputs,
+    outputs and statistics are always float32.
     """
     graph = Graph(precision)
     batch, sides = "batch", ("height", "width")
@@ -48,8 +48,8 @@ def network_file(loaded: LoadedModel, precision: Precision) -> bytes:
 
 
 def predict(graph: Graph, model: SPN, image: Name, hole: Name, noise: Name) -> Name:
-    """Adds the network: image float32 (b, 3, h, w) in [0, 1], hole bool (b, 1, h, w) -> prediction
-    float32 (b, 3, h, w).
+    """Adds the network, which maps image float32 (b, 3, h, w) in [0, 1] and hole bool (b, 1, h, w)
+    to the prediction float32 (b, 3, h, w).
     """
     writer = Writer(graph, model)
     masked = graph.node("Where", hole, graph.number(1, "float32"), image)
@@ -60,7 +60,7 @@ def predict(graph: Graph, model: SPN, image: Name, hole: Name, noise: Name) -> N
 
 
 def finished(model: onnx.ModelProto, loaded: LoadedModel, precision: Precision, more: Mapping[str, Any]) -> bytes:
-    """The model's bytes, with what it says about itself."""
+    """Returns the model's bytes, with its description as metadata."""
     config = loaded.config
     about = {
         "format": 1,

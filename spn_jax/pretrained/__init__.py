@@ -1,5 +1,5 @@
-"""Models that come with the package: a folder each, with `weights.npz` and a MODEL_CARD.md, and the
-`catalogue` that finds them.
+"""Holds the models that come with the package, and the `catalogue` that finds them.
 
-It imports `errors` alone; `checkpoints` and the commands that take a checkpoint import it.
+Each model has a folder with `weights.npz` and a MODEL_CARD.md. This imports `errors` alone;
+`checkpoints` and the commands that take a checkpoint import it.
 """

@@ -1,32 +1,30 @@
-"""Finds the models that come with the package: `pretrained:NAME` stands for one wherever a
-checkpoint is asked for.
-"""
+"""Finds the models that come with the package, which commands take as `pretrained:NAME`."""
 
 from pathlib import Path
 
 from spn_jax.errors import InputError
 
 PREFIX = "pretrained:"
-DEFAULT = f"{PREFIX}open_scenes"  # what commands take where no checkpoint is given
+DEFAULT = f"{PREFIX}open_scenes"  # the default of commands without a checkpoint
 CHECKPOINT_HELP = f"a run's work directory (its newest checkpoint), one checkpoint or a model file; default: {DEFAULT}"
 FOLDER = Path(__file__).parent
 WEIGHTS, CARD = "weights.npz", "MODEL_CARD.md"
 
 
 def announce(spec: str) -> None:
-    """Says which model is used where it is one that comes with the package."""
+    """Prints which model is used if it comes with the package."""
     if spec.startswith(PREFIX):
         print(f"model: {spec}, which comes with spn_jax ({pretrained_file(spec).parent / CARD} describes it)", flush=True)
 
 
 def names() -> list[str]:
-    """The models that are there."""
+    """Returns the names of the models."""
     return sorted(path.parent.name for path in FOLDER.glob(f"*/{WEIGHTS}"))
 
 
 def pretrained_file(spec: str) -> Path:
-    """The model file that `pretrained:NAME` stands for. InputError if there is none of this
-    name.
+    """Returns the model file that `pretrained:NAME` stands for. Raises InputError if there is none
+    of this name.
     """
     name = spec.removeprefix(PREFIX)
     if name not in names():

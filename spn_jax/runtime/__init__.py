@@ -1,6 +1,5 @@
-"""What programs stand on: the device and its memory, where arrays live, whole files and locked
-folders, logs and progress lines.
+"""Serves all programs: devices, memory, sharding, file writing, folder locks, logs and progress.
 
-Every room may import it, but `data`, which knows no JAX, takes `files` and `progress` alone. It
-imports `errors` and nothing else of ours.
+Every package may import it, but `data`, which does not use JAX, imports only `files` and
+`progress`. It imports nothing else of ours but `errors`.
 """

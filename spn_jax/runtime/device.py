@@ -1,7 +1,6 @@
-"""What a program sets up before it computes: a place for compiled programs, and for training memory
-that stays with the process.
-"""
+"""Prepares a program before it computes: the compilation cache, memory settings and the device."""
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.util
@@ -10,6 +9,7 @@ import platform
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import filelock
 import jax
@@ -18,45 +18,59 @@ from spn_jax.errors import InputError
 
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # names of mallopt's settings in glibc's malloc.h
 GOOGLE = "0x1ae0"  # vendor of PCI devices
-CACHE_BYTES = 4 * 2**30  # of compiled programs on the disk; the longest unused make room
+CACHE_BYTES = 4 * 2**30  # limit of the compilation cache; JAX evicts the least recently used
+# Least compile time in seconds of a program that the cache keeps. JAX's default is 1 s: it would
+# compile a program of 0.9 s at every start.
+LEAST_SECONDS = 0.1
 
 
 def set_up(training: bool = False) -> None:
-    """Prepares a program; to be called at its start, before JAX looks for devices.
+    """Prepares a program. Call it at the start, before JAX looks for devices.
 
     Args:
-        training: whether it takes steps of equal size for hours, for which freed memory is kept.
-            Other programs fill photos of many sizes or run for long beside others, and give memory
-            back.
+        training: whether the program takes steps of equal size for hours; it then keeps freed
+            memory. Other programs fill photos of many sizes or run beside others for long, so they
+            return memory to the system.
     """
     keep_compiled_programs()
     if training and only_cpu():
         keep_memory()
 
 
-def keep_compiled_programs() -> None:
-    """Compiled programs go to the user's cache folder, so that the second start of a program does
-    not compile again.
+def on_host() -> contextlib.AbstractContextManager[Any]:
+    """Makes the context in which new arrays lie in the host's memory, unless JAX has no CPU."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS=cuda
+        return contextlib.nullcontext()
 
-    The folder holds up to 4 GB, unless JAX_COMPILATION_CACHE_MAX_SIZE says otherwise: who asks a
-    server for photos of many sizes could fill the disk. JAX_COMPILATION_CACHE_DIR names another
-    folder, which has no limit of ours; JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+
+def keep_compiled_programs() -> None:
+    """Turns on JAX's persistent compilation cache, so that a program compiles only at its first
+    start.
+
+    The cache lies in the user's cache folder and holds up to 4 GB, unless
+    JAX_COMPILATION_CACHE_MAX_SIZE sets another limit. Without one, requests to a server for photos
+    of many sizes could fill the disk. JAX_COMPILATION_CACHE_DIR names another folder, which gets no
+    limit from us; JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     folder = cache_folder()
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
     if jax.config.values["jax_compilation_cache_max_size"] == -1 and can_lock(folder):
         jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
 
 
 def can_lock(folder: Path) -> bool:
-    """Whether files in a folder can be locked, which JAX does where its cache has a limit; some
-    network file systems cannot.
+    """Returns whether files in a folder can be locked. JAX locks its cache where that has a limit,
+    and some network file systems have no locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # JAX's own lock, and its patience
+        # JAX's own lock file and timeout
         with filelock.FileLock(folder / ".lockfile", timeout=10):
             return True
     except (OSError, NotImplementedError):  # filelock's Timeout is an OSError
@@ -64,18 +78,18 @@ def can_lock(folder: Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """One a kind of processor, because programs for the CPU may hold instructions that another
-    lacks.
+    """Returns the folder of the compilation cache. Each kind of processor has its own, because
+    programs for the CPU may contain instructions that another processor lacks.
 
-    Not "compiled", as in version 0.1.0: its entries have no time of last use, without which JAX
-    cannot make room.
+    The folder is not "compiled", as in version 0.1.0: entries there lack the time of last use,
+    without which JAX cannot evict them.
     """
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.path.expanduser(home)) / "spn_jax" / "programs" / processor()
 
 
 def processor() -> str:
-    """A name for the instructions that this machine's processor has."""
+    """Returns a name for the set of instructions that this machine's processor has."""
     described = Path("/proc/cpuinfo")
     text = described.read_text() if described.is_file() else platform.processor()
     instructions = re.search(r"^(flags|Features)\s*:.*$", text, re.MULTILINE)
@@ -84,26 +98,25 @@ def processor() -> str:
 
 
 def only_cpu() -> bool:
-    """Whether JAX can only compute on the CPU here, found out without starting it."""
+    """Returns whether JAX can only compute on the CPU here, without starting JAX."""
     if jax.config.values["jax_platforms"]:
         return jax.config.values["jax_platforms"] == "cpu"
     return importlib.util.find_spec("jax_plugins") is None and not (importlib.util.find_spec("libtpu") and has_tpu())
 
 
 def has_tpu(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
-    """Whether a chip of Google's is attached, which is what JAX itself looks for: libtpu alone may
-    serve to compile for TPUs elsewhere.
+    """Returns whether a PCI device of Google's is attached, as JAX itself tests. An installed
+    libtpu does not imply one: it may serve to compile for TPUs elsewhere.
     """
     return any(path.read_text().strip() == GOOGLE for path in devices.glob("*/vendor"))
 
 
 def keep_memory() -> None:
-    """Has the C library keep freed memory for the next step.
+    """Makes the C library keep freed memory for the next step.
 
-    A training step at 256 x 256 takes and frees gigabytes. As a rule they go back to the system,
-    which clears every page of
-    them before it hands them out again: 15 % of the step on two cores. Only glibc has these
-    settings; elsewhere nothing changes.
+    A training step at 256 x 256 allocates and frees gigabytes. By default they go back to the
+    system, which clears every page before it hands it out again: that takes 15 % of the step on two
+    cores. Only glibc has these settings; elsewhere nothing changes.
     """
     if sys.platform != "linux":
         return
@@ -115,8 +128,8 @@ def keep_memory() -> None:
 
 
 def choose_device(name: str | None) -> None:
-    """Has JAX compute on the devices of a kind: "cpu", "gpu", "tpu"; None leaves it the choice. To
-    be called before it computes.
+    """Makes JAX compute on devices of one kind: "cpu", "gpu" or "tpu"; None leaves the choice to
+    JAX. Call it before JAX computes.
 
     Raises:
         InputError: there is no such device.
@@ -128,5 +141,5 @@ def choose_device(name: str | None) -> None:
         jax.config.update("jax_platforms", name)
         jax.devices(name)
     except RuntimeError as error:
-        jax.config.update("jax_platforms", before)  # a refused name leaves no trace
+        jax.config.update("jax_platforms", before)  # a refused name changes nothing
         raise InputError(f"--device {name}: JAX finds no such device here; leave it out, or install JAX for it") from error

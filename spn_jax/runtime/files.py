@@ -1,4 +1,4 @@
-"""Files that are complete or not there, and folders that one process at a time writes to."""
+"""Writes files that are complete or absent, and locks folders against other processes."""
 
 import contextlib
 import errno
@@ -16,10 +16,10 @@ from spn_jax.errors import InputError
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """Writes a file that appears only when it is complete; its folder is made.
+    """Writes a file that appears only when it is complete, and makes its folder.
 
-    A file that is replaced keeps its mode, a new one gets the one that the process gives to new
-    files. Where `path` is a link, the file that it leads to is written.
+    A replaced file keeps its mode; a new one gets the process's default mode. Where `path` is a
+    link, its target is written.
 
     Raises:
         InputError: it cannot be written.
@@ -32,18 +32,17 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes, mark: str = ".spn-") -> Path:
-    """`write_atomically` in a folder that is there; returns the file that was written, which is
-    another one where `path` is a link.
+    """Does what `write_atomically` does, in a folder that exists. Returns the file that was
+    written, which is the link's target where `path` is a link.
 
     Args:
-        mark: what the name begins with that the file has while it is written, and keeps where the
-            process is killed.
+        mark: prefix of the temporary file's name; such a file stays if the process is killed.
 
     Raises:
         OSError: it cannot be written; the old file is whole, and nothing else is left.
     """
     target = without_links(path)
-    # A short name of its own: one that held the file's could be longer than a name may be.
+    # The temporary name does not contain the file's, which may be as long as names may be.
     temporary = target.parent / f"{mark}{secrets.token_hex(6)}"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
@@ -60,17 +59,15 @@ def replace_file(path: Path, data: bytes, mark: str = ".spn-") -> Path:
 
 
 def keep_mode(new: Path | int, old: Path) -> None:
-    """Gives a file, by its path or handle, the mode of the one that it is about to replace, if
-    there is one.
+    """Gives a file (a path or a handle) the mode of the file that it is about to replace, if that
+    exists.
     """
     with contextlib.suppress(FileNotFoundError):
         os.chmod(new, stat.S_IMODE(old.stat().st_mode))
 
 
 def without_links(path: Path) -> Path:
-    """Where links lead to, at the end of the path and on its way. OSError if they lead in a
-    circle.
-    """
+    """Resolves all links in a path. Raises OSError if they form a cycle."""
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -78,7 +75,7 @@ def without_links(path: Path) -> Path:
 
 
 def remedy(error: OSError) -> str:
-    """What to do about a file or folder that cannot be written."""
+    """Returns advice about a file or folder that cannot be written."""
     if error.errno == errno.ENAMETOOLONG:
         return "choose a shorter name"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -87,8 +84,8 @@ def remedy(error: OSError) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the folder and tries to write in it, so that a command says before its work that the
-    results could not be kept.
+    """Makes the folder and tries to write in it, so that a command fails before its work and not
+    after.
 
     Raises:
         InputError: it cannot be made or written to.
@@ -105,24 +102,23 @@ def check_writable(folder: Path) -> None:
 
 
 LOCK = ".lock"  # the file in a folder that is locked, and that says who holds it
-# what file systems answer that have no locks
+# errors of file systems without locks
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class FolderLock(contextlib.AbstractContextManager["FolderLock"]):
-    """A folder that belongs to this process until `release`, or until the process ends, however it
-    does.
+    """Locks a folder for this process until `release` or until the process ends in any way.
 
     It locks a regular file in the folder, because NFS lets every machine lock a directory at the
     same time. A file system without locks protects nothing; the first lock on one says so on
     stderr.
 
     Args:
-        folder: must be there.
-        busy: what the error says where another process holds the lock, such as "another run is
+        folder: must exist.
+        busy: first part of the error where another process holds the lock, such as "another run is
             writing to runs/celeba".
-        advice: what there is to do then.
-        shared: hold it together with others that ask for it shared.
+        advice: last part of that error: what the user can do.
+        shared: whether to share the lock with other processes that ask for a shared one.
 
     Raises:
         FolderIsLocked: another process holds the lock.
@@ -160,8 +156,8 @@ class FolderLock(contextlib.AbstractContextManager["FolderLock"]):
             tell_of_missing_locks(self._path.parent)
 
     def release(self) -> None:
-        """Gives the folder back and deletes the file, unless others share the lock. A second call
-        does nothing.
+        """Releases the lock and deletes its file, unless others share the lock. A second call does
+        nothing.
         """
         if self._handle >= 0:
             with contextlib.suppress(OSError):
@@ -176,8 +172,8 @@ class FolderLock(contextlib.AbstractContextManager["FolderLock"]):
 
 
 def is_same_file(path: Path, handle: int) -> bool:
-    """Whether an open file still has this name: it may have been renamed or deleted between opening
-    and locking.
+    """Returns whether an open file still has this name. It may have been renamed or deleted between
+    opening and locking.
     """
     try:
         return os.path.samestat(path.stat(), os.fstat(handle))
@@ -186,12 +182,12 @@ def is_same_file(path: Path, handle: int) -> bool:
 
 
 class FolderIsLocked(InputError):
-    """Another process holds the lock of a folder."""
+    """Raised when another process holds the lock of a folder."""
 
 
 @functools.cache
 def tell_of_missing_locks(folder: Path) -> None:
-    """Says once a folder that its file system has no locks."""
+    """Warns once per folder that its file system has no locks."""
     print(
         f"warning: the file system of {folder} has no locks, so nothing keeps a second process from writing there; start only one",
         file=sys.stderr,

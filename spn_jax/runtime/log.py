@@ -1,4 +1,4 @@
-"""Where a run's numbers go: JSON lines, TensorBoard, and a run's lines on the terminal."""
+"""Writes a run's metrics to JSON lines and TensorBoard, and formats its lines for the terminal."""
 
 import contextlib
 import json
@@ -19,12 +19,11 @@ from spn_jax.runtime.files import write_atomically
 
 
 class MetricsLog:
-    """metrics.jsonl (one JSON object a line, key "step" and path-like names) and TensorBoard events
-    of a work directory.
+    """Writes metrics.jsonl and TensorBoard events in a work directory.
 
-    Opening it for a run restored at step n removes every line after n, so that a killed and
-    restarted run leaves the same file as an uninterrupted one. What is written is on the disk
-    before a method returns.
+    A line of metrics.jsonl is one JSON object with the key "step" and path-like names. Opening it
+    for a run restored at step n removes every later line, so that a killed and restarted run leaves
+    the same file as an uninterrupted one. A method returns when its data is on the disk.
 
     Raises:
         InputError: a file cannot be written, here or later.
@@ -38,7 +37,7 @@ class MetricsLog:
             self._tensorboard = TensorBoard(workdir / "tensorboard", restored_step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends one line and one point a metric to each scalar's curve."""
+        """Appends one line to the file and one point to each scalar's curve."""
         with self._disk_errors():
             # JSON has no infinity
             numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
@@ -53,7 +52,7 @@ class MetricsLog:
             self._tensorboard.write_image(step, name, image)
 
     def close(self) -> None:
-        """Closes the files; nothing is left to be written."""
+        """Closes the files. All data has been written before."""
         for file in self._file, self._tensorboard:
             with contextlib.suppress(OSError):  # a full disk was reported when it was met
                 file.close()
@@ -76,27 +75,27 @@ class MetricsLog:
 
 
 class TensorBoard:
-    """One TensorBoard event file, written at once: tensorboardX's own SummaryWriter hangs when its
-    thread dies of a full disk.
+    """Writes one TensorBoard event file without a thread. tensorboardX's own SummaryWriter hangs
+    when its thread dies because the disk is full.
     """
 
     def __init__(self, folder: Path, restored_step: int):
         self._summary, self._events, writer = tensorboard_modules()
         folder.mkdir(parents=True, exist_ok=True)
-        # The name's own part tells seconds: a process started again within one would write over the
-        # file of the one before.
+        # The default name has a resolution of one second: a process restarted within that second
+        # would overwrite the previous file.
         self._writer = writer.EventsWriter(str(folder / "events"), filename_suffix=f".{time.time_ns()}")
         # Tells readers to forget what an earlier, killed process wrote from this step on.
         self._write(restored_step + 1, session_log=self._events.SessionLog(status=self._events.SessionLog.START))
 
     def write_scalars(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One point of each metric."""
+        """Writes one point of each metric."""
         for name, value in metrics.items():
             self._write(step, summary=self._summary.scalar(name, value), flush=False)
         self._writer.flush()
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
-        """A picture (h, w, 3) uint8."""
+        """Writes a picture (h, w, 3) uint8."""
         self._write(step, summary=self._summary.image(name, image, dataformats="HWC"))
 
     def close(self) -> None:
@@ -110,10 +109,10 @@ class TensorBoard:
 
 
 def tensorboard_modules() -> tuple[Any, Any, Any]:
-    """tensorboardX's summary, event and writer modules, imported without torch.
+    """Imports tensorboardX's summary, event and writer modules without torch, and returns them.
 
-    It imports torch where that is installed, for tensors that are never passed here: three seconds
-    and a pool of threads.
+    Where torch is installed, tensorboardX imports it for tensors, which are never passed here. That
+    would take three seconds and start a pool of threads.
     """
     hide = "torch" not in sys.modules
     if hide:
@@ -128,7 +127,7 @@ def tensorboard_modules() -> tuple[Any, Any, Any]:
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Removes every line after `step`, and a half-written last one, from a JSON-lines file; a
+    """Removes every line after `step`, and an incomplete last line, from a JSON-lines file. A
     missing file stays missing.
     """
     if path.exists():
@@ -137,7 +136,7 @@ def cut_back(path: Path, step: int) -> None:
 
 
 def is_kept(line: str, step: int) -> bool:
-    """Whether a line of metrics.jsonl is a complete record of a step no later than `step`."""
+    """Returns whether a line of metrics.jsonl is a complete record of a step up to `step`."""
     try:
         return json.loads(line)["step"] <= step
     except ValueError:  # the line that was being written when the run was killed
@@ -145,7 +144,7 @@ def is_kept(line: str, step: int) -> bool:
 
 
 def has_evaluation(workdir: Path, step: int) -> bool:
-    """Whether the log of a work directory holds an evaluation of `step`."""
+    """Returns whether the log of a work directory holds an evaluation of `step`."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     records = (json.loads(line) for line in lines if is_kept(line, step))
@@ -153,16 +152,16 @@ def has_evaluation(workdir: Path, step: int) -> bool:
 
 
 def quiet_libraries() -> None:
-    """Keeps Orbax's reports off the terminal: what goes wrong comes back as an exception, and the
-    command says it in words.
+    """Silences Orbax's log messages: its failures arrive as exceptions, which the command
+    reports.
     """
     for name in ("absl", "orbax"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class StepClock:
-    """Rate and time left of a training run, from the steps made since this object was created;
-    `progress` is about work on files.
+    """Measures the speed of a training run and the time left, from the steps made since its
+    creation. (`progress` does so for work on files.)
     """
 
     def __init__(self, step: int, total: int):
@@ -170,22 +169,20 @@ class StepClock:
         self.restart(step)
 
     def rate(self, step: int) -> float | None:
-        """Steps per second since the start of this process's work, first compilation left out by
-        `restart`; None before it is known.
+        """Returns steps per second since the start, or None before there are any. `restart`
+        excludes the first step's compilation.
         """
         elapsed = time.monotonic() - self._start
         return (step - self._first) / elapsed if elapsed > 0 and step > self._first else None
 
     def restart(self, step: int) -> None:
-        """Begins the measurement anew; called once the first step, with its compilation, is
-        done.
-        """
+        """Restarts the measurement; called after the first step, which includes compilation."""
         self._first, self._start = step, time.monotonic()
         self._window_first, self._window_start = self._first, self._start
 
     def recent_rate(self, step: int) -> float | None:
-        """Steps per second since the last call, by which a slow-down shows at once; None before
-        any.
+        """Returns steps per second since the last call, or None without any. It shows a slow-down
+        at once.
         """
         now = time.monotonic()
         steps, seconds = step - self._window_first, now - self._window_start
@@ -194,7 +191,7 @@ class StepClock:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent inside, on evaluations and checkpoints, does not count."""
+        """Excludes the time spent inside, on evaluations and checkpoints."""
         began = time.monotonic()
         try:
             yield
@@ -203,7 +200,7 @@ class StepClock:
             self._start, self._window_start = self._start + spent, self._window_start + spent
 
     def line(self, step: int, metrics: Mapping[str, float]) -> str:
-        """One line for the terminal."""
+        """Returns one line for the terminal."""
         rate = self.rate(step)
         speed = f"{rate:.2f} steps/s  {duration((self._total - step) / rate)} left" if rate else "measuring speed"
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name in SHOWN)
@@ -214,7 +211,7 @@ SHOWN = ("generator/loss", "generator/reconstruction", "generator/prior", "gener
 
 
 def duration(seconds: float) -> str:
-    """1:02:03 or 2:03."""
+    """Formats seconds as 1:02:03 or 2:03."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,6 +1,4 @@
-"""Whether a program fits into the memory there is, and the same question answered afterwards, in
-words.
-"""
+"""Estimates free memory, and turns out-of-memory errors into InputErrors."""
 
 import contextlib
 import re
@@ -15,18 +13,18 @@ from spn_jax.errors import InputError
 
 MEMINFO = Path("/proc/meminfo")  # of Linux
 OPENCV_SAYS = ("insufficient memory", "failed to allocate", "bad_alloc")
-SMALLER = "use a smaller photo or the strategy crop"  # what to do about too little
-# control groups, which limit what a container or a job of a cluster may take
+SMALLER = "use a smaller photo or the strategy crop"  # advice where memory does not suffice
+# control groups (cgroups), which limit the memory of a container or a cluster job
 CGROUP = Path("/sys/fs/cgroup")
-OWN_GROUPS = Path("/proc/self/cgroup")  # which of them the process belongs to
+OWN_GROUPS = Path("/proc/self/cgroup")  # lists the groups that the process belongs to
 
 
 class GroupFiles(NamedTuple):
-    """What a control group's files are called.
+    """Names a control group's files, which differ between versions 1 and 2.
 
-    folder: of the memory's groups, in CGROUP.
-    evictable: the entry of memory.stat with the bytes of files that were read and can go at any
-        moment.
+    folder: of the memory groups, in CGROUP.
+    limit, used: files with the group's limit and usage in bytes.
+    evictable: entry of memory.stat with the bytes of cached files that the kernel can drop.
     """
 
     folder: str
@@ -41,7 +39,7 @@ VERSION_2 = GroupFiles("", "memory.max", "memory.current", "inactive_file")
 
 @contextlib.contextmanager
 def out_of_memory_in_words(what: str) -> Iterator[None]:
-    """Turns the errors that mean too little memory into an InputError."""
+    """Turns errors that mean too little memory into an InputError."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError, cv2.error) as error:
@@ -51,16 +49,16 @@ def out_of_memory_in_words(what: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the host's or the device's memory did not suffice; XLA has no type
-    of its own for it.
+    """Returns whether an error says that the host's or the device's memory did not suffice. XLA has
+    no exception type for it.
     """
     said = str(error).lower()
     return isinstance(error, MemoryError) or any(words in said for words in ("resource_exhausted", "out of memory", *OPENCV_SAYS))
 
 
 def free_memory(device: jax.Device) -> int | None:
-    """Bytes that a program could still take, the host's (with swap space) where the device is the
-    CPU; None where it cannot be known.
+    """Returns the bytes that a program could still allocate on a device, or None where that cannot
+    be known. On the CPU it is the host's memory with swap space.
     """
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
@@ -72,11 +70,11 @@ def free_memory(device: jax.Device) -> int | None:
 
 
 def free_in_container() -> list[int]:
-    """Bytes up to the limit of each control group that the process runs in; empty where none has a
-    limit.
+    """Returns the bytes left below the limit of each control group that the process runs in, and
+    nothing for groups without a limit.
 
-    The kernel counts files that were read as used memory until somebody needs it; here they do not
-    count, as in Kubernetes.
+    The kernel counts cached files as used memory until it is needed; here they count as free, as in
+    Kubernetes.
     """
     found = []
     for group, files in _groups():
@@ -88,8 +86,8 @@ def free_in_container() -> list[int]:
 
 
 def _groups() -> Iterator[tuple[Path, GroupFiles]]:
-    """The folders of the process's own group and of those around it. Inside a container the own one
-    often is the root alone.
+    """Yields the folders of the process's own group and of those around it. Inside a container the
+    process often sees its own group as the root.
     """
     # number:kinds:path
     lines = [line.split(":", 2) for line in _text(OWN_GROUPS).splitlines() if line.count(":") >= 2]
@@ -101,7 +99,7 @@ def _groups() -> Iterator[tuple[Path, GroupFiles]]:
 
 
 def _text(file: Path) -> str:
-    """Of a file of the kernel's, without white space around it; empty if it cannot be read."""
+    """Returns the stripped text of a kernel's file, or "" if it cannot be read."""
     try:
         return file.read_text().strip()
     except OSError:

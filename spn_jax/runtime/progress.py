@@ -1,4 +1,4 @@
-"""Progress of long work on files, in lines that a log reads as well as a terminal."""
+"""Prints the progress of long work on files, in lines that suit a log file and a terminal."""
 
 import dataclasses
 import threading
@@ -11,8 +11,8 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @dataclasses.dataclass
 class Progress:
-    """Prints a line every ten seconds and at the end. Safe in threads. `log.StepClock` is about
-    training steps.
+    """Prints a line every ten seconds and at the end. It is thread-safe. (`log.StepClock` is for
+    training steps.)
     """
 
     done: int  # photos
@@ -26,7 +26,7 @@ class Progress:
         self._lock = threading.Lock()
 
     def add(self, photos: int) -> None:
-        """Counts photos that were finished."""
+        """Counts finished photos."""
         with self._lock:
             self.done += photos
             now = self.clock()
@@ -37,5 +37,5 @@ class Progress:
                 print(f"{self.done:,}/{self.total:,} {self.unit}, {rate:.1f} {self.unit}/s, {left} left", flush=True)
 
     def seconds(self) -> float:
-        """Since the start."""
+        """Returns the seconds since the start."""
         return self.clock() - self._start

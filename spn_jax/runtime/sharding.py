@@ -1,5 +1,6 @@
-"""Where arrays live: one mesh axis "data" over all devices of all processes; batches split,
-parameters replicated or split too.
+"""Places arrays on a mesh with one axis "data" over all devices of all processes.
+
+Batches are sharded. Parameters are replicated, or sharded too.
 """
 
 from typing import Any
@@ -10,26 +11,25 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from spn_jax.errors import InputError
 
-SMALLEST_SPLIT = 1024  # numbers in an array that is worth splitting
+SMALLEST_SPLIT = 1024  # elements below which an array is not sharded
 
 
 def make_mesh(devices: int | None = None) -> Mesh:
-    """A mesh with the axis "data" over all devices, or over the first `devices` of them."""
+    """Returns a mesh with the axis "data" over all devices, or over the first `devices` of them."""
     chosen = jax.devices()[:devices]
     return jax.make_mesh((len(chosen),), ("data",), axis_types=(AxisType.Auto,), devices=chosen)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Every array of the tree on every device; every process has all of them."""
+    """Replicates every array of the tree on every device. Every process must hold all of it."""
     return place(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Arrays that every process has whole, as global arrays with these shardings: a tree of them,
-    or one for all.
+    """Turns arrays that every process holds whole into global arrays.
 
-    With several processes jax.device_put would send every array over the network to see whether it
-    is the same everywhere.
+    `shardings` is a tree of shardings, or one for all arrays. With several processes jax.device_put
+    would send every array over the network to check that it is the same everywhere.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -44,10 +44,10 @@ def place(tree: Any, shardings: Any) -> Any:
 
 
 def array_sharding(array: Any, mesh: Mesh, split: bool) -> NamedSharding:
-    """Where an array of a training state lives: on every device or, if `split`, a part on each,
-    along its largest axis that divides.
+    """Returns the sharding of an array of a training state: replicated or, if `split`, sharded
+    along its largest axis that the number of devices divides.
 
-    Vectors, small arrays and those without such an axis are on every device all the same.
+    Vectors, small arrays and those without such an axis are always replicated.
     """
     axes = [axis for axis, size in enumerate(array.shape) if size % mesh.size == 0]
     if not split or len(array.shape) < 2 or array.size < SMALLEST_SPLIT or not axes:
@@ -57,27 +57,27 @@ def array_sharding(array: Any, mesh: Mesh, split: bool) -> NamedSharding:
 
 
 def state_sharding(state: Any, mesh: Mesh, split: bool) -> Any:
-    """`array_sharding` of every array of a tree."""
+    """Applies `array_sharding` to every array of a tree."""
     return jax.tree.map(lambda x: array_sharding(x, mesh, split), state)
 
 
 def gather(tree: Any, mesh: Mesh) -> Any:
-    """Every array of a tree of global arrays on every device. Every process must call it."""
+    """Replicates every array of a tree of global arrays on every device. Every process must call
+    it.
+    """
     if all(x.sharding.is_fully_replicated for x in jax.tree.leaves(tree)):
         return tree
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's rows of a batch -> global arrays, split along the first axis, one part a
-    device.
-    """
+    """Turns this process's rows of a batch into global arrays, sharded along the first axis."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
 def check_divisible(batch_size: int, devices: int, setting: str, micro_batches: int = 1) -> None:
-    """Raises InputError, naming the nearest sizes that fit, unless a batch splits evenly over
+    """Raises InputError, naming the nearest sizes that fit, unless a batch divides evenly over
     devices and micro-batches.
     """
     unit = devices * micro_batches

@@ -1,6 +1,5 @@
-"""A training run: its loop, the step and its losses, what a run reads, how it resumes, evaluates
-and reports.
+"""Trains SPN: the loop, the step and its losses, inputs, resuming, evaluation and reports.
 
-The command `train` and the ablations import it. The step knows no data; the loop brings data,
-checkpoints and evaluation together.
+The command `train` and the ablations import it. The step does not depend on the data loader; the
+loop combines data, checkpoints and evaluation.
 """

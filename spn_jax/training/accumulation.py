@@ -1,6 +1,4 @@
-"""The training step for a batch that is computed in several parts, of which one at a time is in
-memory.
-"""
+"""Trains with gradient accumulation: the step computes a batch in micro-batches, one at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,19 +27,19 @@ from spn_jax.training.state import Batch, Frozen, Metrics, StepGraph, TrainState
 
 
 def accumulated_train_step(graph: StepGraph, state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
-    """`train_step` with the gradients of graph.micro_batches parts, one after the other: equal to
-    it but for rounding.
+    """Makes the same update as `train_step`, up to rounding, with gradients accumulated over
+    graph.micro_batches parts.
 
-    The generator runs forward twice a part, because the discriminator's update, which comes in
-    between, needs all parts.
+    The generator runs forward twice per part, because the discriminator's update comes in between
+    and needs all parts.
     """
     batch = prepare_batch(graph, state, batch)
     parts = split_batch(batch, graph.micro_batches)
     photo_vectors = power_iteration(graph, state.discriminator, state.spectral)
     fake_vectors = power_iteration(graph, state.discriminator, photo_vectors)
 
-    # The discriminator's update. The diversity loss of a part needs the distances of the whole
-    # batch, which are found on the way.
+    # The discriminator's update. The same loop computes the distances of the whole batch, which the
+    # diversity loss of a part needs.
     def of_discriminator(part: Batch) -> tuple[nnx.State, tuple[Metrics, Array | None]]:
         fakes = generate(graph, state.model, part).image
         found = discriminator_gradients(graph, state.discriminator, photo_vectors, fake_vectors, part["image"], fakes)
@@ -75,19 +73,20 @@ def accumulated_train_step(graph: StepGraph, state: TrainState, frozen: Frozen, 
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:
-    """Every array (b, ...) as (parts, b / parts, ...), interleaved so that each part stays spread
-    over all devices.
+    """Splits every array (b, ...) into (parts, b / parts, ...), interleaved so that each part stays
+    sharded over all devices.
     """
     return jax.tree.map(lambda x: rearrange(x, "(b k) ... -> k b ...", k=parts), dict(batch))
 
 
 def mean_over_parts(function: Callable[[Batch], tuple[nnx.State, Any]], parts: Batch, parameters: nnx.State) -> tuple[nnx.State, Any]:
-    """Means of what function(part) gives over the leading axis of `parts`, one part at a time.
+    """Returns the means of function(part) over the leading axis of `parts`, computed one part at a
+    time.
 
     Args:
-        function: gives gradients like `parameters`, and a tree of small arrays.
-        parts: of `split_batch`.
-        parameters: of the network that the gradients are for.
+        function: returns gradients with the structure of `parameters`, and a tree of small arrays.
+        parts: a batch split by `split_batch`.
+        parameters: parameters of the network that is differentiated.
     """
 
     def add(total: nnx.State, part: Batch) -> tuple[nnx.State, Any]:
@@ -100,14 +99,14 @@ def mean_over_parts(function: Callable[[Batch], tuple[nnx.State, Any]], parts: B
 
 
 def share_of_diversity(graph: StepGraph, distances: Array, masks: Array) -> DiversityLoss:
-    """The diversity loss of one part of a batch.
+    """Returns the diversity loss of one part of a batch.
 
-    The loss is no mean over photos, so a part contributes the tangent at the whole batch's
-    distances: the mean over the parts then has the whole batch's value and gradient.
+    The loss is not a mean over photos. So a part contributes the tangent at the whole batch's
+    distances, and the mean over the parts has the whole batch's value and gradient.
 
     Args:
         distances: `sample_distances` of the whole batch.
-        masks: of the whole batch (b, P, P, 1).
+        masks: masks of the whole batch (b, P, P, 1).
     """
 
     def diversity(features: tuple[Array, ...], mask: Array) -> Array:

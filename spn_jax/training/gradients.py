@@ -1,5 +1,6 @@
-"""Gradients of the two networks' losses for a batch, or for one part of it: what every form of the
-step is made of.
+"""Computes the gradients of both networks' losses for a batch or one of its micro-batches.
+
+Every form of the training step is built from these functions.
 """
 
 import dataclasses
@@ -31,22 +32,20 @@ from spn_jax.training.state import Batch, Frozen, Metrics, StepGraph, TrainState
 
 # VGG19's features (b, s, h, w, c) of predictions and the mask (b, P, P, 1) -> the diversity loss.
 DiversityLoss = Callable[[tuple[Array, ...], Array], Array]
-# gradients for the generator's outputs -> those for its parameters
+# gradients with respect to the generator's outputs -> those with respect to its parameters
 PullBack = Callable[[SPNOutput], tuple[nnx.State]]
 
 
 class Gradients(NamedTuple):
-    """Gradients for the parameters of a network, and the metrics of the loss that they
-    belong to.
-    """
+    """Holds gradients with respect to a network's parameters, and the metrics of their loss."""
 
     parameters: nnx.State
     metrics: Metrics
 
 
 class DiscriminatorState(NamedTuple):
-    """A discriminator as it is used: kernels, and the singular vectors by which spectral norm
-    divides them.
+    """Holds a discriminator's kernels and the singular vectors that spectral normalisation divides
+    them by.
     """
 
     kernels: nnx.State
@@ -54,8 +53,8 @@ class DiscriminatorState(NamedTuple):
 
 
 class References(NamedTuple):
-    """What predictions are compared with, besides the photo; a loss without weight leaves its part
-    empty.
+    """Holds what predictions are compared with, besides the photo. A part is empty where its loss
+    has no weight.
     """
 
     teacher: Pyramid  # the teacher's features of the photos
@@ -65,7 +64,7 @@ class References(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """A prediction, and what the losses make of it."""
+    """Holds a prediction and the networks' outputs for it that the losses use."""
 
     output: SPNOutput
     discriminator: DiscriminatorOutput  # after the discriminator's update
@@ -73,18 +72,18 @@ class Predicted(NamedTuple):
 
 
 def generate(graph: StepGraph, parameters: nnx.State, batch: Batch) -> SPNOutput:
-    """Prior learner and generator with given parameters on a batch of floats."""
+    """Applies prior learner and generator with given parameters to a batch of floats."""
     return nnx.merge(graph.model, parameters)(batch["image"], batch["mask"], batch.get("noise"))
 
 
 def discriminate(graph: StepGraph, discriminator: DiscriminatorState, images: Array) -> DiscriminatorOutput:
-    """Scores and features of images (b, h, w, 3)."""
+    """Returns scores and features of images (b, h, w, 3)."""
     with jax.named_scope("discriminator"):
         return nnx.merge(graph.discriminator, *discriminator)(images)
 
 
 def power_iteration(graph: StepGraph, kernels: nnx.State, vectors: nnx.State) -> nnx.State:
-    """The singular vectors after one power iteration with `kernels`."""
+    """Returns the singular vectors after one power iteration with `kernels`."""
     discriminator = nnx.merge(graph.discriminator, kernels, vectors)
     with jax.named_scope("power_iteration"):
         discriminator.power_iteration()
@@ -92,16 +91,16 @@ def power_iteration(graph: StepGraph, kernels: nnx.State, vectors: nnx.State) ->
 
 
 def vgg_features(frozen: Frozen, images: Array) -> tuple[Array, ...]:
-    """VGG19's features (b, s, h, w, c), level by level, of images (b, s, P, P, 3)."""
+    """Returns VGG19's features (b, s, h, w, c), level by level, of images (b, s, P, P, 3)."""
     with jax.named_scope("vgg19"):
         return tuple(split_samples(level, images.shape[1]) for level in frozen.vgg(merge_samples(images)))  # type: ignore[operator, misc]
 
 
 def prepare_batch(graph: StepGraph, state: TrainState, batch: Batch) -> Batch:
-    """The batch with photos and masks as floats, and with noise (b, s, P/32, P/32, z) where a
-    probabilistic model was given none.
+    """Returns the batch with photos and masks as floats. Adds noise (b, s, P/32, P/32, z) for a
+    probabilistic model where the batch has none.
 
-    Noise follows from the seed and the step alone.
+    Noise depends on the seed and the step alone.
     """
     batch = {**batch, "image": unit_range(batch["image"]), "mask": as_float(batch["mask"])}
     model = nnx.merge(graph.model, state.model)
@@ -115,12 +114,12 @@ def prepare_batch(graph: StepGraph, state: TrainState, batch: Batch) -> Batch:
 def discriminator_gradients(
     graph: StepGraph, kernels: nnx.State, photo_vectors: nnx.State, fake_vectors: nnx.State, photos: Array, fakes: Array
 ) -> Gradients:
-    """Gradients of the discriminator's loss for its kernels, with singular vectors for photos and
-    for predictions.
+    """Returns gradients of the discriminator's loss with respect to its kernels. Photos and
+    predictions have singular vectors of their own.
 
     Args:
         photos: (b, P, P, 3).
-        fakes: the predictions (b, s, P, P, 3), a constant.
+        fakes: the predictions (b, s, P, P, 3); no gradient flows through them.
     """
     fakes = merge_samples(jax.lax.stop_gradient(fakes))
 
@@ -137,10 +136,10 @@ def discriminator_gradients(
 
 
 def find_references(graph: StepGraph, frozen: Frozen, discriminator: DiscriminatorState, batch: Batch) -> References:
-    """What the predictions of a batch are compared with; all of it constant.
+    """Returns what the predictions of a batch are compared with; no gradient flows through it.
 
-    The discriminator has seen the photos before, for its own loss, with the same kernels and
-    vectors: the compiler recognises that and computes it once.
+    The discriminator has run on the photos before, for its own loss, with the same kernels and
+    vectors. The compiler recognises that and computes it once.
     """
     loss, photos = graph.loss, batch["image"]
     features = discriminate(graph, discriminator, photos).features if loss.feature_matching else ()
@@ -150,11 +149,10 @@ def find_references(graph: StepGraph, frozen: Frozen, discriminator: Discriminat
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorObjective:
-    """The generator's loss at one step.
+    """Computes the generator's loss at one step and its gradients.
 
-    discriminator: after its update.
-    diversity: the diversity loss; where the batch is one part of a larger one, its share in the
-        whole batch's.
+    discriminator: the discriminator after its update.
+    diversity: the diversity loss; for a micro-batch it is its share in the whole batch's.
     """
 
     graph: StepGraph
@@ -164,8 +162,8 @@ class GeneratorObjective:
     diversity: DiversityLoss
 
     def gradients(self, batch: Batch, references: References, output: SPNOutput, pull_back: PullBack) -> Gradients:
-        """Gradients for the parameters of prior learner and generator, through the forward pass
-        that gave `output`.
+        """Returns gradients with respect to the parameters of prior learner and generator.
+        `pull_back` belongs to the forward pass that returned `output`.
         """
 
         def loss(output: SPNOutput) -> tuple[Array, Metrics]:
@@ -182,8 +180,8 @@ class GeneratorObjective:
 def generator_loss(
     graph: StepGraph, step: Array, batch: Batch, predicted: Predicted, references: References, diversity: DiversityLoss
 ) -> tuple[Array, Metrics]:
-    """Eq. 12, or 15 of the probabilistic model: the weighted sum, and every term by name. The only
-    place where weights are applied.
+    """Returns the weighted sum of Eq. 12, or 15 for the probabilistic model, and every term by
+    name. Weights are applied only here.
     """
     weights, mask, output = graph.loss, batch["mask"], predicted.output
     by_level = {
@@ -219,7 +217,7 @@ def generator_loss(
 
 
 def diversity_of_batch(graph: StepGraph) -> DiversityLoss:
-    """The diversity loss of a batch in one part."""
+    """Returns the diversity loss of a batch that is computed in one part."""
 
     def diversity(features: tuple[Array, ...], mask: Array) -> Array:
         return diversity_loss(sample_distances(features, mask), hole_shares(features, mask), graph.loss.diversity_form)
@@ -228,11 +226,11 @@ def diversity_of_batch(graph: StepGraph) -> DiversityLoss:
 
 
 def targets(frozen: Frozen, batch: Batch) -> Pyramid:
-    """The teacher's features {level: (b, h, w, c)}: computed where a teacher is given, cached in
-    the batch otherwise.
+    """Returns the teacher's features {level: (b, h, w, c)}. A given teacher computes them;
+    otherwise they are cached in the batch.
 
-    Those of an 8-bit cache come as codes and become numbers here, so that a quarter of the bytes
-    travels to the device.
+    An 8-bit cache stores codes. They are decoded here, so that a quarter of the bytes is sent to
+    the device.
     """
     if frozen.teacher is not None:
         with jax.named_scope("teacher"):
@@ -241,7 +239,9 @@ def targets(frozen: Frozen, batch: Batch) -> Pyramid:
 
 
 def features_of(stored: Array | Mapping[str, Array]) -> Array:
-    """(b, h, w, c) as it is, or low (b, c) + step (b, c) * codes (b, h, w, c) of an 8-bit cache."""
+    """Returns (b, h, w, c) as it is, and for an 8-bit cache low (b, c) + step (b, c) * codes (b, h,
+    w, c).
+    """
     if not isinstance(stored, Mapping):
         return stored
     low, step = (stored[name][:, None, None] for name in ("low", "step"))
@@ -249,10 +249,10 @@ def features_of(stored: Array | Mapping[str, Array]) -> Array:
 
 
 def unit_range(image: Array) -> Array:
-    """uint8 0..255 -> float32 in [0, 1]; floats are returned as they are."""
+    """Converts uint8 0..255 to float32 in [0, 1]; floats are returned as they are."""
     return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
 
 
 def as_float(mask: Array) -> Array:
-    """Masks of 0 and 1 as float32; floats are returned as they are."""
+    """Converts masks of 0 and 1 to float32; floats are returned as they are."""
     return mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(jnp.float32)

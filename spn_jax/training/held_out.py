@@ -1,4 +1,4 @@
-"""Pictures and evaluations of the held-out photos during training."""
+"""Draws pictures and evaluates on the held-out photos during training."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ SCORES_SHOWN = ("eval/psnr", "eval/ssim", "eval/mae")
 
 @dataclasses.dataclass(frozen=True)
 class Due:
-    """What there is to do before the next step, with the state that the steps so far have made."""
+    """States what is due before the next step, with the state after the steps so far."""
 
     evaluation: bool = False
     picture: bool = False
@@ -37,8 +37,8 @@ class Due:
 
 
 def due_at(step: int, steps: int, train: TrainConfig) -> Due:
-    """Every so many steps, as the settings say, and all of it after the last of `steps`; every
-    evaluation has its checkpoint.
+    """Returns what is due at `step`: each item at its interval in the settings, and all after the
+    last of `steps`. Every evaluation has a checkpoint.
     """
 
     def is_time(every: int) -> bool:
@@ -49,10 +49,10 @@ def due_at(step: int, steps: int, train: TrainConfig) -> Due:
 
 
 def due_at_start(step: int, steps: int, train: TrainConfig, *, is_evaluated: bool, is_initialised: bool) -> Due:
-    """What there is to do before a process's first step: an evaluation that an earlier process was
-    stopped before, and no more.
+    """Returns what is due before a process's first step: only an evaluation that is missing because
+    an earlier process was stopped before it.
 
-    A new run that starts from another's parameters is scored before it changes them.
+    A new run that starts from another's parameters is evaluated before it changes them.
     """
     if step == 0:
         return Due(evaluation=is_initialised)
@@ -61,12 +61,12 @@ def due_at_start(step: int, steps: int, train: TrainConfig, *, is_evaluated: boo
 
 
 class EvaluationGivenUp(Exception):
-    """A signal to stop came during an evaluation."""
+    """Raised when a signal to stop comes during an evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """The photos that the run is evaluated on, and where the scores go."""
+    """Evaluates a run on the held-out photos and writes the scores to its log."""
 
     config: Config
     mesh: Mesh
@@ -76,17 +76,17 @@ class HeldOut:
     stop: Stop
 
     def draw_if_due(self, step: int, due: Due, model: SPN) -> None:
-        """Draws the picture of some completions that is due at `step`."""
+        """Draws the picture of some completions if it is due at `step`."""
         if due.picture:
             grid = sample_grid(model, self.batches(PICTURES), self.mesh, self.config)
             if self.log:
                 self.log.write_image(step, "eval/samples", grid)
 
     def evaluate_if_due(self, step: int, due: Due, model: SPN) -> dict[str, float] | None:
-        """The scores of the evaluation that is due at `step`, which are logged.
+        """Evaluates if it is due at `step`; logs and returns the scores.
 
-        SIGTERM must not wait for an evaluation: it is given up, there are no scores, and the next
-        start makes up for it.
+        SIGTERM must not wait for an evaluation. It ends the evaluation without scores, and the next
+        start repeats it.
         """
         if not due.evaluation:
             return None
@@ -103,18 +103,20 @@ class HeldOut:
 
     @functools.cached_property
     def pairs(self) -> np.ndarray:
-        """The number of each photo's mask."""
+        """Returns the number of each photo's mask."""
         return draw_pairs(len(self.data.test_photos), len(self.data.test_masks), self.config.eval.seed)
 
     def until_stopped(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The batches; EvaluationGivenUp once a signal to stop came."""
+        """Yields the batches. Raises EvaluationGivenUp once a signal to stop came."""
         for batch in batches:
             if self.stop.came_here():
                 raise EvaluationGivenUp
             yield batch
 
     def batches(self, limit: int | None) -> Iterator[dict[str, Any]]:
-        """The first `limit` photos, each with the mask that config.eval.seed gives it."""
+        """Yields batches of the first `limit` photos, each with the mask that config.eval.seed
+        gives it.
+        """
         return evaluation_batches(
             self.config,
             self.data.test_photos,
@@ -128,7 +130,7 @@ class HeldOut:
 
 
 def evaluated_model(graph: StepGraph, state: TrainState, mesh: Mesh) -> SPN:
-    """The model that evaluations and pictures use, whole on every device: the moving average where
-    there is one.
+    """Returns the model for evaluations and pictures, replicated on every device: with the EMA's
+    parameters where there is one.
     """
     return nnx.merge(graph.model, gather(state.model if state.ema is None else state.ema, mesh))

@@ -1,6 +1,4 @@
-"""What a training run reads: photos, masks, the teacher's features or the teacher itself, and the
-networks of its losses.
-"""
+"""Opens what a training run reads: photos, masks, the teacher or its features, and VGG19."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -23,8 +21,8 @@ from spn_jax.training.state import Frozen
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Photos and masks of training and of evaluation, and the teacher's features of the former
-    (None: no prior loss).
+    """Holds photos and masks of training and of evaluation, and the teacher's features of the
+    training photos (None without cached features).
     """
 
     photos: PhotoSource
@@ -35,7 +33,7 @@ class Data:
 
 
 def open_data(config: Config, config_file: str) -> Data:
-    """Opens all data of a run; InputError if something is missing or does not fit."""
+    """Opens all data of a run. Raises InputError if something is missing or does not fit."""
     photos = open_photos(config.data.train_photos, "data.train_photos")
     return Data(
         photos=KeptPhotos(photos, config.data.keep_decoded * 10**6),
@@ -47,8 +45,8 @@ def open_data(config: Config, config_file: str) -> Data:
 
 
 def checked_masks(config: Config, data: Data) -> Iterator[str]:
-    """Reads every mask of training and of evaluation once; yields what people should know about
-    them. InputError: some are broken.
+    """Reads every mask of training and of evaluation once and yields lines about them. Raises
+    InputError if some are broken.
     """
     of = {"data.train_masks": data.masks, "data.test_masks": data.test_masks}
     if data.masks.state() == data.test_masks.state():
@@ -62,8 +60,8 @@ def checked_masks(config: Config, data: Data) -> Iterator[str]:
 
 
 def open_cache(config: Config, photos: PhotoSource, config_file: str) -> TeacherCache | None:
-    """The teacher's cached features, checked against config and photos; None without a prior loss,
-    or where the teacher itself runs.
+    """Opens the teacher's cached features and checks them against config and photos. Returns None
+    without a prior loss, or where the teacher runs in the step.
     """
     if config.loss.prior == 0 or is_online(config):
         return None
@@ -74,17 +72,19 @@ def open_cache(config: Config, photos: PhotoSource, config_file: str) -> Teacher
 
 @dataclasses.dataclass(frozen=True)
 class DistillationTargets:
-    """What the prior learner distils; nothing in a run without a prior loss."""
+    """Describes what the prior learner distils; its fields are empty in a run without a prior
+    loss.
+    """
 
     channels: Mapping[int, int]  # of the teacher's maps by level
-    origin: str | None  # of the teacher's weights, for people
-    identity: str | None  # equal where the features are
+    origin: str | None  # of the teacher's weights, for readers
+    identity: str | None  # two runs have the same features where it is equal
     summary: str
 
 
 def open_distillation_targets(config: Config, data: Data, frozen: Frozen, origin: str | None) -> DistillationTargets:
-    """Where the targets of the prior loss come from: the cache, or the teacher in `frozen`, whose
-    weights are from `origin`.
+    """Describes the source of the prior loss's targets: the cache, or the teacher in `frozen`,
+    whose weights are from `origin`.
     """
     if data.cache is not None:
         manifest = data.cache.manifest
@@ -98,8 +98,8 @@ def open_distillation_targets(config: Config, data: Data, frozen: Frozen, origin
 
 
 class Origins(NamedTuple):
-    """Where the weights of frozen networks come from, for people; None for one that is not
-    there.
+    """Names the origins of the frozen networks' weights, for readers; None for a network that is
+    not used.
     """
 
     teacher: str | None = None
@@ -107,10 +107,10 @@ class Origins(NamedTuple):
 
 
 def open_frozen(config: Config) -> tuple[Frozen, Origins]:
-    """The networks that the losses need; InputError if they cannot be had.
+    """Loads the networks that the losses need. Raises InputError if one is not available.
 
-    All in float32 whatever the trained networks compute in: the targets do not change with a
-    setting for speed, and rounded to bfloat16 most pixels of two samples would be equal to VGG19.
+    All compute in float32, whatever the trained networks compute in, so that a setting for speed
+    does not change the targets. In bfloat16 most pixels of two samples would be equal for VGG19.
     """
     frozen, origins = Frozen(), Origins()
     if is_online(config):
@@ -123,12 +123,12 @@ def open_frozen(config: Config) -> tuple[Frozen, Origins]:
 
 
 def is_online(config: Config) -> bool:
-    """Whether the teacher runs in the step."""
+    """Returns whether the teacher runs in the step."""
     return config.loss.prior > 0 and config.teacher.mode == "online"
 
 
 def read_batches(config: Config, data: Data, start: int, steps: int) -> Any:
-    """This process's part of the batches of steps start, ..., steps - 1."""
+    """Returns this process's part of the batches of steps start, ..., steps - 1."""
     return training_batches(
         config,
         data.photos,
@@ -143,7 +143,7 @@ def read_batches(config: Config, data: Data, start: int, steps: int) -> Any:
 
 
 def weights_identity(origin: str | None) -> str | None:
-    """What of the text that `load_vgg19` gives does not depend on the name of a file: the weights'
+    """Returns the part of `load_vgg19`'s text that does not depend on a file's name: the weights'
     hash, or the seed of random ones.
     """
     return origin.rpartition("sha256 ")[2] if origin else None

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""Runs the training loop."""
 
 import contextlib
 import functools
@@ -9,6 +9,7 @@ import jax
 from spn_jax.checkpoints.store import BEST_METRIC, Checkpoints, read_info, restore
 from spn_jax.config import Config
 from spn_jax.data.pipeline import steps_per_epoch
+from spn_jax.runtime.device import on_host
 from spn_jax.runtime.log import MetricsLog, StepClock
 from spn_jax.runtime.sharding import check_divisible, make_mesh, place, replicate, shard_batch, state_sharding
 from spn_jax.training.held_out import HeldOut, due_at, due_at_start, evaluated_model
@@ -27,13 +28,13 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
         config: all settings.
         workdir: receives checkpoints, metrics.jsonl, TensorBoard events, the resolved config and
             the table of parameters.
-        config_file: named in error texts.
-        init: checkpoint whose parameters a new run starts from; a run that has checkpoints of its
-            own continues those.
+        config_file: named in errors.
+        init: checkpoint whose parameters a new run starts from; a run with checkpoints of its own
+            continues from those.
 
     Raises:
-        InputError: wrong settings, data or checkpoint; a loss that is not finite; a file that
-            cannot be written.
+        InputError: settings, data or checkpoint are wrong; a loss is not finite; a file cannot be
+            written.
         Stopped: SIGTERM or Ctrl-C came; the state is saved.
     """
     # Devices
@@ -49,19 +50,19 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
         say(line)
     schedule = resolve_schedule(config, steps_per_epoch(config, data.photos))
 
-    # Networks, and the state of a new run
+    # Networks, and the state of a new run, which no device holds as a whole if it is to be split
     frozen, origins = open_frozen(config)
     distillation = open_distillation_targets(config, data, frozen, origins.teacher)
-    graph, state = create_state(config, schedule, *build_networks(config, distillation.channels))
+    with on_host():
+        graph, state = create_state(config, schedule, *build_networks(config, distillation.channels))
     is_split = config.train.shard_parameters
     sharding = state_sharding(state, mesh, is_split)
     for line in summary(config, state, mesh, data, distillation, schedule.length, origins.vgg):
         say(line)
 
     with contextlib.ExitStack() as stack:
-        # Where to start: from this run's newest checkpoint, from the parameters of another run, or
-        # anew. The folder is locked first, because a run that is about to end may still write to
-        # it.
+        # The start: this run's newest checkpoint, another run's parameters, or new ones. The folder
+        # is locked first, because a run that is about to end may still write to it.
         if is_main:
             stack.enter_context(only_run_in(workdir))
         info = checkpoint_info(config, data, distillation, origins.vgg)
@@ -75,7 +76,8 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
                 say(line)
         else:
             if init is not None:
-                state = initialise_from(state, init, schedule.learning_rate, say)
+                with on_host():
+                    state = initialise_from(state, init, schedule.learning_rate, say)
             state = place(state, sharding)
         start = int(state.step)
         if start >= schedule.length and is_evaluated:
@@ -96,15 +98,15 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
         reports = StepReports(config.train.log_every, log, clock, say)
         held_out = HeldOut(config, mesh, data, log, say, stop)
 
-        # The loop. What is due comes first, with the state that is about to be stepped: a run that
-        # was stopped before an evaluation comes to it by itself. A step is reported while the next
+        # The loop. What is due at a step is done before it, with the state before it, so that a run
+        # stopped before an evaluation makes it after its restart. A step is reported while the next
         # one runs, so that the device never waits.
         for step in range(start, schedule.length + 1):
             due = first_due if step == start else due_at(step, schedule.length, config.train)
             stopping = stop(step)
             failure = checkpoints.background_failure()
             if due.evaluation or due.picture or due.checkpoint or stopping or failure:
-                # every line about the steps up to here is on the disk before their checkpoint is
+                # The lines about all steps so far must be on the disk before their checkpoint.
                 reports.flush()
                 scores = None
                 with clock.paused():

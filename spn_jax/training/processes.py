@@ -1,6 +1,4 @@
-"""The processes of a run: how they find each other, stop together and end, and that only one run is
-in a work directory.
-"""
+"""Coordinates the processes of a run: joining, stopping, ending, and locking the work directory."""
 
 import argparse
 import contextlib
@@ -21,12 +19,12 @@ from jax.experimental import multihost_utils
 from spn_jax.errors import InputError, counted, find_input_error, first_line
 from spn_jax.runtime.files import FolderLock
 
-LAST_WORDS = 5  # seconds in which other processes that meet the same error may say so
+LAST_WORDS = 5  # seconds in which other processes may report the same error
 
 
 class Stopped(Exception):
-    """The run was told to stop, and its state is saved. `status` is the exit status of a process
-    that the signal ended.
+    """Raised when the run was told to stop and its state is saved. `status` is the exit status for
+    that signal.
     """
 
     def __init__(self, number: int):
@@ -35,9 +33,8 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Whether to stop, because SIGTERM or Ctrl-C came here or (agreed on by all) in any process.
-
-    Use as a context manager around the loop. A second Ctrl-C ends the process at once.
+    """Tells whether to stop: SIGTERM or Ctrl-C came to this process or, as all processes agree, to
+    any.
     """
 
     def __init__(self) -> None:
@@ -45,15 +42,15 @@ class Stop:
         self._came = False
 
     def __call__(self, step: int) -> bool:
-        """Before a step. Every process must ask before every step."""
+        """Returns whether to stop before a step. Every process must call it before every step."""
         # jax.distributed has installed a handler that tells the other processes of SIGTERM
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._came
 
     def came_here(self) -> bool:
-        """At any time. Several processes could not agree in the middle of an evaluation, so there
-        it is False.
+        """Returns whether a signal came to this process; it may be called at any time. With several
+        processes it is False, because they cannot agree in the middle of an evaluation.
         """
         return self._came
 
@@ -72,18 +69,18 @@ class Stop:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if jax.process_count() > 1:
-            signal.raise_signal(signal.SIGTERM)  # which the processes know how to tell each other
+            signal.raise_signal(signal.SIGTERM)  # jax.distributed passes SIGTERM on to the others
         else:
             self._came = True
 
 
 @contextlib.contextmanager
 def only_run_in(workdir: Path) -> Iterator[None]:
-    """Makes the work directory and keeps other runs out of it. If nothing is written to a new one,
-    it is deleted again.
+    """Makes the work directory and locks it against other runs. Deletes a new one if nothing was
+    written to it.
 
     Raises:
-        InputError: it cannot be made, or another run is in it.
+        InputError: it cannot be made, or another run holds its lock.
     """
     is_new = not workdir.exists()
     try:
@@ -101,8 +98,8 @@ def only_run_in(workdir: Path) -> Iterator[None]:
 
 
 def join_processes(options: argparse.Namespace) -> None:
-    """Joins the other processes of the run, if the command line says that there are any; InputError
-    if that does not work.
+    """Joins the other processes of the run if the command line asks for several. Raises InputError
+    if that fails.
     """
     by_hand = {"--coordinator": options.coordinator, "--processes": options.processes, "--process": options.process}
     missing = [name for name, value in by_hand.items() if value is None]
@@ -171,7 +168,7 @@ def _place_on_machine(environment: Mapping[str, str]) -> tuple[int, int] | None:
 def end_all_processes(error: Exception) -> NoReturn:
     """Reports an error and ends this process at once, which ends the others.
 
-    The ordinary way out would wait for them, and they wait for this one in the middle of a step.
+    A normal exit would wait for them, while they wait for this one in the middle of a step.
     """
     wrong_input = find_input_error(error)
     if wrong_input is None:
@@ -180,7 +177,7 @@ def end_all_processes(error: Exception) -> NoReturn:
         print(f"error: {wrong_input}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    # with it goes the service that joins them, and then the others are aborted
+    # Process 0 runs the coordination service; when that ends, the other processes are aborted.
     if jax.process_index() == 0:
         time.sleep(LAST_WORDS)
     os._exit(1 if wrong_input is None else 2)

@@ -1,6 +1,4 @@
-"""What a run says: its first lines, the metrics of every step, files that describe it; and values
-that are not finite.
-"""
+"""Reports on a run: its first lines, metrics of steps, description files and non-finite values."""
 
 import contextlib
 import math
@@ -30,7 +28,7 @@ Say = Callable[[str], None]
 def summary(
     config: Config, state: TrainState, mesh: Mesh, data: Data, distillation: DistillationTargets, steps: int, vgg_origin: str | None
 ) -> Iterator[str]:
-    """The lines a run begins with: parameters by part, devices, sizes of the data."""
+    """Yields the first lines of a run: parameters by part, devices, sizes of the data."""
     for network, tree in ("", state.model), ("discriminator.", state.discriminator):
         counts: dict[str, int] = {}
         for name, array in named_arrays(tree).items():
@@ -51,8 +49,8 @@ def summary(
 
 
 def write_descriptions(workdir: Path, config: Config, parameters: nnx.State) -> None:
-    """Writes the resolved settings and the table of parameters (arrays or their shapes), for people
-    to read.
+    """Writes the resolved settings and the table of parameters (arrays or their shapes) as text
+    files.
     """
     table = parameter_overview.get_parameter_overview(named_arrays(parameters), include_stats=False)
     write_atomically(workdir / "parameters.txt", table + "\n")
@@ -67,14 +65,14 @@ class StepReports:
         self._pending: tuple[int, Metrics] | None = None
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics of a step that has just been started and reports those of the step
-        before; InputError as `flush`.
+        """Takes the metrics of a step that has just been started and reports the previous step's.
+        Raises InputError as `flush` does.
         """
         self.flush()
         self._pending = step, metrics
 
     def flush(self) -> None:
-        """Reports what was added last, waiting for its step.
+        """Reports the metrics that were added last, and waits for their step.
 
         Raises:
             InputError: a loss is not finite.
@@ -92,7 +90,7 @@ class StepReports:
 
 
 def stop_unless_finite(step: int, broken: Sequence[str]) -> None:
-    """Raises InputError if there are names of broken values."""
+    """Raises InputError if any names of broken values are given."""
     if broken:
         raise InputError(
             f"at step {step} these values are not finite: {', '.join(broken)}; the last checkpoint is from before. "
@@ -101,8 +99,8 @@ def stop_unless_finite(step: int, broken: Sequence[str]) -> None:
 
 
 def check_finite(step: int, state: TrainState) -> None:
-    """Raises InputError for a state that must not be saved: a finite loss can have a gradient that
-    is not.
+    """Raises InputError for a state with values that are not finite, which must not be saved. A
+    finite loss can have a gradient that is not finite.
     """
     finite = all_finite(
         {
@@ -117,8 +115,8 @@ def check_finite(step: int, state: TrainState) -> None:
 
 @contextlib.contextmanager
 def out_of_memory_in_words(train: TrainConfig) -> Iterator[None]:
-    """Turns a step that needs more memory than a device has into an InputError that names the
-    settings which help.
+    """Turns an out-of-memory error of a step into an InputError that names the settings that
+    help.
     """
     try:
         yield
@@ -135,5 +133,5 @@ def out_of_memory_in_words(train: TrainConfig) -> Iterator[None]:
 
 @jax.jit
 def all_finite(trees: dict[str, Any]) -> dict[str, jax.Array]:
-    """For each tree whether all of its numbers are finite."""
+    """Returns for each tree whether all of its numbers are finite."""
     return {name: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all() for name, tree in trees.items()}

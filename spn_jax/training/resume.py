@@ -1,5 +1,6 @@
-"""Where a run starts: what its checkpoints say about it, whether they are of the same run, and
-parameters of another one.
+"""Finds the checkpoint that a run starts from, and checks that it belongs to the same run.
+
+A new run may also start from the parameters of another one.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ HEADS = "prior_learner.distillation_heads."
 
 
 def checkpoint_info(config: Config, data: Data, distillation: DistillationTargets, vgg_origin: str | None) -> dict[str, Any]:
-    """What every checkpoint of the run says about itself."""
+    """Returns the description that every checkpoint of the run stores."""
     return {
         "model": config.model.kind,
         "version": __version__,
@@ -57,15 +58,15 @@ def checkpoint_info(config: Config, data: Data, distillation: DistillationTarget
 
 
 class Beginning(NamedTuple):
-    """Where a run stands when a process starts."""
+    """Describes the state of a run when a process starts."""
 
     checkpoint: Path | None  # the newest; None in a new run
     is_evaluated: bool  # whether the log holds the scores of that checkpoint
 
 
 def find_beginning(workdir: Path) -> Beginning:
-    """Looks into a work directory. The first process decides for all: file systems show several
-    machines different things.
+    """Finds the newest checkpoint in a work directory. The first process decides for all, because
+    machines that share a file system may see different files.
     """
     newest = newest_checkpoint(workdir / FOLDER)
     step = -1 if newest is None else int(newest.name)
@@ -77,13 +78,13 @@ def find_beginning(workdir: Path) -> Beginning:
 
 
 def digest(names: Sequence[str]) -> str:
-    """How many names there are and the start of their SHA-256."""
+    """Returns the number of names and the start of their SHA-256."""
     return f"{len(names):,} ({hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]})"
 
 
 def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: Config, workdir: Path) -> None:
-    """Raises InputError, listing what differs, if a checkpoint belongs to a run with other settings
-    or another teacher.
+    """Raises InputError, listing the differences, if a checkpoint belongs to a run with other
+    settings, data or networks.
     """
     if "converted_from" in stored:
         raise InputError(
@@ -95,7 +96,7 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
     if weights_identity(stored.get("vgg")) != weights_identity(info["vgg"]):
         lines.append(f"weights of VGG19: {stored.get('vgg')} -> {info['vgg']}")
     before, now = stored.get("data", info["data"]), info["data"]
-    # older checkpoints know the names alone
+    # older checkpoints store only the names
     changed = [kind for kind in now if before.get(kind, now[kind]) != now[kind]]
     lines += [f"training {kind}: {before[kind]} -> {now[kind]}" for kind in changed]
     if lines:
@@ -106,30 +107,29 @@ def check_same_run(stored: Mapping[str, Any], info: Mapping[str, Any], config: C
 
 
 def changed_protocol(stored: Mapping[str, Any], config: Config, workdir: Path) -> Iterator[str]:
-    """What there is to say, if anything, where the scores of a resumed run are to be of other
-    settings than before.
-    """
+    """Yields a line if a resumed run evaluates with other settings than before."""
     if lines := changed_settings(from_dict(stored["config"], origin=str(workdir)), config, ANOTHER_BEST):
         yield f"evaluations change ({'; '.join(lines)}): their scores are not compared with earlier ones to find the best checkpoint"
 
 
 def head_names(folder: Path) -> list[str]:
-    """Parameters of the distillation heads in a checkpoint."""
+    """Returns the names of the distillation heads' parameters in a checkpoint."""
     return sorted(name for name in stored_metadata(folder).metadata["model"] if name.startswith(HEADS))
 
 
 def initialise_from(state: TrainState, path: str, rate: float, say: Say) -> TrainState:
-    """The state of a new run that starts from a checkpoint's parameters, those of its discriminator
-    included.
+    """Returns the state of a new run that starts from the parameters of a checkpoint, including its
+    discriminator.
 
     Args:
-        state: before the first step, whole in every process, as is the one returned.
+        state: state before the first step, whole in every process, as is the returned one.
         path: the checkpoint, or a run that has some.
-        say: is told what is taken over, and warned where the learning rate is higher than the one
+        rate: this run's learning rate.
+        say: prints what is taken over, and a warning where the learning rate is higher than the one
             that the checkpoint ended with.
 
-    Distillation heads belong to a teacher: those that do not fit this run's keep their new values.
-    So does the discriminator where the checkpoint has none or one of another kind.
+    Distillation heads belong to a teacher: those that do not fit this run's teacher keep their
+    initial values. So does the discriminator where the checkpoint has none or one of another kind.
     """
     folder = find_checkpoint(path)
     wanted = named_arrays(state.model)
@@ -150,7 +150,7 @@ def initialise_from(state: TrainState, path: str, rate: float, say: Say) -> Trai
         say(f"these of its distillation heads do not fit this run and are left out: {', '.join(left)}")
     if anew := [name for name in wanted if name not in arrays]:
         say(f"these of this run's start anew: {', '.join(anew)}")
-    # the step overwrites both, so they must not share memory
+    # The step donates both, so they must not share memory.
     ema = None if state.ema is None else jax.tree.map(jnp.copy, model)
     state = dataclasses.replace(state, model=model, ema=ema)
 
@@ -167,8 +167,8 @@ def initialise_from(state: TrainState, path: str, rate: float, say: Say) -> Trai
 
 
 def final_learning_rate(folder: Path) -> float | None:
-    """The learning rate of the last step before a checkpoint; None where the checkpoint does not
-    tell, as a converted one.
+    """Returns the learning rate of the last step before a checkpoint, or None where that is
+    unknown, as for a converted one.
     """
     info = read_info(folder)
     photos = info.get("data", {}).get("photos", "").partition(" ")[0].replace(",", "")
@@ -183,5 +183,5 @@ def final_learning_rate(folder: Path) -> float | None:
 
 
 def shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shape of every named array."""
+    """Returns the shape of every named array."""
     return {name: np.shape(array) for name, array in arrays.items()}

@@ -1,5 +1,5 @@
-"""What training carries from step to step, what stays the same in all steps, and the optimiser with
-its schedule.
+"""Defines the training state, the static description of a step, and the optimiser with its
+schedule.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ Batch = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The configuration's times, in steps."""
+    """Holds the configuration's times in steps."""
 
     length: int
     learning_rate: float
@@ -35,7 +35,9 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class StepGraph:
-    """All that is static about a step: network graphs, losses, optimiser, schedule. Hashable."""
+    """Holds everything static about a step: network graphs, losses, optimiser, schedule. It is
+    hashable.
+    """
 
     model: nnx.GraphDef
     discriminator: nnx.GraphDef
@@ -51,21 +53,21 @@ class StepGraph:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a training run saves. Randomness and the position in the data follow from `step` and
-    the config's seeds.
+    """Holds all that a training run saves. Randomness and the position in the data depend only on
+    `step` and the config's seeds.
     """
 
     step: Array  # () int32, updates made
     model: nnx.State  # parameters of prior learner and generator, float32
     discriminator: nnx.State  # kernels of the discriminator, float32
-    spectral: nnx.State  # singular vectors of its spectral norm
+    spectral: nnx.State  # singular vectors of its spectral normalisation
     model_optimizer: optax.OptState
     discriminator_optimizer: optax.OptState
-    ema: nnx.State | None  # moving average of `model`, where the config asks for one
+    ema: nnx.State | None  # exponential moving average (EMA) of `model`, if the config has one
 
 
 class Frozen(NamedTuple):
-    """Networks that a step uses and never trains, donates or checkpoints.
+    """Holds networks that a step uses and never trains, donates or checkpoints.
 
     teacher: a module that maps the photo at 2P (b, 2P, 2P, 3) in [0, 1] to {level: features}; None
         where features are cached.
@@ -78,7 +80,7 @@ class Frozen(NamedTuple):
 
 
 class Updated(NamedTuple):
-    """A network after an update."""
+    """Holds a network after an update."""
 
     parameters: nnx.State
     optimizer: optax.OptState
@@ -106,7 +108,7 @@ def resolve_schedule(config: Config, steps_per_epoch: int) -> Schedule:
 
 
 def build_networks(config: Config, teacher_channels: Mapping[int, int]) -> tuple[SPN, Discriminator]:
-    """SPN and discriminator with the initial parameters of config.train.seed."""
+    """Builds SPN and discriminator with the initial parameters of config.train.seed."""
     rng = np.random.default_rng(config.train.seed)
     dtype = jnp.dtype(config.train.compute_dtype)
     model = SPN(config.model, teacher_channels, rng=rng, dtype=dtype, remat=config.train.rematerialise)
@@ -114,7 +116,7 @@ def build_networks(config: Config, teacher_channels: Mapping[int, int]) -> tuple
 
 
 def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: Discriminator) -> tuple[StepGraph, TrainState]:
-    """The static graph and the state before the first step."""
+    """Returns the static graph and the state before the first step."""
     model_graph, *states = nnx.split(model)
     discriminator_graph, *discriminator_states = nnx.split(discriminator, nnx.Param, SpectralVector)
     parameters, kernels, spectral = (nnx.as_pure(state) for state in (*states, *discriminator_states))
@@ -143,10 +145,10 @@ def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: 
 
 
 def scale_by_adam(settings: OptimizerConfig) -> optax.GradientTransformation:
-    """Adam without the learning rate, which depends on the step and is applied in `update`.
+    """Returns Adam without the learning rate, which depends on the step and is applied in `update`.
 
-    With beta1 = 0 the first moment is the gradient itself, so it is not stored: the same update
-    with a third less to keep.
+    With beta1 = 0 the first moment is the gradient itself. It is not stored, which keeps the update
+    and needs a third less memory.
     """
     if settings.beta1 == 0:
         return optax.scale_by_rms(settings.beta2, settings.epsilon, eps_in_sqrt=False, bias_correction=True)
@@ -154,7 +156,7 @@ def scale_by_adam(settings: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def update(graph: StepGraph, step: Array, name: str, parameters: nnx.State, optimizer: optax.OptState, gradients: nnx.State) -> Updated:
-    """One step of Adam for the network that the metrics call `name`."""
+    """Makes one Adam update of the network that the metrics call `name`."""
     direction, optimizer = scale_by_adam(graph.optimizer).update(gradients, optimizer)
     rate = learning_rate(graph.schedule, step)
     new = jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), parameters, direction)
@@ -167,20 +169,22 @@ def update(graph: StepGraph, step: Array, name: str, parameters: nnx.State, opti
 
 
 def learning_rate(schedule: Schedule, step: Array) -> Array:
-    """Learning rate of the update made at `step`: multiplied by drop_factor at each of the
-    drops.
+    """Returns the learning rate of the update made at `step`; each drop multiplies it by
+    drop_factor.
     """
     dropped = sum((step >= drop).astype(jnp.int32) for drop in schedule.drops)
     return schedule.learning_rate * jnp.asarray(schedule.drop_factor) ** dropped
 
 
 def prior_switch(schedule: Schedule, step: Array) -> Array | float:
-    """1 while the prior loss is on, 0 from `prior_loss_until` on."""
+    """Returns 1 while the prior loss is on, and 0 from `prior_loss_until` on."""
     return 1.0 if schedule.prior_loss_until is None else jnp.where(step < schedule.prior_loss_until, 1.0, 0.0)
 
 
 def moving_average(graph: StepGraph, average: nnx.State | None, parameters: nnx.State) -> nnx.State | None:
-    """decay * average + (1 - decay) * parameters, where the config asks for one."""
+    """Returns the EMA decay * average + (1 - decay) * parameters, or None if the config has
+    none.
+    """
     if average is None or graph.ema_decay is None:
         return None
     decay = graph.ema_decay
@@ -188,7 +192,7 @@ def moving_average(graph: StepGraph, average: nnx.State | None, parameters: nnx.
 
 
 def next_state(graph: StepGraph, state: TrainState, model: Updated, discriminator: Updated, spectral: nnx.State) -> TrainState:
-    """The state after a step that updated both networks and left these singular vectors."""
+    """Returns the state after a step that updated both networks and left these singular vectors."""
     return TrainState(
         step=state.step + 1,
         model=model.parameters,

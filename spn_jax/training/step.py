@@ -1,6 +1,6 @@
-"""The training step: a pure function, compiled once.
+"""Defines the training step, a pure function that is compiled once.
 
-Imports no data loader, so that the benchmark and a bare accelerator image can run it.
+It imports no data loader, so that the benchmark and a bare accelerator image can run it.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from spn_jax.config import Config
-from spn_jax.models.convolution import compiled_for
+from spn_jax.models.convolution import batch_split_over, compiled_for
 from spn_jax.training.accumulation import accumulated_train_step
 from spn_jax.training.gradients import (
     DiscriminatorState,
@@ -28,13 +28,12 @@ from spn_jax.training.state import Batch, Frozen, Metrics, StepGraph, TrainState
 
 
 def train_step(graph: StepGraph, state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update of discriminator and generator, in the released programs' order.
+    """Updates discriminator and generator once, in the released programs' order.
 
-    1. One forward pass of prior learner and generator. 2. The discriminator sees the photos, then
-      the predictions, and is
-    updated. 3. With its new kernels it sees the predictions again; the generator's losses are
-    pulled back through the forward pass of 1. A power iteration precedes each of the
-    discriminator's three passes. Every loss sees the raw prediction.
+    1. Prior learner and generator run forward once. 2. The discriminator runs on the photos, then
+    on the predictions, and is updated. 3. With its new kernels it runs on the predictions again,
+    and the generator's losses are backpropagated through the forward pass of 1. A power iteration
+    precedes each of the discriminator's three passes. Every loss uses the raw prediction.
 
     Args:
         graph: static description of networks, losses, optimiser and schedule.
@@ -77,17 +76,17 @@ def train_step(graph: StepGraph, state: TrainState, frozen: Frozen, batch: Batch
 def compile_train_step(
     graph: StepGraph, mesh: Mesh, state_sharding: Any = None
 ) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
-    """The step of a graph, jitted for a mesh with the axis "data": (state, frozen, batch) ->
+    """Compiles the step of a graph for a mesh with the axis "data": (state, frozen, batch) ->
     (state, metrics).
 
-    State and frozen networks are replicated on every device; a batch is split along its first axis,
-    one part a device. The compiler derives the rest: every mean over the batch becomes an
-    all-reduce. The state's memory is reused (donated).
+    State and frozen networks are replicated on every device. A batch is sharded along its first
+    axis. The compiler derives the rest: every mean over the batch becomes an all-reduce, in float32
+    whatever train.compute_dtype is. The state is donated: its memory is reused.
 
     Args:
-        state_sharding: where the state is split between steps, see `runtime.sharding`; a step
-            begins by gathering the parameters, and each device updates its part of them with its
-            part of the optimisers.
+        state_sharding: shardings of the state between steps, see `runtime.sharding`. With them a
+            step begins by gathering the parameters, and each device updates its shard of them with
+            its shard of the optimisers.
     """
     replicated, by_photo = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     between_steps = replicated if state_sharding is None else state_sharding
@@ -98,12 +97,14 @@ def compile_train_step(
         if state_sharding is not None:
             model, discriminator = jax.lax.with_sharding_constraint((state.model, state.discriminator), replicated)
             state = dataclasses.replace(state, model=model, discriminator=discriminator)
-        with compiled_for(platform):
+        with compiled_for(platform), batch_split_over(mesh):
             return one_step(graph, state, frozen, batch)
 
     return jax.jit(step, donate_argnums=0, in_shardings=(between_steps, replicated, by_photo), out_shardings=(between_steps, replicated))
 
 
 def matmul_precision(config: Config) -> contextlib.AbstractContextManager[Any]:
-    """The context in which a step, or a pass of its networks, is traced with train.precision."""
+    """Returns the context in which a step, or a pass of its networks, must be traced for
+    train.precision.
+    """
     return jax.default_matmul_precision("highest") if config.train.precision == "highest" else contextlib.nullcontext()

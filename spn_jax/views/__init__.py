@@ -1,5 +1,5 @@
-"""Pictures of what a model does, a module a kind of picture.
+"""Draws pictures of what a model does, one module for each kind of picture.
 
-Each offers `add`, its options, and `draw`. The command `visualize` imports them; they import
-evaluation, filling, drawing and what these use.
+Each module has `add`, which declares its options, and `draw`. The command `visualize` imports them;
+they import evaluation, filling, drawing and what these use.
 """

@@ -1,4 +1,4 @@
-"""Methods side by side with enlarged details (the paper's Fig. 4 and 5)."""
+"""Shows methods side by side with enlarged details (the paper's Fig. 4 and 5)."""
 
 import argparse
 
@@ -12,7 +12,7 @@ from spn_jax.runtime.sharding import make_mesh
 from spn_jax.views.subjects import Subject, about_all, add_arguments, chosen, open_subjects, subjects
 
 FRAME = figures.PALETTE[5]  # colour of the frame around a detail
-# the side of a detail is a DETAIL-th of the photo's, where the command line does not say
+# by default the side of a detail is the photo's divided by this
 DETAIL = 4
 
 Window = tuple[int, int, int]  # left, top, side in pixels
@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """Two rows a photo: input, every method, the photo; and a detail of each."""
+    """Draws two rows for each photo: input, every method and the photo; below, a detail of each."""
     evaluation = open_subjects(options)
     window = None if options.crop is None else parse_window(options.crop, evaluation.config.data.image_size)
     shown = subjects(evaluation, make_mesh(), chosen(options, len(evaluation.photos)))
@@ -37,7 +37,7 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 
 def rows_of(subject: Subject, window: Window) -> list[Row]:
-    """The pictures of a photo with a frame, and what is inside it."""
+    """Returns a row of a photo's pictures with a frame, and a row of the frame's contents."""
     pictures = [figures.masked_input(subject.image, subject.mask), *subject.completed.values(), subject.image]
     notes = ["", *(subject.note(method) for method in subject.completed), ""]
     whole = [Cell(framed(picture, window), note) for picture, note in zip(pictures, notes, strict=True)]
@@ -45,7 +45,9 @@ def rows_of(subject: Subject, window: Window) -> list[Row]:
 
 
 def parse_window(text: str, size: int) -> Window:
-    """X,Y,SIDE in pixels of a photo of this size. InputError: it is none, or lies outside."""
+    """Parses X,Y,SIDE in pixels of a photo of this size. Raises InputError if it is malformed, or
+    lies outside.
+    """
     try:
         left, top, side = (int(part) for part in text.split(","))
     except ValueError:
@@ -56,7 +58,9 @@ def parse_window(text: str, size: int) -> Window:
 
 
 def busiest_window(subject: Subject) -> Window:
-    """The square in which the completions and the photo differ most, in sum over its pixels."""
+    """Returns the square in which the completions differ most from the photo, summed over its
+    pixels.
+    """
     pictures = np.stack([*subject.completed.values(), subject.image]).astype(np.float32)
     side = max(8, len(subject.image) // DETAIL)
     sums = cv2.boxFilter(pictures.std(0).sum(-1), -1, (side, side), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT)
@@ -66,8 +70,8 @@ def busiest_window(subject: Subject) -> Window:
 
 
 def framed(picture: np.ndarray, window: Window) -> np.ndarray:
-    """A copy of a picture (h, w, 3) with a frame around the window, one pixel wide in each
-    of 64.
+    """Returns a copy of a picture (h, w, 3) with a frame around the window, one pixel thick for
+    each 64 of the picture's height.
     """
     left, top, side = window
     thick = max(1, len(picture) // 64)
@@ -80,6 +84,6 @@ def framed(picture: np.ndarray, window: Window) -> np.ndarray:
 
 
 def detail(picture: np.ndarray, window: Window) -> np.ndarray:
-    """What lies in the window, (side, side, 3)."""
+    """Cuts out the window, (side, side, 3)."""
     left, top, side = window
     return picture[top : top + side, left : left + side]

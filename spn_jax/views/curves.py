@@ -1,4 +1,4 @@
-"""Losses and scores of several runs over their steps."""
+"""Shows losses and scores of several runs over their steps."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,11 @@ import numpy as np
 from spn_jax.drawing import figures
 from spn_jax.drawing.sheet import Cell, Row, sheet
 from spn_jax.errors import InputError
-from spn_jax.evaluation.methods import named_checkpoints
 
 METRICS = ("generator/loss", "generator/reconstruction", "generator/prior", "discriminator/loss", "eval/psnr", "eval/ssim")
 COLOURS = figures.PALETTE[[4, 5, 2, 6, 0, 1, 7]]  # without yellow, which is hard to see on white
-DASHES = ("-", "--", "-.", ":")  # with the next round of colours
-SETTINGS_SHOWN = 12  # of those in which runs differ, at most
+DASHES = ("-", "--", "-.", ":")  # the next dash is used when the colours repeat
+SETTINGS_SHOWN = 12  # most settings shown of those in which runs differ
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -34,15 +33,17 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """A panel a metric, a line a run."""
+    """Draws a panel for each metric, and a line for each run."""
     if not options.checkpoint:
         raise InputError("no run was given; pass --checkpoint DIR, its work directory")
+    from spn_jax.evaluation.methods import named_checkpoints  # imports JAX, and scripts/report.py draws curves without
+
     folders = {name: run_folder(Path(given)) for name, given in named_checkpoints(options.checkpoint).items()}
     return page({name: figures.read_metrics(folder / "metrics.jsonl") for name, folder in folders.items()}, folders, options.metric)
 
 
 def page(runs: Mapping[str, Lines], folders: Mapping[str, Path], metrics: Sequence[str] = ()) -> np.ndarray:
-    """The curves of runs, with a caption that says in which settings they differ."""
+    """Draws the curves of runs, with a caption that says in which settings they differ."""
     picture = curves_of_runs(runs, metrics_shown(runs, metrics))
     steps = ", ".join(f"{name}: {max((line['step'] for line in lines), default=0):,} steps" for name, lines in runs.items())
     text = f"Metrics as each run logged them; eval/... on held-out photos. {steps}.\n"
@@ -50,8 +51,8 @@ def page(runs: Mapping[str, Lines], folders: Mapping[str, Path], metrics: Sequen
 
 
 def run_folder(given: Path) -> Path:
-    """The work directory that a path means: the folder with metrics.jsonl. InputError: there is
-    none.
+    """Returns the work directory of a path: the folder with metrics.jsonl. Raises InputError if
+    there is none.
     """
     for folder in (given, *given.absolute().parents[:2]):
         if (folder / "metrics.jsonl").is_file():
@@ -60,7 +61,9 @@ def run_folder(given: Path) -> Path:
 
 
 def metrics_shown(runs: Mapping[str, Lines], wanted: Sequence[str]) -> list[str]:
-    """Those that any run has. InputError: one that was asked for is in none, or there are none."""
+    """Returns the metrics that any run has. Raises InputError if no run has a requested one, or
+    there are none.
+    """
     there = dict.fromkeys(key for lines in runs.values() for line in lines for key in line if key != "step" and not key.startswith("time/"))
     if missing := [name for name in wanted if name not in there]:
         raise InputError(f"no run has the metric {', '.join(missing)}; there are {', '.join(there) or 'none'}")
@@ -71,7 +74,7 @@ def metrics_shown(runs: Mapping[str, Lines], wanted: Sequence[str]) -> list[str]
 
 
 def curves_of_runs(runs: Mapping[str, Lines], metrics: Sequence[str]) -> np.ndarray:
-    """A panel a metric over the steps; a run has the same colour and dash in all."""
+    """Draws a panel for each metric over the steps; a run has the same colour and dash in all."""
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
     figure = figures.new_figure(columns, rows)
@@ -96,8 +99,8 @@ def _look(run: int) -> dict[str, Any]:
 
 
 def difference(folders: Mapping[str, Path]) -> str:
-    """In which settings the runs differ, by the config.txt of each; of a lone run where it is and
-    what it trained.
+    """Says in which settings the runs differ, by their config.txt; for a single run, where it is
+    and what it trained.
     """
     configs = {name: read_config(folder) for name, folder in folders.items()}
     if len(configs) == 1:
@@ -114,7 +117,7 @@ def difference(folders: Mapping[str, Path]) -> str:
 
 
 def read_config(folder: Path) -> dict[str, str]:
-    """{section.key: value} of a run's config.txt; empty where there is none."""
+    """Returns {section.key: value} of a run's config.txt; empty if there is none."""
     path = folder / "config.txt"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return {key: value for key, separator, value in (line.partition(" = ") for line in lines) if separator}

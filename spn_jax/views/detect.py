@@ -1,6 +1,4 @@
-"""What a detector finds in the results of several methods (the paper's Fig. 4): draws the boxes
-that `teacher_export.detect` wrote.
-"""
+"""Shows what a detector found in the results of several methods (the paper's Fig. 4)."""
 
 import argparse
 import dataclasses
@@ -17,18 +15,17 @@ from spn_jax.data.images import decode_photo
 from spn_jax.drawing import figures
 from spn_jax.drawing.sheet import Cell, Key, Row, sheet, swatch
 from spn_jax.errors import InputError
-from spn_jax.evaluation import gallery
 
 FORMAT = 1
-OTHER = np.array([120, 120, 120], np.uint8)  # of labels beyond the palette's
-SIDE = 256  # pixels at least of a picture on the page, so that labels can be read
+OTHER = np.array([120, 120, 120], np.uint8)  # colour of labels beyond the palette's
+SIDE = 256  # smallest side in pixels of a picture on the page, so that labels can be read
 COLOURS = figures.PALETTE[[4, 5, 2, 6, 0, 1, 3]]
 MAKE = "python -m teacher_export.detect --images NAME=DIR --output boxes.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A thing that was found."""
+    """A detected object."""
 
     corners: tuple[float, float, float, float]  # left, top, right, bottom in pixels of the picture
     label: str
@@ -37,12 +34,12 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-    """What `teacher_export.detect` writes."""
+    """The content of a file that `teacher_export.detect` wrote."""
 
     detector: str
     weights: str
     threshold: float
-    folders: dict[str, Path]  # of each method's pictures
+    folders: dict[str, Path]  # {method: folder of its pictures}
     found: dict[str, dict[str, list[Box]]]  # {method: {picture: boxes}}
 
 
@@ -61,7 +58,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """A row a picture, a column a method."""
+    """Draws a row for each picture, and a column for each method, with the boxes that
+    `teacher_export.detect` wrote.
+    """
     from spn_jax.evaluation.methods import named
 
     if options.count < 1:
@@ -93,7 +92,9 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 
 def read_detections(path: Path) -> Detections:
-    """Reads a file of `teacher_export.detect`. InputError: it is none, or a damaged one."""
+    """Reads a file of `teacher_export.detect`. Raises InputError if it is another file or
+    damaged.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -123,9 +124,11 @@ def _boxes(found: Sequence[Mapping[str, Any]]) -> list[Box]:
 
 
 def pictures_shown(detections: Detections, count: int) -> list[str]:
-    """Pictures that every method has, evenly chosen from those in which anything was found.
-    InputError: they have none in common.
+    """Chooses pictures that every method has, evenly from those with any detection. Raises
+    InputError if they have none in common.
     """
+    from spn_jax.evaluation import gallery  # imports JAX
+
     first, *others = detections.found.values()
     common = [name for name in first if all(name in of_method for of_method in others)]
     if not common:
@@ -137,14 +140,16 @@ def pictures_shown(detections: Detections, count: int) -> list[str]:
 
 
 def colours_of(labels: Any) -> dict[str, np.ndarray]:
-    """A colour of the palette for each label, the most frequent first; grey for those beyond it."""
+    """Returns a colour of the palette for each label, the most frequent first, and grey for those
+    beyond it.
+    """
     ordered = [label for label, _ in Counter(labels).most_common()]
     return {label: COLOURS[i] if i < len(COLOURS) else OTHER for i, label in enumerate(ordered)}
 
 
 def draw_boxes(picture: np.ndarray, boxes: Sequence[Box], colours: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A picture (h, w, 3), enlarged by a whole factor, with boxes, labels and scores; the surest on
-    top.
+    """Draws boxes, labels and scores on a picture (h, w, 3), enlarged by a whole factor; the most
+    certain are on top.
     """
     factor = max(1, -(-SIDE // len(picture)))
     image = Image.fromarray(picture.repeat(factor, 0).repeat(factor, 1))

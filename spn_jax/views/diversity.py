@@ -1,6 +1,4 @@
-"""Where the completions of a probabilistic model differ: standard deviation of every pixel over the
-samples.
-"""
+"""Shows where a probabilistic model's completions differ: the standard deviation of each pixel."""
 
 import argparse
 
@@ -12,7 +10,7 @@ from spn_jax.drawing.sheet import Cell, Key, Row, sheet
 from spn_jax.views.inside import several_completions
 from spn_jax.views.subjects import about_all, add_arguments
 
-SHOWN = 4  # completions beside the map
+SHOWN = 4  # number of completions beside the map
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """Input, map of the standard deviation, some of the completions, a row a photo."""
+    """Draws a row for each photo: input, map of the standard deviation, some of the completions."""
     evaluation, _, images, masks, inside = several_completions(options)
     spreads = deviations(inside.completed)
     largest = float(spreads.max())
@@ -46,14 +44,14 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 
 def deviations(completions: np.ndarray) -> np.ndarray:
-    """Completions uint8 (n, s, h, w, 3) -> standard deviation over the samples, (n, h, w), in [0,
-    1].
+    """Returns the standard deviation over the samples of completions uint8 (n, s, h, w, 3), (n, h,
+    w), in [0, 1].
     """
     return np.sqrt(completions.astype(np.float64).var(axis=1).mean(-1)) / 255
 
 
 def bar() -> np.ndarray:
-    """The colours of the scale, from the left."""
+    """Draws the colours of the scale, from the left."""
     return heat(np.broadcast_to(np.linspace(0, 1, 160), (14, 160)), 1)
 
 

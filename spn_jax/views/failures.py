@@ -1,4 +1,4 @@
-"""The photos that a method completed worst (the paper's Fig. 13)."""
+"""Shows the photos that a method completed worst (the paper's Fig. 13)."""
 
 import argparse
 
@@ -30,8 +30,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """The worst of all photos, worst first, a row each: input, every method with its score, the
-    photo.
+    """Draws the worst of all photos, worst first, a row each: input, every method with its score,
+    the photo.
     """
     if options.metric.startswith("lpips") and getattr(options, options.metric) is None:
         raise InputError(f"--metric {options.metric} needs the network's weights; pass --{options.metric.replace('_', '-')} FILE.npz")
@@ -66,7 +66,7 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 
 def scores(evaluation: Evaluation, method: str, metric: str) -> np.ndarray:
-    """A method's score of every photo, (n,)."""
+    """Returns a method's score of every photo, (n,)."""
     from spn_jax.views.subjects import completed_batches
 
     alone = [m for m in evaluation.models if m.name == method], [m for m in evaluation.hosts if m.name == method]
@@ -76,5 +76,5 @@ def scores(evaluation: Evaluation, method: str, metric: str) -> np.ndarray:
 
 
 def worst(values: np.ndarray, count: int, lower_is_worse: bool) -> list[int]:
-    """The numbers of the worst, worst first; of equals the earlier first."""
+    """Returns the numbers of the worst, worst first; ties go to the earlier photo."""
     return np.argsort(values if lower_is_worse else -values, kind="stable")[:count].tolist()

@@ -1,6 +1,4 @@
-"""The generator's features before and after the prior (the paper's Fig. 12), and the teacher's
-features beside what the heads predict.
-"""
+"""Shows the generator's features (the paper's Fig. 12), and the teacher's beside the heads'."""
 
 import argparse
 import dataclasses
@@ -34,8 +32,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """A row a photo: F_enc, coarsest prior, F_dec, and for each level the teacher's map and the
-    head's prediction of it.
+    """Draws a row for each photo: F_enc, coarsest prior, F_dec, and for each level the teacher's
+    map and the head's prediction of it.
     """
     if options.cached and (options.photos or options.pairs or options.image or options.teacher):
         raise InputError("--cached shows the training photos of the run; leave --photos, --pairs, --image and --teacher out")
@@ -71,7 +69,7 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 
 def lessons(taught: Maps, inside: Inside) -> dict[str, list[Cell]]:
-    """Columns of the teacher's maps, where there are any, and of the heads' predictions, coarsest
+    """Returns columns of the heads' predictions and, if available, the teacher's maps, coarsest
     first.
     """
     columns: dict[str, list[Cell]] = {}
@@ -89,8 +87,8 @@ def lessons(taught: Maps, inside: Inside) -> dict[str, list[Cell]]:
 
 
 def relative_error(predicted: np.ndarray, target: np.ndarray) -> float:
-    """Mean absolute error of a map (h, w, c) by the mean absolute target (h', w', c), which is
-    enlarged by nearest neighbour.
+    """Returns the mean absolute error of a map (h, w, c) divided by the mean absolute target (h',
+    w', c), which is enlarged by nearest neighbour.
     """
     factor = predicted.shape[0] // target.shape[0]
     enlarged = target.repeat(factor, 0).repeat(factor, 1)
@@ -98,11 +96,11 @@ def relative_error(predicted: np.ndarray, target: np.ndarray) -> float:
 
 
 def teachers_maps(options: argparse.Namespace, evaluation: Evaluation, method: ModelMethod, numbers: Sequence[int]) -> tuple[Maps, str]:
-    """The teacher's features of the photos and where they come from; nothing where the command line
+    """Returns the teacher's features of the photos and their origin; nothing if the command line
     names no source.
 
     Raises:
-        InputError: weights or a cache that cannot be read or are of another teacher than the
+        InputError: weights or a cache cannot be read, or belong to another teacher than the
             model's.
     """
     config = method.loaded.config
@@ -132,7 +130,7 @@ def _of_cache(config: Config, evaluation: Evaluation, levels: tuple[int, ...], n
 
 
 def _training_photos(options: argparse.Namespace) -> str:
-    """data.train_photos of the only checkpoint."""
+    """Returns data.train_photos of the only checkpoint."""
     from spn_jax.checkpoints.store import find_checkpoint, read_info
     from spn_jax.evaluation.methods import named_checkpoints
 

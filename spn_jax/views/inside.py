@@ -1,6 +1,4 @@
-"""What a model computes between its input and its result: priors, the generator's features, the
-heads' predictions.
-"""
+"""Computes a model's priors, generator features and head predictions, between input and result."""
 
 import argparse
 import functools
@@ -18,17 +16,17 @@ from spn_jax.filling.completion import check_samples, composite, draw_noise, qua
 from spn_jax.models.spn import SPN
 from spn_jax.views.subjects import chosen, load_pictures, only_model, open_subjects
 
-Maps = dict[int, np.ndarray]  # by level
+Maps = dict[int, np.ndarray]  # {level: map}
 
 
 class Inside(NamedTuple):
-    """Of n photos and s completions of each; maps in float32."""
+    """The maps of n photos and s completions of each, in float32."""
 
-    completed: np.ndarray  # uint8 (n, s, P, P, 3), known pixels the photo's own
+    completed: np.ndarray  # uint8 (n, s, P, P, 3), with the photo's own known pixels
     encoded: np.ndarray  # F_enc (n, P/4, P/4, c)
     refined: np.ndarray  # F_dec of the first completion, (n, P/4, P/4, c)
     prior: Maps  # {l: (n, s, h, w, c)}
-    # what the heads predict of the teacher's maps for the first completion, {l: (n, h, w, c)}
+    # the heads' predictions of the teacher's maps for the first completion, {l: (n, h, w, c)}
     distilled: Maps
 
 
@@ -49,7 +47,7 @@ def _look_inside(model: SPN, image: jax.Array, mask: jax.Array, numbers: jax.Arr
 
 
 def several_completions(options: argparse.Namespace) -> tuple[Evaluation, ModelMethod, np.ndarray, np.ndarray, Inside]:
-    """What the options name, opened: the evaluation, its one probabilistic model, and `look_inside`
+    """Opens what the options name: the evaluation, its one probabilistic model, and `look_inside`
     of the chosen photos.
 
     Raises:
@@ -62,8 +60,8 @@ def several_completions(options: argparse.Namespace) -> tuple[Evaluation, ModelM
 
 
 def look_inside(evaluation: Evaluation, method: ModelMethod, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray, Inside]:
-    """Photos (n, P, P, 3), masks (n, P, P, 1) and what the model computes for them, with the noise
-    that an evaluation has.
+    """Returns photos (n, P, P, 3), masks (n, P, P, 1) and what the model computes for them, with an
+    evaluation's noise.
     """
     images, masks = load_pictures(evaluation, numbers)
     size = method.settings.batch_size

@@ -1,4 +1,4 @@
-"""A set of masks by the share of the hole and by whether it touches the border."""
+"""Shows a set of masks by the share of the hole and by whether it touches the border."""
 
 import argparse
 import dataclasses
@@ -16,7 +16,7 @@ from spn_jax.settings import help_text
 
 CONTACT = {True: "touches\nthe border", False: "does not"}
 CELL = 128  # pixels of a mask on the page
-PAPER_TENTHS = 6  # columns that are always there; others where the set has such masks
+PAPER_TENTHS = 6  # number of columns that are always shown; others only if the set has such masks
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +33,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Of some masks of a set, (n,) each."""
+    """Measurements of some masks of a set, (n,) each."""
 
-    numbers: np.ndarray  # in the set
+    numbers: np.ndarray  # the masks' numbers in the set
     ratios: np.ndarray  # share of the hole
     touching: np.ndarray  # whether a pixel of the hole lies on the border
 
@@ -46,14 +46,14 @@ class Measured:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """How many masks there are of each tenth of hole ratio, with and without contact, and examples
-    of them.
+    """Draws examples and counts of masks for each tenth of hole ratio, with and without contact to
+    the border.
     """
     if min(options.image_size, options.measured, options.examples) < 1:
         raise InputError("--image-size, --measured and --examples must be at least 1")
     given = [f"data.test_masks={options.masks}"] if options.masks else []
     config = apply_overrides(load_config(options.config) if options.config else Config(), [*options.overrides, *given])
-    # At a size of their own: there is no network here that would ask for another.
+    # The masks have a size of their own, since no network requires another.
     masks = open_test_masks(dataclasses.replace(config, data=dataclasses.replace(config.data, image_size=options.image_size)))
     found = measure(masks, options.measured)
     tenths = sorted({*range(PAPER_TENTHS), *found.tenths.tolist()})
@@ -68,8 +68,8 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 
 def rows_of(masks: MaskSource, found: Measured, tenths: list[int], contact: bool, label: str, examples: int) -> list[Row]:
-    """Examples of masks with or without contact to the border, and under the last of a tenth how
-    many there are.
+    """Returns examples of masks with or without contact to the border, with the count of each tenth
+    under its last one.
     """
     kinds = [found.numbers[(found.tenths == tenth) & (found.touching == contact)] for tenth in tenths]
     columns = []
@@ -82,7 +82,7 @@ def rows_of(masks: MaskSource, found: Measured, tenths: list[int], contact: bool
 
 
 def measure(masks: MaskSource, count: int) -> Measured:
-    """Reads as many masks as asked for, evenly chosen from all."""
+    """Measures the requested number of masks, evenly chosen from all."""
     numbers = gallery.spread(len(masks), count)
 
     def of(number: int) -> tuple[float, bool]:

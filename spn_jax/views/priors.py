@@ -1,4 +1,4 @@
-"""The prior pyramid as k-means clusters, beside the edge map (the paper's Fig. 10)."""
+"""Shows the prior pyramid as k-means clusters, beside the edge map (the paper's Fig. 10)."""
 
 import argparse
 
@@ -12,7 +12,7 @@ from spn_jax.views.inside import Inside, look_inside
 from spn_jax.views.subjects import about_all, add_arguments, chosen, only_model, open_subjects, scale_name
 
 CLUSTERS = 8  # the paper's K
-CANNY = (100, 200)  # OpenCV's lower and upper threshold, as of the teacher `canny`
+CANNY = (100, 200)  # OpenCV's lower and upper threshold, as in the teacher `canny`
 # colours of edges outside and inside the hole
 KNOWN, HIDDEN = np.array([0, 0, 0], np.uint8), figures.PALETTE[5]
 
@@ -23,8 +23,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """Input, edge map, priors from the coarsest scale to the finest, result and photo, a
-    row each.
+    """Draws input, edge map, priors from the coarsest scale to the finest, result and photo, a row
+    each.
     """
     evaluation = open_subjects(options)
     method = only_model(evaluation)
@@ -54,16 +54,16 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 
 def clusters_of(inside: Inside) -> dict[int, np.ndarray]:
-    """{level: clusters (n, h, w)} of the first completions' priors, coarsest first; alike numbered
-    on all levels.
+    """Returns {level: clusters (n, h, w)} of the first completions' priors, coarsest first, with
+    matching numbers on all levels.
     """
     levels = sorted(inside.prior, reverse=True)
     return matched_clusters({level: joint_clusters(inside.prior[level][:, 0], CLUSTERS) for level in levels}, CLUSTERS)
 
 
 def edge_map(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Canny edges of a photo (h, w, 3) on white; those in the hole of the mask (h, w, 1) have a
-    colour of their own.
+    """Draws Canny edges of a photo (h, w, 3) on white; those in the hole of the mask (h, w, 1) have
+    another colour.
     """
     edges = cv2.Canny(np.rint(image.mean(-1)).astype(np.uint8), *CANNY)[..., None] > 0
     return np.where(edges, np.where(mask > 0, HIDDEN, KNOWN), np.uint8(255))

@@ -1,4 +1,6 @@
-"""Completions of a probabilistic model and the priors that they follow (the paper's Fig. 11)."""
+"""Shows completions of a probabilistic model and the priors that they follow (the paper's Fig.
+11).
+"""
 
 import argparse
 
@@ -22,7 +24,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """Two rows a photo: its completions, and under each the prior of the same latent."""
+    """Draws two rows for each photo: its completions, and under each the prior of the same
+    latent.
+    """
     evaluation, method, images, masks, inside = several_completions(options)
     level = options.level or min(inside.prior)
     if level not in inside.prior:

@@ -1,6 +1,4 @@
-"""What the pictures show: photos and their masks, and what every method makes of them; as
-`spn_jax.evaluate run` opens them.
-"""
+"""Opens photos, masks and methods for the views as `spn_jax.evaluate run` does."""
 
 import argparse
 import dataclasses
@@ -33,17 +31,17 @@ from spn_jax.evaluation.scoring import Arrays, Detail, Networks, not_finite
 from spn_jax.evaluation.session import Evaluation, Request, batches_of, fetched, open_evaluation, overrides_of, scored
 from spn_jax.settings import help_text
 
-DIGITS = {"psnr": 2}  # of scores under pictures
+DIGITS = {"psnr": 2}  # decimal places of scores under pictures
 UNITS = {"psnr": " dB"}
 
 
 def add_arguments(parser: argparse.ArgumentParser, count: int, others: bool = False) -> None:
-    """Declares which photos are shown, with which masks, and completed by what.
+    """Declares the options for photos, masks and methods.
 
     Args:
-        count: photos where the command line does not say.
-        others: results of other programs, and methods that need no training, may stand beside
-            checkpoints.
+        count: default number of photos.
+        others: whether results of other programs, and methods that need no training, may be
+            compared with checkpoints.
     """
     add = parser.add_argument
     add("--checkpoint", action="append", default=[], metavar="[NAME=]DIR", help="a run's work directory (its newest checkpoint) or one")
@@ -69,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser, count: int, others: bool = Fa
 
 
 def open_subjects(options: argparse.Namespace) -> Evaluation:
-    """The photos, masks and methods that the command line names. InputError: something does not
-    fit.
+    """Opens the photos, masks and methods that the command line names. Raises InputError if
+    something does not fit.
     """
     names = [named(text, "--results")[0] for text in options.results]
     check_names(named_checkpoints(options.checkpoint), names, list(named_methods(options.method)))
@@ -86,7 +84,7 @@ def open_subjects(options: argparse.Namespace) -> Evaluation:
 
 
 def _own_photos(options: argparse.Namespace) -> Evaluation:
-    """As `open_evaluation`, for photos that were given one by one."""
+    """Opens photos that were given one by one, as `open_evaluation` does for others."""
     loaded = load_checkpoints(named_checkpoints(options.checkpoint))
     config = shared_config({name: of for name, (_, of) in loaded.items()}, options.config, overrides_of(Request.of(options)))
     size, invert = config.data.image_size, config.data.invert_masks
@@ -98,14 +96,14 @@ def _own_photos(options: argparse.Namespace) -> Evaluation:
 
 
 def only_model(evaluation: Evaluation) -> ModelMethod:
-    """The one checkpoint that is shown. InputError: there are several."""
+    """Returns the single checkpoint. Raises InputError if there are several."""
     if len(evaluation.models) != 1:
         raise InputError(f"{len(evaluation.models)} checkpoints were given, and this picture shows one; pass one --checkpoint")
     return evaluation.models[0]
 
 
 def chosen(options: argparse.Namespace, photos: int) -> list[int]:
-    """The numbers of the photos to show. InputError: there are no such photos."""
+    """Returns the numbers of the photos to show. Raises InputError if there are no such photos."""
     if options.count < 1:
         raise InputError(f"--count {options.count} must be at least 1")
     if options.only is None:
@@ -121,29 +119,31 @@ def chosen(options: argparse.Namespace, photos: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A photo that is shown, and what each method makes of it."""
+    """A photo to show, and each method's completion of it."""
 
-    number: int  # among all
+    number: int  # its number among all photos
     name: str
     image: np.ndarray  # uint8 (P, P, 3)
     mask: np.ndarray  # uint8 (P, P, 1), 1 = hole
-    completed: dict[str, np.ndarray]  # {method: uint8 (P, P, 3)}, of several samples the best
+    completed: dict[str, np.ndarray]  # {method: uint8 (P, P, 3)}, the best of several samples
     scores: dict[str, dict[str, float]]  # {method: {score: value}}
 
     def note(self, method: str, score: str = "psnr") -> str:
-        """What stands under a method's picture."""
+        """Returns the note under a method's picture."""
         return f"{self.scores[method][score]:.{DIGITS.get(score, 3)}f}{UNITS.get(score, '')}"
 
 
 def load_pictures(evaluation: Evaluation, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Photos uint8 (n, P, P, 3) and their masks uint8 (n, P, P, 1)."""
+    """Loads photos uint8 (n, P, P, 3) and their masks uint8 (n, P, P, 1)."""
     data = evaluation.config.data
     images = [prepare_photo(evaluation.photos.load(i), data.image_size, data.crop, data.resize_filter) for i in numbers]
     return np.stack(images), np.stack([evaluation.masks.load(int(evaluation.mask_of[i])) for i in numbers])
 
 
 def subjects(evaluation: Evaluation, mesh: Mesh, numbers: Sequence[int]) -> list[Subject]:
-    """Photos of these numbers, completed and scored by every method as an evaluation does it."""
+    """Returns the photos of these numbers, completed and scored by every method as in an
+    evaluation.
+    """
     shown = []
     for index, parts in completed_batches(evaluation, mesh, numbers, Detail.GRID):
         first = next(iter(parts.values()))
@@ -161,8 +161,8 @@ def subjects(evaluation: Evaluation, mesh: Mesh, numbers: Sequence[int]) -> list
 def completed_batches(
     evaluation: Evaluation, mesh: Mesh, numbers: Sequence[int], detail: Detail
 ) -> Iterator[tuple[np.ndarray, dict[str, Arrays]]]:
-    """The numbers (b,) of some photos and {method: {entry of `scoring.score_batch`: rows}}, a batch
-    at a time.
+    """Yields batches: the numbers (b,) of some photos and {method: {entry of `scoring.score_batch`:
+    rows}}.
 
     Raises:
         InputError: a prediction is not finite.
@@ -179,7 +179,7 @@ KINDS = {"spn": "SPN", "spn-probabilistic": "probabilistic SPN", "spl": "SPL"}
 
 
 def about_model(name: str, loaded: LoadedModel) -> str:
-    """A sentence about a checkpoint, from the config that it holds."""
+    """Returns a sentence about a checkpoint, from the config that it holds."""
     config, model = loaded.config, loaded.config.model
     scales = ", ".join("P" if level == 1 else f"P/{2 ** (level - 1)}" for level in sorted(model.prior_levels, reverse=True))
     teacher = f"{config.teacher.name}, weights {(loaded.info.get('teacher') or {}).get('origin') or 'none'}"
@@ -188,7 +188,7 @@ def about_model(name: str, loaded: LoadedModel) -> str:
 
 
 def about_pictures(evaluation: Evaluation) -> str:
-    """A sentence about photos and masks."""
+    """Returns a sentence about photos and masks."""
     data = evaluation.config.data
     size = f"{data.image_size} x {data.image_size} pixels"
     if evaluation.pairs.drawn == "given one by one":
@@ -197,10 +197,10 @@ def about_pictures(evaluation: Evaluation) -> str:
 
 
 def about_all(evaluation: Evaluation) -> str:
-    """The lines of a caption that say where everything comes from."""
+    """Returns the lines of a caption that say where everything comes from."""
     return "\n".join([*(about_model(m.name, m.loaded) for m in evaluation.models), about_pictures(evaluation)])
 
 
 def scale_name(level: int) -> str:
-    """The size of a level of the pyramid, in terms of P."""
+    """Returns the size of a level of the pyramid, in terms of P."""
     return "P x P" if level == 1 else f"P/{2 ** (level - 1)} x P/{2 ** (level - 1)}"

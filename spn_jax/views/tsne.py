@@ -1,6 +1,4 @@
-"""Results of several methods and the photos they are of, as points of one t-SNE map (the paper's
-Fig. 9).
-"""
+"""Shows the results of several methods and their photos in one t-SNE map (the paper's Fig. 9)."""
 
 import argparse
 from collections.abc import Callable
@@ -22,7 +20,7 @@ from spn_jax.views.subjects import about_all, add_arguments, chosen, completed_b
 
 TRUTH = "photos"  # the name of the panel of the photos themselves
 CLUSTERS = 8
-MARKERS = "osD^vPX*"  # a cluster has a shape of its own beside its colour
+MARKERS = "osD^vPX*"  # markers of the clusters, besides their colours
 
 Embedding = Callable[[np.ndarray], np.ndarray]  # pictures uint8 (b, P, P, 3) -> features (b, d)
 
@@ -38,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace) -> np.ndarray:
-    """A panel of the photos and one a method, all of one map."""
+    """Draws a panel of the photos and one for each method, all from one map."""
     require_scikit_learn()
     if (options.teacher is None) == (options.inception is None):
         raise InputError("the points are features of a network; pass either --teacher FILE.npz or --inception FILE.npz")
@@ -64,7 +62,7 @@ def draw(options: argparse.Namespace) -> np.ndarray:
 
 
 def require_scikit_learn() -> None:
-    """Raises InputError where it is not installed."""
+    """Raises InputError if scikit-learn is not installed."""
     try:
         import sklearn.manifold  # noqa: F401
     except ImportError as error:
@@ -72,15 +70,15 @@ def require_scikit_learn() -> None:
 
 
 def teacher_embedding(path: str) -> tuple[Embedding, str]:
-    """Features of the teacher's trunk at its coarsest level, mean over positions, and what they are
-    in words.
+    """Returns the embedding by the teacher's trunk at its coarsest level, averaged over positions,
+    and its description.
     """
     teacher, origin = weights.load_tresnet(path, (3,), jnp.float32)
 
     @jax.jit
     def features(model: Any, pictures: jax.Array) -> jax.Array:
         b, h, w, c = pictures.shape
-        # it sees photos at 2P
+        # the teacher sees photos at 2P
         enlarged = jax.image.resize(pictures.astype(jnp.float32) / 255, (b, 2 * h, 2 * w, c), "bilinear")
         return model(enlarged)[3].mean((1, 2))
 
@@ -89,14 +87,14 @@ def teacher_embedding(path: str) -> tuple[Embedding, str]:
 
 
 def inception_embedding(path: str) -> tuple[Embedding, str]:
-    """Inception's pooled features, as FID's, and what they are in words."""
+    """Returns the embedding by Inception's pooled features, as for FID, and its description."""
     inception, origin = weights.load_inception(path)
     features = jax.jit(lambda model, pictures: model(pictures.astype(jnp.float32) / 255))
     return lambda pictures: np.asarray(features(inception, pictures)), f"pooled features of Inception, as for FID; weights: {origin}"
 
 
 def features_of_all(evaluation: Evaluation, numbers: list[int], embed: Embedding) -> dict[str, np.ndarray]:
-    """{method, and TRUTH first: features (n, d)} of the photos of these numbers."""
+    """Returns {method, and TRUTH first: features (n, d)} of the photos of these numbers."""
     parts: dict[str, list[np.ndarray]] = {TRUTH: []}
     for _, batch in completed_batches(evaluation, make_mesh(), numbers, Detail.GRID):
         parts[TRUTH].append(embed(next(iter(batch.values()))["image"]))
@@ -106,7 +104,7 @@ def features_of_all(evaluation: Evaluation, numbers: list[int], embed: Embedding
 
 
 def project(features: dict[str, np.ndarray], perplexity: float, seed: int) -> dict[str, np.ndarray]:
-    """Places (n, 2) of all points in one map."""
+    """Places all points in one t-SNE map, (n, 2) each."""
     from sklearn.manifold import TSNE
 
     together = np.concatenate(list(features.values())).astype(np.float64)
@@ -116,7 +114,7 @@ def project(features: dict[str, np.ndarray], perplexity: float, seed: int) -> di
 
 
 def photo_clusters(features: np.ndarray, seed: int = 0) -> np.ndarray:
-    """k-means cluster of each photo, (n,), the largest first."""
+    """Returns the k-means cluster of each photo, (n,), the largest first."""
     scaled = (features - features.mean(0)) / np.maximum(features.std(0), 1e-12)
     k = min(CLUSTERS, len(np.unique(scaled, axis=0)))
     _, labels = kmeans2(scaled.astype(np.float64), k, minit="++", rng=np.random.default_rng(seed), missing="warn")
@@ -125,13 +123,15 @@ def photo_clusters(features: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def own_photo_nearest(features: np.ndarray, truth: np.ndarray) -> float:
-    """Share of results (n, d) whose nearest photo (n, d), by Euclidean distance, is their own."""
+    """Returns the share of results (n, d) whose nearest photo (n, d), by Euclidean distance, is
+    their own.
+    """
     squares = (truth**2).sum(1)[None] - 2 * features.astype(np.float64) @ truth.astype(np.float64).T
     return float((squares.argmin(1) == np.arange(len(truth))).mean())
 
 
 def panels(places: dict[str, np.ndarray], clusters: np.ndarray, nearest: dict[str, float]) -> np.ndarray:
-    """Scatter plots of equal axes, the photos in grey behind the results."""
+    """Draws scatter plots with equal axes, the photos in grey behind the results."""
     columns = min(4, len(places))
     figure = figures.new_figure(columns, -(-len(places) // columns), panel=(3.2, 3.2))
     shared = None

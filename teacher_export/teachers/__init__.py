@@ -1,5 +1,6 @@
-"""The frozen networks that a prior learner can distil, by the name that `teacher.name` gives; see
-interface.py to add one.
+"""Loads the frozen networks that a prior learner can distil, by `teacher.name`.
+
+interface.py shows how to add one.
 """
 
 from collections.abc import Callable
@@ -35,18 +36,18 @@ BY_SUFFIX: dict[str, Callable[[Path, str | None, int, torch.device], Extractor]]
 
 
 def load_teacher(settings: TeacherConfig, weights: str | None, device: str, image_size: int) -> Teacher:
-    """The teacher that `settings` describe on `device` ("cpu", "cuda", ...), its maps assigned to
-    the levels of the prior.
+    """Loads the teacher of `settings` on `device` ("cpu", "cuda", ...), and assigns its maps to the
+    prior's levels.
 
     Args:
         settings: name, layers, levels, resize and the seed of random weights.
-        weights: what --weights says; None where it was not given.
-        device: where it runs.
+        weights: the value of --weights; None if it was not given.
+        device: the device that it runs on.
         image_size: P; the teacher sees 2P.
 
     Raises:
-        InputError: unknown teacher, weights that cannot be had or do not fit, a device that is not
-            there, maps of no use.
+        InputError: the teacher is unknown, weights cannot be obtained or do not fit, the device
+            does not exist, or the maps are unusable.
     """
     name, where = settings.name, _device(device)
     if name in BY_NAME:
@@ -69,8 +70,8 @@ def _device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name} cannot be used: {first_line(error)}") from error
-    # Features must not depend on which machine made them: no TF32, no choice of algorithm by a
-    # stopwatch.
+    # Features must not depend on the machine, so there is no TF32, and algorithms are not chosen by
+    # timing them.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

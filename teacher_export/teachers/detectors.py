@@ -1,6 +1,4 @@
-"""`torchvision:DETECTOR`: the backbones of torchvision's detectors, with the feature pyramids that
-they were trained with.
-"""
+"""Loads `torchvision:DETECTOR`: a detector's backbone with its trained feature pyramid."""
 
 import difflib
 from pathlib import Path
@@ -12,11 +10,11 @@ from teacher_export.teachers.interface import Extractor, need, normalise
 
 
 def load(name: str, weights: str | None, seed: int, device: torch.device, image_size: int) -> Extractor:
-    """Weights are `pretrained` (downloaded), `random` (seeded) or a file of the whole detector.
-    Mean and std are the detector's.
+    """Loads a backbone. Weights are `pretrained` (downloaded), `random` (seeded) or a file of the
+    whole detector. Mean and std are the detector's.
 
     Raises:
-        InputError: no such detector, weights that cannot be had or do not fit.
+        InputError: there is no such detector, or weights cannot be obtained or do not fit.
     """
     known = torchvision.models.list_models(module=torchvision.models.detection)
     if name not in known:

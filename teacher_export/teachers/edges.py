@@ -1,6 +1,4 @@
-"""Edge maps in place of a network's features (the paper's Fig. 8 and 9): one channel at each
-level's own size.
-"""
+"""Makes edge maps in place of features (the paper's Fig. 8 and 9), one channel for each level."""
 
 import cv2
 import numpy as np
@@ -13,7 +11,9 @@ CANNY = (100, 200)  # OpenCV's lower and upper threshold
 
 
 def load_sobel(weights: str | None, seed: int, device: torch.device) -> Extractor:
-    """Length of the Sobel gradient of the grey photo, in units of the largest possible one."""
+    """Extracts the length of the grey photo's Sobel gradient, in units of the largest possible
+    one.
+    """
     refuse(weights, "sobel", "there is nothing learnt in it")
     across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=device) / (4 * 2**0.5)
     kernel = torch.stack([across, across.T])[:, None]
@@ -32,7 +32,7 @@ def load_sobel(weights: str | None, seed: int, device: torch.device) -> Extracto
 
 
 def load_canny(weights: str | None, seed: int, device: torch.device) -> Extractor:
-    """OpenCV's Canny edges of the grey photo, 0 or 1."""
+    """Extracts OpenCV's Canny edges of the grey photo, 0 or 1."""
     refuse(weights, "canny", "there is nothing learnt in it")
 
     def edges(grey: torch.Tensor) -> torch.Tensor:
@@ -50,6 +50,6 @@ def load_canny(weights: str | None, seed: int, device: torch.device) -> Extracto
 
 
 def _scales(photos: torch.Tensor) -> list[torch.Tensor]:
-    """The grey photo (b, 1, h, h) at P, P/2 and P/4, from photos (b, 3, 2P, 2P)."""
+    """Returns the grey photo (b, 1, h, h) at P, P/2 and P/4, from photos (b, 3, 2P, 2P)."""
     grey = photos.mean(1, keepdim=True)
     return [torch.nn.functional.avg_pool2d(grey, 2**level) for level in (1, 2, 3)]

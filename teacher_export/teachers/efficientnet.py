@@ -1,6 +1,4 @@
-"""EfficientNet-Lite0 trained on ImageNet: a teacher whose weights come in a package under a free
-licence.
-"""
+"""Loads EfficientNet-Lite0 (ImageNet), whose weights come in a package under a free licence."""
 
 import importlib.util
 import itertools
@@ -19,10 +17,11 @@ NAME = "efficientnet_lite0"
 
 
 def load(weights: str | None, seed: int, device: torch.device) -> Extractor:
-    """The trunk of EfficientNet-Lite0: the deepest maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the
-    photo's side.
+    """Loads the trunk of EfficientNet-Lite0: the deepest maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of
+    the photo's side.
 
-    Weights are a FILE with the released names or `random` (seeded); None: those of the package.
+    Weights are a FILE with the released names or `random` (seeded); None takes those of the
+    package.
 
     Raises:
         InputError: the package is not installed, or the file cannot be read or does not fit.
@@ -49,14 +48,14 @@ def load(weights: str | None, seed: int, device: torch.device) -> Extractor:
 
 
 def trunk_tensors(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Of timm's tensors those that decide the features, under the released names."""
+    """Returns the tensors of timm's that decide the features, under the released names."""
     names = timm_names()
     return {names[name]: tensor for name, tensor in state_dict.items() if name in names}
 
 
 def package_file() -> Path:
-    """The weights in the installed package. InputError, naming the command that installs it, if
-    there is none.
+    """Returns the file of weights in the installed package. Raises InputError, with the command
+    that installs it, if there is none.
     """
     network = NETWORKS[NAME]
     assert network.package is not None
@@ -72,8 +71,7 @@ def package_file() -> Path:
 
 
 def _with_weights(weights: str | None, seed: int) -> tuple[Any, str]:
-    # The seed decides the weights whatever was drawn before, and the caller's random state is left
-    # alone.
+    # The seed alone decides the weights, and the caller's random state is not changed.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -89,7 +87,7 @@ def _with_weights(weights: str | None, seed: int) -> tuple[Any, str]:
 
 
 def timm_names() -> dict[str, str]:
-    """{timm's tensor: the released one} of the trunk, without batch norm's counters."""
+    """Returns {timm's tensor: the released one} of the trunk, without batch norm's counters."""
     names = {}
     for ours, (conv, norm) in released_names().items():
         theirs_conv, theirs_norm = _timm_layer(ours)
@@ -99,8 +97,8 @@ def timm_names() -> dict[str, str]:
 
 
 def _timm_layer(ours: str) -> tuple[str, str]:
-    """The names of convolution and batch norm in timm, which numbers blocks by stage and batch
-    norms in their order.
+    """Returns the names of convolution and batch norm in timm, which numbers blocks by stage and
+    batch norms in order.
     """
     if ours == "stem":
         return "conv_stem", "bn1"

@@ -1,4 +1,4 @@
-"""Files of tensors, read without executing anything, and what tensors are recognised by."""
+"""Reads and hashes files of tensors without executing anything."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +12,7 @@ from teacher_export.frameworks import timm, torch
 
 
 def read_torch_file(path: str | Path, what: str, layout: str) -> Any:
-    """What a torch file holds, on the CPU; nothing in it is executed.
+    """Returns the content of a torch file, on the CPU, without executing anything in it.
 
     Args:
         what: names the file in errors.
@@ -30,11 +30,11 @@ def read_torch_file(path: str | Path, what: str, layout: str) -> Any:
 
 
 def read_state_dict(path: str, option: str = "--weights") -> dict[str, torch.Tensor]:
-    """The tensors of a torch file that holds {"model": {name: tensor}} or {name: tensor}; nothing
-    in it is executed.
+    """Returns the tensors of a torch file with {"model": {name: tensor}} or {name: tensor}, without
+    executing anything in it.
 
     Raises:
-        InputError: no such file, not a torch file, or anything but tensors in it.
+        InputError: there is no such file, or it is not a torch file, or holds anything but tensors.
     """
     if not Path(path).is_file():
         raise InputError(f"{option} {path} is not a file; pass a weights file, timm:NAME or random")
@@ -47,8 +47,8 @@ def read_state_dict(path: str, option: str = "--weights") -> dict[str, torch.Ten
 
 
 def read_tensors(path: str, option: str = "--weights") -> dict[str, torch.Tensor]:
-    """The tensors of a torch file (see `read_state_dict`) or a .safetensors file. InputError if it
-    is neither.
+    """Returns the tensors of a torch file (see `read_state_dict`) or a .safetensors file. Raises
+    InputError if it is neither.
     """
     if not path.endswith(".safetensors"):
         return read_state_dict(path, option)
@@ -56,7 +56,7 @@ def read_tensors(path: str, option: str = "--weights") -> dict[str, torch.Tensor
         raise InputError(f"{option} {path} is not a file; pass a weights file")
     try:
         return dict(timm.models.load_state_dict(path, weights_only=True))
-    except Exception as error:  # those of a package that timm brings along
+    except Exception as error:  # errors of a package that timm depends on
         raise InputError(f"{option} {path} is damaged or no safetensors file; download it again") from error
 
 
@@ -67,15 +67,15 @@ def fill(
     what: str,
     rename: Callable[[str], str] = lambda name: name,
 ) -> str:
-    """Loads all that `model` has from `tensors`; returns what was left out, as text.
+    """Loads all tensors of `model` from `tensors`. Returns the names left out, as text.
 
     Args:
-        known: names that may be there besides, of parts that are not used.
+        known: names of unused parts that may be present as well.
         what: names the file and the network in errors.
-        rename: gives the file's name of a tensor in `model`.
+        rename: maps a tensor's name in `model` to its name in the file.
 
     Raises:
-        InputError: lists everything that is missing, unknown or of another shape, at once.
+        InputError: tensors are missing, unknown or of another shape; all are listed at once.
     """
     wanted = {rename(name): (name, tensor) for name, tensor in model.state_dict().items() if counts(name)}
     given = {name: tensor for name, tensor in tensors.items() if counts(name)}
@@ -94,12 +94,14 @@ def fill(
 
 
 def counts(name: str) -> bool:
-    """Whether a tensor decides what a network computes: batch norm's counters do not."""
+    """Returns whether a tensor affects what a network computes; batch norm's counters do not."""
     return not name.endswith("num_batches_tracked")
 
 
 def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes and float32 little-endian values, in the order of the names."""
+    """Returns the SHA-256 of names, shapes and float32 little-endian values, in the order of the
+    names.
+    """
     digest = hashlib.sha256()
     for name in sorted(tensors):
         values = tensors[name].detach().cpu().float().numpy().astype(np.dtype("<f4"), copy=False)

@@ -1,4 +1,4 @@
-"""What a teacher is, for whoever adds one.
+"""Defines what a teacher is, for whoever adds one.
 
 A teacher is a function from photos to feature maps, with a note of its weights. In a file of your
 own, say `my_teacher.py`:
@@ -9,19 +9,21 @@ own, say `my_teacher.py`:
     def load(weights, seed, device):
         network = torch.hub.load("owner/repository", "model").to(device).eval()
 
-        def forward(photos): # float (b, 3, 2P, 2P) on `device`, in [0, 1]; mean and std are the
-        teacher's business
-            return network.stages(photos) # a list of maps (b, c, h, w), finest first, of any sizes
-            and channels
+        def forward(photos):
+            # photos: float (b, 3, 2P, 2P) on `device`, in [0, 1]; mean and std are applied here
+            return network.stages(photos)  # a list of maps (b, c, h, w), finest first, of any size
 
-        return Extractor(forward=forward, weights_origin="owner/repository v1", weights_sha256="v1",
-        names=("a", "b", "c"))
+        return Extractor(
+            forward=forward,
+            weights_origin="owner/repository v1",
+            weights_sha256="v1",
+            names=("a", "b", "c"),
+        )
 
-A `forward` that keeps nothing between its calls, as hooks would, may say `parallel=True`: the
-export then uses all cores of a CPU.
-`python -m teacher_export --config ... teacher.name=my_teacher.py` runs it, and training reads what
-it wrote: nothing else has to know of it. How many channels a map has, how large it is and which
-scale of the prior it serves is found out by a trial pass.
+A `forward` that stores nothing between its calls (hooks would) may set `parallel=True`: the export
+then uses all cores of a CPU. `python -m teacher_export --config ... teacher.name=my_teacher.py`
+runs it, and training reads the result; nothing else has to be changed. A trial pass finds each
+map's channels and size, and the scale of the prior that it serves.
 """
 
 import contextlib
@@ -38,26 +40,27 @@ from teacher_export.frameworks import torch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extractor:
-    """Photos in, feature maps out."""
+    """A function from photos to feature maps, and facts about it."""
 
     # (b, 3, 2P, 2P) in [0, 1] -> maps (b, c, h, w)
     forward: Callable[[torch.Tensor], Sequence[torch.Tensor]]
-    weights_origin: str  # for people
+    weights_origin: str  # the weights' origin, for people
     weights_sha256: str  # equal for equal features
-    names: tuple[str, ...] = ()  # of the maps; none: map_0, map_1, ...
+    names: tuple[str, ...] = ()  # names of the maps; by default map_0, map_1, ...
     model: Any = None  # the network behind `forward`, if there is one
-    # threads may call `forward` at the same time; hooks that store maps would mix up their photos
+    # whether threads may call `forward` at the same time; hooks that store maps would mix up their
+    # photos
     parallel: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The map that serves a level of the prior."""
+    """The map for a level of the prior."""
 
-    index: int  # in what `forward` returns
+    index: int  # index in the result of `forward`
     name: str
-    size: tuple[int, int]  # of the map
-    # None: it is stored as it is, and the trainer enlarges it by a whole factor
+    size: tuple[int, int]  # the map's height and width
+    # None: the map is stored as it is, and the trainer enlarges it by a whole factor
     resize_to: tuple[int, int] | None
 
 
@@ -68,30 +71,28 @@ class Teacher:
     name: str
     device: torch.device
     extractor: Extractor
-    choices: Mapping[int, Choice]  # by level, ascending
+    choices: Mapping[int, Choice]  # {level: choice}, ascending
     resize: str
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def weights_origin(self) -> str:
-        """For people."""
+        """The origin of the weights, for people."""
         return self.extractor.weights_origin
 
     @property
     def weights_sha256(self) -> str:
-        """Of the part of the network that is used."""
+        """The hash of the used part of the network."""
         return self.extractor.weights_sha256
 
     @property
     def layers(self) -> dict[int, str]:
-        """Level -> name of the map."""
+        """{level: name of its map}."""
         return {level: choice.name for level, choice in self.choices.items()}
 
     @property
     def resized(self) -> dict[int, str]:
-        """Level -> how its map's size was changed, such as "area 75x75 to 64x64"; empty where it
-        was not.
-        """
+        """{level: how its map was resized}, such as "area 75x75 to 64x64"; empty if it was not."""
         return {
             level: "{} {}x{} to {}x{}".format(self.resize, *choice.size, *choice.resize_to) if choice.resize_to else ""
             for level, choice in self.choices.items()
@@ -99,11 +100,11 @@ class Teacher:
 
     @torch.inference_mode()
     def __call__(self, photos: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Photos (b, h, w, 3) with values in [0, 1] -> {level: (b, h', w', c)}, both on `device`.
-        May be called from several threads.
+        """Maps photos (b, h, w, 3) with values in [0, 1] to {level: (b, h', w', c)}, both on
+        `device`. Several threads may call it.
 
         Raises:
-            InputError: what `forward` returns is not what it was for one photo.
+            InputError: `forward` returns other maps than it did for one photo.
         """
         with contextlib.nullcontext() if self.extractor.parallel else self.lock:
             maps = self.extractor.forward(photos.permute(0, 3, 1, 2))
@@ -122,18 +123,18 @@ class Teacher:
 
 
 def assign(name: str, extractor: Extractor, settings: TeacherConfig, device: torch.device, image_size: int) -> Teacher:
-    """The teacher whose maps, found by a trial pass on a blank photo, serve the levels of the
-    prior.
+    """Makes a teacher by a trial pass on a blank photo, which finds the maps for the prior's
+    levels.
 
-    Level l has the side P / 2^(l-1). It gets the map that teacher.layers names; otherwise, from the
-    coarsest level on, the map whose side is nearest by ratio, of several the one that serves no
-    coarser level, and of those the deepest. The map is stored as it is if teacher.resize is
-    `nearest` and the level's side a whole multiple of its own (the released rule: the trainer
-    enlarges it); otherwise it is brought to the level's side by that rule.
+    Level l has the side P / 2^(l-1). It gets the map that teacher.layers names. Otherwise, starting
+    at the coarsest level, it gets the map whose side is nearest by ratio; among several, one that
+    serves no coarser level, and among those the deepest. The map is stored as it is if
+    teacher.resize is `nearest` and the level's side is a whole multiple of its own (the released
+    rule: the trainer enlarges it). Otherwise it is resized to the level's side by that rule.
 
     Raises:
-        InputError: what `forward` returns is no list of square maps; teacher.layers names others
-            than it has.
+        InputError: `forward` does not return a list of square maps, or teacher.layers names maps
+            that it lacks.
     """
     with torch.inference_mode():
         maps = extractor.forward(torch.zeros(1, 3, 2 * image_size, 2 * image_size, device=device))
@@ -158,7 +159,9 @@ def assign(name: str, extractor: Extractor, settings: TeacherConfig, device: tor
 
 
 def nearest_maps(sides: Sequence[int], wanted: Mapping[int, int]) -> dict[int, int]:
-    """{level: index of the map} by the rule of `assign`; `wanted` is the side of each level."""
+    """Returns {level: index of the map} by the rule of `assign`; `wanted` is the side of each
+    level.
+    """
     chosen: dict[int, int] = {}
     for level in sorted(wanted, reverse=True):
 
@@ -175,7 +178,7 @@ def _choice(name: str, index: int, side: int, wanted: int, rule: str) -> Choice:
 
 
 def check_maps(name: str, maps: Any) -> None:
-    """Raises InputError unless `maps` is what `Extractor.forward` must return for one photo."""
+    """Raises InputError unless `maps` is a valid result of `Extractor.forward` for one photo."""
     require_maps(name, maps)
     wrong = [tuple(m.shape) for m in maps if m.ndim != 4 or len(m) != 1 or m.shape[-1] != m.shape[-2] or 0 in m.shape]
     if wrong:
@@ -189,19 +192,21 @@ def require_maps(name: str, maps: Any) -> None:
 
 
 def need(weights: str | None, name: str, choice: str) -> str:
-    """`weights`, which this teacher needs. InputError, naming the choice, if there are none."""
+    """Returns `weights`, which this teacher needs. Raises InputError, which names the choice, if
+    there are none.
+    """
     if weights is None:
         raise InputError(f"teacher.name={name} needs weights; add --weights {choice}")
     return weights
 
 
 def refuse(weights: str | None, name: str, reason: str) -> None:
-    """Raises InputError if there are weights, which this teacher has no use for."""
+    """Raises InputError if weights are given, which this teacher cannot use."""
     if weights is not None:
         raise InputError(f"teacher.name={name} takes no --weights ({reason}); leave it out")
 
 
 def normalise(photos: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """(photos - mean) / std by channel, (b, 3, h, w)."""
+    """Returns (photos - mean) / std by channel, (b, 3, h, w)."""
     shift, scale = (torch.tensor(values, dtype=photos.dtype, device=photos.device)[:, None, None] for values in (mean, std))
     return (photos - shift) / scale

@@ -1,6 +1,4 @@
-"""`spn:CHECKPOINT`: the prior pyramid of a trained model of ours, of the whole photo (the paper's
-Table 5).
-"""
+"""Loads `spn:CHECKPOINT`, a trained model's priors of the whole photo (the paper's Table 5)."""
 
 import functools
 import hashlib
@@ -19,18 +17,18 @@ from spn_jax.models.spn import SPN
 from teacher_export.frameworks import torch
 from teacher_export.teachers.interface import Extractor, refuse
 
-HEADS = "distillation_heads."  # serve training alone
+HEADS = "distillation_heads."  # prefix of parameters that serve training alone
 
 
 def load(folder: str, weights: str | None, seed: int, device: torch.device, image_size: int) -> Extractor:
-    """The model sees the photo at P (2 x 2 means of the teacher's view) without a hole; a
-    probabilistic one uses its mean latent.
+    """Loads a model, which sees the photo at P (2 x 2 means of the teacher's view) without a hole.
+    A probabilistic one uses its mean latent.
 
-    It computes in float32 at the highest precision, whatever it was trained in: features must not
-    depend on the machine.
+    It computes in float32 at the highest precision, whatever its training used, because features
+    must not depend on the machine.
 
     Raises:
-        InputError: no checkpoint there, or P does not fit the model's stride.
+        InputError: there is no checkpoint, or P does not fit the model's stride.
     """
     refuse(weights, f"spn:{folder}", "the checkpoint has its own")
     share_device(device)
@@ -56,10 +54,10 @@ def load(folder: str, weights: str | None, seed: int, device: torch.device, imag
 
 
 def share_device(device: torch.device) -> None:
-    """Has JAX compute where torch does, before it looks for devices, and leave torch its memory.
+    """Makes JAX compute on torch's device, before it looks for devices, and leave torch its memory.
 
-    By itself every process would take three quarters of all GPUs of the machine and compute on the
-    first.
+    By default every process would take three quarters of the memory of all the machine's GPUs and
+    compute on the first.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if device.type == "cuda":
@@ -71,16 +69,18 @@ def share_device(device: torch.device) -> None:
 
 @functools.partial(jax.jit)
 def pyramid(model: SPN, image: jax.Array) -> dict[int, Any]:
-    """{level: (b, h, w, c)} of whole photos (b, P, P, 3)."""
+    """Returns {level: (b, h, w, c)} of whole photos (b, P, P, 3)."""
     mask = jnp.zeros((*image.shape[:3], 1), image.dtype)
     noise = jnp.zeros((len(image), 1, *model.noise_shape(*image.shape[1:3]))) if model.variational else None
-    # features must not depend on the machine that makes them
+    # features must not depend on the machine
     with jax.default_matmul_precision("highest"):
         return {level: prior[:, 0] for level, prior in model(image, mask, noise).prior.items()}
 
 
 def parameters_sha256(model: SPN) -> str:
-    """Of the prior learner's parameters without the heads: names, shapes and values."""
+    """Returns the SHA-256 of the prior learner's parameters without the heads: names, shapes and
+    values.
+    """
     digest = hashlib.sha256()
     for name, array in sorted(named_arrays(nnx.as_pure(nnx.state(model.prior_learner))).items()):
         if not name.startswith(HEADS):

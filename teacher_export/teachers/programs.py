@@ -1,8 +1,7 @@
-"""Teachers that are files: a `torch.export` program (.pt2), a TorchScript module (.pt, .pth, .ts)
-or a Python file (.py).
+"""Loads teachers from files: `torch.export` programs, TorchScript modules and Python files.
 
-Each of them is a program that runs with the rights of whoever starts the export: take only files
-that you trust.
+Their suffixes are .pt2; .pt, .pth and .ts; and .py. Each of them is a program with the rights of
+whoever starts the export, so take only files that you trust.
 """
 
 import dataclasses
@@ -20,8 +19,8 @@ from teacher_export.teachers.interface import Extractor, refuse
 
 
 def load_exported(path: Path, weights: str | None, seed: int, device: torch.device) -> Extractor:
-    """A `torch.export` program from an image batch to a map, a list of maps or a dictionary.
-    InputError if the file is none.
+    """Loads a `torch.export` program from an image batch to a map, a list of maps or a dictionary.
+    Raises InputError if the file is none.
     """
     refuse(weights, str(path), "the program has its own")
     try:
@@ -34,13 +33,13 @@ def load_exported(path: Path, weights: str | None, seed: int, device: torch.devi
 
 
 def load_torchscript(path: Path, weights: str | None, seed: int, device: torch.device) -> Extractor:
-    """A TorchScript module from an image batch to a map, a list of maps or a dictionary. InputError
-    if the file is none.
+    """Loads a TorchScript module from an image batch to a map, a list of maps or a dictionary.
+    Raises InputError if the file is none.
     """
     refuse(weights, str(path), "the program has its own")
     try:
         with warnings.catch_warnings():
-            # Torch advises against TorchScript since 2.9; detectors are published in it.
+            # Torch deprecates TorchScript since 2.9, but detectors are published in it.
             warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
             module = torch.jit.load(str(path), map_location=device).eval()
     except Exception as error:  # a broken file can fail in any way
@@ -51,15 +50,15 @@ def load_torchscript(path: Path, weights: str | None, seed: int, device: torch.d
 
 
 def load_python(path: Path, weights: str | None, seed: int, device: torch.device) -> Extractor:
-    """What `load(weights, seed, device)` in the Python file returns; see interface.py. InputError
-    for an error in it.
+    """Returns the result of `load(weights, seed, device)` in the Python file; see interface.py.
+    Raises InputError for an error in it.
     """
     try:
         load = runpy.run_path(str(path)).get("load")
         extractor = load(weights, seed, device) if callable(load) else None
     except InputError:
         raise
-    except Exception as error:  # whatever the file does
+    except Exception as error:  # the file may raise anything
         raise _fails(path, error) from error
     if not isinstance(extractor, Extractor):
         raise InputError(f"teacher.name={path} must define load(weights, seed, device) that returns a teacher_export.teachers.Extractor")
@@ -77,7 +76,7 @@ def load_python(path: Path, weights: str | None, seed: int, device: torch.device
 
 
 def _fails(path: Path, error: Exception) -> InputError:
-    """The error of a Python file, with its line."""
+    """Returns the error of a Python file, with its line."""
     inside = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     where = f"line {inside[-1]}: " if inside else ""
     return InputError(f"teacher.name={path} fails: {where}{type(error).__name__}: {first_line(error)}; correct the file")

@@ -1,4 +1,4 @@
-"""`timm:MODEL`: the feature maps of any backbone of timm."""
+"""Loads `timm:MODEL`: the feature maps of any backbone of timm."""
 
 import difflib
 import sys
@@ -11,23 +11,22 @@ from teacher_export.frameworks import timm, torch
 from teacher_export.teachers.files import counts, fill, hash_tensors, read_tensors
 from teacher_export.teachers.interface import Extractor, need, normalise
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of models that do not say their own
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of models that do not define their own
 
 
 def load(name: str, weights: str | None, seed: int, device: torch.device, image_size: int) -> Extractor:
-    """Weights are `pretrained` (downloaded), `random` (seeded) or a file with timm's names. Mean
-    and std are those of the model.
+    """Loads a model. Weights are `pretrained` (downloaded), `random` (seeded) or a file with timm's
+    names. Mean and std are the model's.
 
     Raises:
-        InputError: no such model, one without feature maps, weights that cannot be had or do not
-            fit.
+        InputError: there is no such model, it has no feature maps, or weights cannot be obtained or
+            do not fit.
     """
     weights = need(weights, f"timm:{name}", "pretrained, random or FILE with timm's names")
     if not timm.is_model(name.partition(".")[0]):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise InputError(f"timm has no model {name}{f'; did you mean {chr(32).join(close)}?' if close else '; see timm.list_models()'}")
-    # The seed decides the weights whatever was drawn before, and the caller's random state is left
-    # alone.
+    # The seed alone decides the weights, and the caller's random state is not changed.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = create(name, weights == "pretrained", 2 * image_size)
@@ -50,27 +49,28 @@ def load(name: str, weights: str | None, seed: int, device: torch.device, image_
 
 
 def channels_first(model: Any, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The model's maps as (b, c, h, w): some transformers give (b, h, w, c)."""
+    """Returns the model's maps as (b, c, h, w), since some transformers give (b, h, w, c)."""
     return [m.permute(0, 3, 1, 2) if getattr(model, "output_fmt", "NCHW") == "NHWC" else m for m in maps]
 
 
 def fill_from_file(model: Any, name: str, weights: str, side: int) -> str:
-    """Loads a file of the whole network, or of its trunk, into the `model` that gives feature maps;
-    returns what was left out.
+    """Loads a file of the whole network, or of its trunk, into the `model` that gives feature maps.
+    Returns what was left out.
 
     Raises:
-        InputError: it cannot be read or does not fit, with everything that does not.
+        InputError: it cannot be read, or does not fit, with a list of all mismatches.
     """
     whole, tensors = create(name, False, side, features_only=False), read_tensors(weights)
-    # Timm's own table of older names; it also brings a transformer's positions to the photos' size.
+    # This is timm's own table of older names; it also resizes a transformer's positions to the
+    # photos' size.
     adapt = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
     if adapt is not None:
         try:
             tensors = dict(adapt(tensors, whole))
-        except Exception as error:  # it takes the names for granted
+        except Exception as error:  # it assumes that the names exist
             raise InputError(f"--weights {weights} does not fit {name} ({type(error).__name__}: {error})") from error
-    # What gives feature maps is a wrapper: its names begin with "model." or have an underscore for
-    # a dot.
+    # The model of feature maps is a wrapper: its names begin with "model." or have an underscore
+    # instead of a dot.
     known = whole.state_dict()
     theirs = {n.replace(".", "_"): n for n in known}
 
@@ -81,11 +81,11 @@ def fill_from_file(model: Any, name: str, weights: str, side: int) -> str:
 
 
 def create(name: str, pretrained: bool, side: int, features_only: bool = True) -> Any:
-    """The model, or what gives its feature maps, for photos of this side. InputError if it has none
-    or cannot be downloaded.
+    """Creates the model, or its wrapper that gives feature maps, for photos of this side. Raises
+    InputError if it has none or cannot be downloaded.
     """
     try:
-        # Transformers are made for one size; other networks do not know the argument.
+        # Transformers are made for one size; other networks do not have the argument.
         try:
             return timm.create_model(name, features_only=features_only, pretrained=pretrained, img_size=side)
         except TypeError:

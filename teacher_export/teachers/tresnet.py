@@ -1,4 +1,4 @@
-"""ASL's TResNet-L, the paper's teacher, up to its second stage."""
+"""Loads ASL's TResNet-L, the paper's teacher, up to its second stage."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +11,8 @@ from teacher_export.teachers.interface import Extractor, need
 
 
 def load(weights: str | None, seed: int, device: torch.device) -> Extractor:
-    """The trunk of TResNet-L: stem (76 channels), layer1 (76), layer2 (152), at 1/4, 1/4 and 1/8 of
-    the photo's size.
+    """Loads the trunk of TResNet-L: stem (76 channels), layer1 (76), layer2 (152), at 1/4, 1/4 and
+    1/8 of the photo's size.
 
     The stem serves level 1 although it lies at P/2; the trainer enlarges it to P. `random` is the
     network's usual initialisation, which starts every residual branch of layer1 and layer2 at zero.
@@ -37,14 +37,13 @@ def load(weights: str | None, seed: int, device: torch.device) -> Extractor:
 
 
 TRUNK = ("body.conv1.", "body.layer1.", "body.layer2.")
-BEYOND_TRUNK = ("body.layer3", "body.layer4", "head")  # of every complete TResNet file, not used
+BEYOND_TRUNK = ("body.layer3", "body.layer4", "head")  # parts of every complete TResNet file that are not used
 
 
 def _tresnet_l(weights: str, seed: int) -> tuple[Any, str]:
     if weights.startswith("timm:"):
         return _download(weights.removeprefix("timm:"))
-    # The seed decides the weights whatever was drawn before, and the caller's random state is left
-    # alone.
+    # The seed alone decides the weights, and the caller's random state is not changed.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model("tresnet_l", pretrained=False)
@@ -71,13 +70,14 @@ def _download(name: str) -> tuple[Any, str]:
 
 
 def _fill_trunk(model: Any, tensors: dict[str, torch.Tensor], path: str) -> None:
-    """Loads a file's trunk into `model`; says what was left out. InputError lists everything that
-    does not fit, at once.
+    """Loads a file's trunk into `model`, and prints what was left out. Raises InputError with
+    everything that does not fit.
     """
     renamed = rename_tresnet(tensors, model)
     wanted = trunk_tensors(model.state_dict())
     given = {name: tensor for name, tensor in renamed.items() if counts(name)}
-    # Whole dotted names, so that "header" or "body.layer30" is not taken for a part of the network.
+    # Whole dotted names are compared, so that "header" or "body.layer30" is not taken for a part of
+    # the network.
     beyond = {part: [n for n in given if n == part or n.startswith(part + ".")] for part in BEYOND_TRUNK}
     known = {name for names in beyond.values() for name in names}
     problems = [f"missing {name}" for name in wanted if name not in given]
@@ -95,5 +95,7 @@ def _fill_trunk(model: Any, tensors: dict[str, torch.Tensor], path: str) -> None
 
 
 def trunk_tensors(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The entries that decide the features: those of the trunk, without batch norm's counters."""
+    """Returns the entries that decide the features: those of the trunk, without batch norm's
+    counters.
+    """
     return {name: tensor for name, tensor in state_dict.items() if name.startswith(TRUNK) and counts(name)}

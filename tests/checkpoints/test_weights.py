@@ -33,6 +33,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network of one convolution beside the real ones."""
     entry = Network(shapes=lambda: SHAPES, left_out=("head",), release="small.pth", address="https://example.com/small.pth", timm="small")
     monkeypatch.setitem(weights.NETWORKS, "small", entry)
+    monkeypatch.setattr("teacher_export.weights.NAMES", ("small", *sorted(weights.NETWORKS)))
 
 
 def arrays() -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ import pytest
 from spn_jax.models import cpu_convolution
 from spn_jax.models.convolution import EVERY_PLATFORM, compiled_for, convolve, convolve_reflected
 from spn_jax.models.cpu_convolution import plain_convolution
+from tests.devices import on_the_cpu
 
 NO_ZEROS = ((0, 0), (0, 0))
 
@@ -180,3 +181,26 @@ def test_a_program_is_traced_anew_for_another_platform_and_a_program_for_all_cho
         of_all = function.trace(x, kernel)
     assert "tensor<1x14x14x3xf32>, tensor<7x7x3x4xf32>) -> tensor<1x8x8x4xf32>" in of_all.lower(lowering_platforms=("cuda",)).as_text()
     assert "-> tensor<1x14x14x4xf32>" in texts[EVERY_PLATFORM]  # padded and cut on the CPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "dilation", "reflect"),
+    [(7, 1, 3, 1, True), (3, 1, 2, 2, True), (3, 1, 1, 1, True), (3, 1, 1, 1, False), (4, 2, 1, 1, False), (1, 1, 0, 1, False)],
+)
+def test_a_gpu_computes_what_the_cpu_does(size: int, stride: int, padding: int, dilation: int, reflect: bool) -> None:
+    """Value and gradients of every kind of convolution in the models, at highest precision."""
+    x, kernel = random(2, 32, 24, 16), random(size, size, 16, 24, seed=1) / size / 4
+
+    def results(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            if reflect:
+                return jnp.sin(convolve_reflected(x, kernel, padding=padding, dilation=dilation)).mean()
+            return jnp.sin(convolve(x, kernel, stride=stride, padding=padding, dilation=dilation)).mean()
+
+        return jax.value_and_grad(loss, (0, 1))(x, kernel)
+
+    with jax.default_matmul_precision("highest"):
+        here = jax.jit(results)(x, kernel)
+    for ours, theirs in zip(jax.tree.leaves(here), jax.tree.leaves(on_the_cpu(results, x, kernel)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())

@@ -2,6 +2,8 @@
 the layer.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from spn_jax.models import layers
+from spn_jax.models.convolution import compiled_for, convolve_reflected
 from spn_jax.models.layers import ConcatNorm, Conv, LearntRegionNorm, RegionNorm, ResidualBlock, SpectralConv, dense_maps
 
 
@@ -62,6 +65,31 @@ def test_pixel_shuffle_and_enlargement_are_pytorchs() -> None:
     x = random(2, 3, 5, 8)
     np.testing.assert_array_equal(layers.pixel_shuffle(x), from_torch(torch.nn.functional.pixel_shuffle(to_torch(x), 2)))
     np.testing.assert_array_equal(layers.enlarge(x), from_torch(torch.nn.functional.interpolate(to_torch(x), scale_factor=2)))
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1, 0.2])
+def test_activations_have_the_derivatives_of_jax(slope: float) -> None:
+    """To the last bit, and where they have a corner."""
+    x = jnp.asarray(random(4, 5, 6, 7)).at[0, 0].set(0.0).at[0, 1].set(-0.0)
+    theirs = jax.nn.relu if slope == 0 else functools.partial(jax.nn.leaky_relu, negative_slope=slope)
+    (our, pull_back), (their, their_pull_back) = jax.vjp(lambda x: layers.leaky_relu(x, slope), x), jax.vjp(theirs, x)
+    np.testing.assert_array_equal(our, their)
+    np.testing.assert_array_equal(pull_back(x + 3)[0], their_pull_back(x + 3)[0])
+
+
+def test_the_backward_pass_of_an_accelerator_is_given_activated_maps_alone() -> None:
+    """It gets neither what they are made of, nor the copy with a reflected border."""
+    x, kernel = jnp.asarray(random(2, 16, 12, 8)), jnp.asarray(random(3, 3, 8, 8))
+
+    def layer(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return convolve_reflected(layers.relu(2 * x), kernel, padding=1)
+
+    with compiled_for("gpu"):
+        kept = jax.tree.leaves(jax.vjp(layer, x, kernel)[1])
+    maps = [array for array in kept if array.size >= x.size]
+    assert maps
+    for array in maps:
+        np.testing.assert_array_equal(array, layers.relu(2 * x))
 
 
 def test_mask_is_reduced_by_nearest_neighbour() -> None:

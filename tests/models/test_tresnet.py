@@ -14,7 +14,7 @@ from flax import nnx
 from spn_jax.checkpoints.weights import load_tresnet
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
-from spn_jax.models.tresnet import blur_pool
+from spn_jax.models.tresnet import TResNetTrunk, blur_pool
 from spn_jax.training.gradients import targets
 from spn_jax.training.inputs import open_data, open_distillation_targets, open_frozen, read_batches
 from spn_jax.training.loop import train
@@ -24,6 +24,7 @@ from teacher_export.frameworks import torch
 from teacher_export.teachers import load_teacher
 from teacher_export.weights import main
 from tests import parity_fill
+from tests.devices import on_the_cpu
 from tests.golden_model import GOLDEN, nhwc, relative_error
 from tests.tiny import compiled_step
 from tests.torch_teachers import asl_file, tresnet, write_photos
@@ -161,3 +162,11 @@ def test_without_a_prior_loss_no_teacher_is_loaded(tmp_path: Path) -> None:
     frozen, origins = open_frozen(config)
     assert frozen.teacher is None and origins.teacher is None
     assert open_distillation_targets(config, open_data(config, "configs/tiny.py"), frozen, None).channels == {}
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_the_teacher_in_float32_at_its_default_precision() -> None:
+    """TF32 would be wrong by a thousandth."""
+    model, x = TResNetTrunk((1, 2, 3), rng=np.random.default_rng(0), dtype=jnp.float32), parity_fill.image("photo", 1, 128, 128)
+    ours, theirs = nnx.jit(model)(nhwc(x)), on_the_cpu(model, nhwc(x))
+    assert {level: relative_error(np.asarray(ours[level]), theirs[level]) < 5e-5 for level in theirs} == dict.fromkeys((1, 2, 3), True)

@@ -17,6 +17,7 @@ from spn_jax.checkpoints.weights import load_vgg19, vgg19_names, vgg19_shapes
 from spn_jax.models.vgg import VGG19, WIDTHS, max_pool
 from teacher_export.weights import main
 from tests import parity_fill
+from tests.devices import on_the_cpu
 from tests.golden_model import GOLDEN, nhwc, relative_error
 
 
@@ -97,3 +98,11 @@ def test_the_same_seed_is_the_same_network_and_another_is_not() -> None:
 def test_computes_in_the_type_it_is_given() -> None:
     for dtype in ("float32", "bfloat16"):
         assert {features.dtype for features in jax.eval_shape(random_vgg(dtype), photo(16, 16))} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_vgg19_in_float32_at_its_default_precision() -> None:
+    """TF32 would be wrong by a thousandth."""
+    model = random_vgg()
+    for ours, theirs in zip(nnx.jit(model)(photo(64, 64)), on_the_cpu(model, photo(64, 64)), strict=True):
+        assert relative_error(np.asarray(ours), theirs) < 2e-5

@@ -10,6 +10,7 @@ import pytest
 
 from spn_jax.errors import InputError
 from spn_jax.runtime import device as runtime
+from tests.devices import memory
 
 
 def run(code: str, **environment: str) -> str:
@@ -139,3 +140,24 @@ def test_a_tpu_is_there_where_a_chip_is_attached(tmp_path: Path, vendors: tuple[
         (tmp_path / f"0000:00:0{i}").mkdir()
         (tmp_path / f"0000:00:0{i}" / "vendor").write_text(f"{vendor}\n")
     assert runtime.has_tpu(tmp_path) is expected
+
+
+def test_arrays_may_be_made_in_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    with runtime.on_host():
+        assert {device.platform for device in jax.numpy.zeros(3).devices()} == {"cpu"}
+
+    def refuse(backend: str) -> None:
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", refuse)
+    with runtime.on_host():  # JAX was told to use an accelerator alone
+        assert jax.numpy.zeros(3).devices() == {jax.devices()[0]}
+
+
+@pytest.mark.gpu
+def test_arrays_made_in_the_hosts_memory_take_none_of_a_gpus() -> None:
+    before = memory()
+    with runtime.on_host():
+        array = jax.numpy.ones(2**20)
+    assert memory() == before
+    assert array.size == 2**20

@@ -38,3 +38,10 @@ def test_two_processes_need_one_all_reduce_a_network() -> None:
     for output, _ in finish_both([trainer.start([address, "2", str(i)], program=PROGRAM) for i in range(2)]):
         # behind a line of the transport's
         assert_one_sum_a_network(json.loads(output.splitlines()[-1]))
+
+
+def test_gradients_of_networks_in_bfloat16_are_added_up_over_the_devices_in_float32() -> None:
+    output, _ = trainer.run(["bfloat16:2"], devices=2, program=PROGRAM)
+    (step,) = map(json.loads, output.splitlines())
+    assert_one_sum_a_network(step)  # of four bytes for each parameter, as in float32
+    assert step["narrow_sums"] == 0

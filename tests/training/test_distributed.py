@@ -2,6 +2,7 @@
 checkpoints.
 """
 
+import json
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,41 @@ def test_a_split_state_computes_what_a_whole_one_does_and_either_continues_the_o
     output, _ = trainer.run(inputs.arguments(whole))
     assert "continues at step 4" in output
     assert_close(whole, reference, trainer.STEPS)
+
+
+# Trains up to the first step, and prints what each device holds then: in all, and of what the step
+# is given.
+HELD = """
+import math, sys, jax
+from pathlib import Path
+from spn_jax.config import load_config
+from spn_jax.training import loop
+
+def held(arrays):
+    found = dict.fromkeys(jax.devices(), 0)
+    for array in arrays:
+        shape = array.sharding.shard_shape(array.shape)
+        for device in array.sharding.device_set:
+            found[device] += array.dtype.itemsize * math.prod(shape)
+    return [found[device] for device in jax.devices()]
+
+def first_step(*given):
+    everything = jax.live_arrays()
+    print(held(everything), held(jax.tree.leaves(given)), sum(x.nbytes for x in jax.tree.leaves(given[0])), sep=";", flush=True)
+    sys.exit()
+
+loop.compile_train_step = lambda *arguments: first_step
+loop.train(load_config(sys.argv[2], sys.argv[5:]), Path(sys.argv[4]))
+"""
+
+
+def test_no_device_holds_more_of_a_split_state_than_its_part_when_training_begins(inputs: Inputs, tmp_path: Path) -> None:
+    arguments = inputs.arguments(tmp_path / "run", "train.shard_parameters=true", "train.batch_size=8", "eval.batch_size=8")
+    output, _ = trainer.run(arguments, devices=8, program=("-c", HELD))
+    everything, given, whole = map(json.loads, output.splitlines()[-1].split(";"))
+    assert len(given) == 8
+    assert max(given) < 0.4 * whole  # the rest of the tiny model is vectors and small kernels, which every device has
+    assert [x - y for x, y in zip(everything, given, strict=True)] == pytest.approx([0] * 8, abs=0.01 * whole)
 
 
 def test_two_processes_train_stop_at_sigterm_to_one_and_are_continued_by_one(inputs: Inputs, reference: Path, tmp_path: Path) -> None:

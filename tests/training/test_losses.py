@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from spn_jax.models.spn import merge_samples, split_samples
+from spn_jax.models.vgg import VGG19
 from spn_jax.training.losses import (
     adversarial_loss,
     discriminator_loss,
@@ -20,6 +22,7 @@ from spn_jax.training.losses import (
     reconstruction_loss,
     sample_distances,
 )
+from tests.devices import on_the_cpu
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -191,3 +194,23 @@ def test_diversity_loss_drives_samples_apart_inside_the_hole_only(form: Any) -> 
     assert (gradients[0] * (1 - finest) == 0).all()
     # downhill is apart
     assert ((gradients[0][:, 0] * (samples[0][:, 0] - samples[0][:, 1]) * finest[:, 0]) <= 0).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", ["released", "paper"])
+def test_a_gpu_computes_the_diversity_loss_and_its_gradient_in_float32(form: str) -> None:
+    """The samples differ by a thousandth, as when training starts: TF32 would turn the gradient."""
+    vgg, hole = VGG19(rng=np.random.default_rng(0), dtype=jnp.float32), mask(1, 64, 64, 1)
+    samples = random(1, 1, 64, 64, 3) + 1e-3 * random(1, 2, 64, 64, 3, seed=1)
+
+    def loss(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def of(samples: jax.Array) -> jax.Array:
+            features = [split_samples(level, 2) for level in vgg(merge_samples(samples))]
+            return diversity_loss(sample_distances(features, hole), hole_shares(features, hole), form)
+
+        return jax.value_and_grad(of)(samples)
+
+    (value, gradient), (wanted, exact) = jax.jit(loss)(samples), on_the_cpu(loss, samples)
+    assert float(value) == pytest.approx(float(wanted), rel=1e-3)
+    ours, theirs = np.asarray(gradient, np.float64).ravel(), exact.astype(np.float64).ravel()
+    assert ours @ theirs > 0.999 * np.linalg.norm(ours) * np.linalg.norm(theirs)

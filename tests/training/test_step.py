@@ -3,7 +3,11 @@ computes.
 """
 
 import functools
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +49,10 @@ from spn_jax.training.state import (
     update,
 )
 from spn_jax.training.step import train_step
+from tests.devices import memory
 from tests.tiny import CHANNELS, compiled_step, new_state, random_batch, run_steps, tiny
 
+ROOT = Path(__file__).resolve().parents[2]
 PROBABILISTIC = (
     *("model.variational=true", "model.latent_channels=6", "model.spade_hidden_up_to_prior=true", "model.discriminator=instance_norm"),
     *("loss.adversarial=hinge", "loss.feature_matching=10", "loss.perceptual=10", "loss.diversity=1", "loss.kl=0.05", "train.samples=2"),
@@ -355,6 +361,49 @@ def test_compiled_step_gives_back_the_states_memory() -> None:
     graph, state = new_state(tiny())
     compiled_step(graph)(state, Frozen(), random_batch(tiny()))
     assert all(x.is_deleted() for x in jax.tree.leaves(state.model))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [(), ("train.precision=highest",), ("train.compute_dtype=bfloat16",), PROBABILISTIC], ids=str)
+def test_losses_stay_finite_on_a_gpu(settings: tuple[str, ...]) -> None:
+    state, history = run_steps(tiny(*settings), 5, Frozen(vgg=Perceiver()))
+    assert all(np.isfinite(value) for metrics in history for value in metrics.values())
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state))
+
+
+@pytest.mark.gpu
+def test_a_gpus_step_overwrites_the_old_state() -> None:
+    """The memory in use does not grow, and nothing of the state before is left."""
+    graph, state = new_state(tiny())
+    batch, used = random_batch(tiny()), []
+    for _ in range(4):
+        before = jax.tree.leaves(state)
+        state, metrics = compiled_step(graph)(state, Frozen(), batch)
+        jax.block_until_ready((state, metrics))
+        assert all(x.is_deleted() for x in before)
+        del metrics
+        used.append(memory())
+    assert used[1] == used[2] == used[3]
+
+
+REPEATED = """
+import hashlib, sys, jax, numpy as np
+from tests.tiny import run_steps, tiny
+state, _ = run_steps(tiny(*sys.argv[1:]), 3)
+print(hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))).hexdigest())
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+def test_a_run_on_a_gpu_repeats_bit_for_bit_with_the_flags_that_the_pages_name(compute_dtype: str) -> None:
+    flags = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    command = [sys.executable, "-c", REPEATED, f"train.compute_dtype={compute_dtype}"]
+    first, second = (
+        subprocess.run(command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert len(first.split()[-1]) == 64
+    assert first == second
 
 
 # --- the probabilistic model ---
