@@ -30,7 +30,7 @@ demo: setup
 	@$(RUN) -m spn_jax.evaluate run --checkpoint shipped=pretrained:open_scenes --checkpoint trained=runs/demo/run --method mean \
 		--method opencv-telea --method opencv-ns --config configs/demo.py --output runs/demo/evaluation --grid 6
 	@echo "demo done: photos filled by the shipped model in runs/demo/scenes/grid.png and the folder runs/demo/filled;"
-	@echo "the table of the short training is runs/demo/evaluation/results.md, its pictures grid.png and loss_curves.png lie beside it"
+	@echo "the table of the short training is runs/demo/evaluation/results.md, its pictures grid.png and loss_curves-trained.png lie beside it"
 
 demo-probabilistic: setup
 	@echo "demo 1/4: photos"
