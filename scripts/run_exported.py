@@ -1,7 +1,4 @@
-"""Runs an archive of `python -m spn_jax.export` with JAX alone.
-
-python run_exported.py spn.zip photo.png hole.png out.png
-"""
+"""Runs an exported archive with JAX alone: `run_exported.py spn.zip photo.png hole.png out.png`."""
 
 import io
 import json
@@ -18,8 +15,7 @@ program = json.loads(archive.read("manifest.json"))["programs"][0]
 complete = export.deserialize(bytearray(archive.read(program["file"])))
 weights = dict(np.load(io.BytesIO(archive.read("weights.npz"))))
 
-# each pixel is the mean of those that it replaces
-size = tuple(program["size"][::-1]), Image.Resampling.BOX
+size = tuple(program["size"][::-1]), Image.Resampling.BOX  # each pixel: the mean of those below it
 photo, hole = Image.open(photo_file).convert("RGB"), Image.open(hole_file).convert("L").point(lambda v: 255 * (v >= 128))
 image = np.asarray(photo.resize(*size), np.float32)[None] / 255
 mask = np.asarray(hole.resize(*size))[None, ..., None] > 0

@@ -118,7 +118,7 @@ def test_runs_of_one_name_are_the_same_in_all_tables() -> None:
 
 
 def test_a_base_with_fewer_blocks_shares_its_own_row() -> None:
-    base = load_config(CONFIGS / "demo.py")  # 4 blocks
+    base = load_config(CONFIGS / "demo.py", ["model.middle_blocks=4"])
     assert [run.name for run in plan("4", base, CHOICES).runs] == ["spn", "blocks-8", "blocks-12"]
 
 
