@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spn_jax.errors import InputError
+from spn_jax.runtime.files import write_atomically
 
 BEGIN, END = "<!-- begin: scripts/benchmark.py table -->", "<!-- end: scripts/benchmark.py table -->"
 FILE = re.compile(r"(.+)-(\d+)\.jsonl")  # NAME-BATCH.jsonl
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> str:
     devices, ours = read_folder(options.folder)
     text = table(devices, [*ours, *(read_twin(options.twin) if options.twin else ())])
     if options.write:
-        options.write.write_text(with_block(options.write.read_text(), text, str(options.write)))
+        write_atomically(options.write, with_block(options.write.read_text(), text, str(options.write)))
     return text
 
 

@@ -7,7 +7,6 @@ without its paths. Size and SHA-256 are printed, for the model card.
 """
 
 import argparse
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def pack(checkpoint: str | Path, output: Path, dtype: str) -> str:
     """
     from flax import nnx  # not before the options are read: JAX takes seconds to import
 
-    from spn_jax.checkpoints.store import load_model
+    from spn_jax.checkpoints.store import checkpoint_sha256, load_model
 
     loaded = load_model(checkpoint)
     arrays = {name: np.asarray(array) for name, array in named_arrays(nnx.as_pure(nnx.state(loaded.model))).items()}
@@ -48,7 +47,7 @@ def pack(checkpoint: str | Path, output: Path, dtype: str) -> str:
         output.unlink()
         raise InputError(f"{output} would have {size:,} bytes, and at most {LARGEST:,} are shipped; train a smaller model")
     count = sum(array.size for array in arrays.values())
-    sha256 = hashlib.sha256(output.read_bytes()).hexdigest()
+    sha256 = checkpoint_sha256(output)
     return f"{output}: {count:,} parameters, {size:,} bytes, step {loaded.step:,}, sha256 {sha256}"
 
 

@@ -4,12 +4,12 @@
 model's own scenes.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from spn_jax.checkpoints.store import checkpoint_sha256
 from spn_jax.filling.inpainter import Inpainter
 from spn_jax.pretrained.catalogue import DEFAULT, pretrained_file
 
@@ -26,7 +26,7 @@ def photo_and_hole() -> tuple[np.ndarray, np.ndarray]:
 
 def weights_sha256() -> str:
     """Of the model file that ships."""
-    return hashlib.sha256(pretrained_file(DEFAULT).read_bytes()).hexdigest()
+    return checkpoint_sha256(pretrained_file(DEFAULT))
 
 
 def main() -> None:

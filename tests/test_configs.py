@@ -57,6 +57,12 @@ def test_docstring_is_the_page_of_the_experiment(name: str) -> None:
         assert re.search(rf"(^|\. ){heading}", text, re.MULTILINE), f"configs/{name}.py says nothing about {heading}"
 
 
+def test_the_demo_goes_on_from_the_shipped_model() -> None:
+    """Each config can be copied alone, so the two say the same sizes and losses themselves."""
+    demo, shipped = load("demo"), load("open_scenes")
+    assert (demo.model, demo.loss) == (shipped.model, shipped.loss)
+
+
 def test_experiments_share_a_cache_only_where_it_would_hold_the_same() -> None:
     configs = {path.stem: config for path in FILES if (config := load(path.stem)).teacher.mode == "cached"}
     shared = [(a, b) for a, b in itertools.combinations(configs, 2) if configs[a].teacher.cache == configs[b].teacher.cache]

@@ -5,6 +5,8 @@
 import jax.numpy as jnp
 from jax import Array, lax
 
+from spn_jax.models.layers import enlarge
+
 # halvings down to the coarsest size, where holes that are still unknown take the mean colour
 HALVINGS = 6
 ROUNDS = 4  # rounds of smoothing at every size
@@ -37,7 +39,7 @@ def smooth_fill(image: Array, mask: Array) -> Array:
     mean = jnp.where(pixels > 0, image.sum((1, 2), keepdims=True) / jnp.maximum(pixels, 1), GREY)
     filled = jnp.where(known > 0, image, mean)
     for image, known in reversed(sizes[:-1]):
-        filled = _smooth(_enlarge_to(filled, *image.shape[1:3]), image, known)
+        filled = _smooth(enlarge(filled)[:, : image.shape[1], : image.shape[2]], image, known)
     return filled
 
 
@@ -53,11 +55,6 @@ def _sum_of_four(x: Array) -> Array:
     b, height, width, c = x.shape
     x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     return x.reshape(b, (height + 1) // 2, 2, (width + 1) // 2, 2, c).sum((2, 4))
-
-
-def _enlarge_to(x: Array, height: int, width: int) -> Array:
-    """Doubles every pixel in height and width, and crops to a size."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, :height, :width]
 
 
 def _smooth(filled: Array, image: Array, known: Array) -> Array:
