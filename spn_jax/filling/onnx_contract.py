@@ -119,7 +119,7 @@ class Contract:
 
 
 def find_contract(path: Path, inputs: Sequence[Port], outputs: Sequence[Port], about: Mapping[str, Any] | None) -> Contract:
-    """Finds the contract of a file: that of the JSON file beside it, its own, or that of a
+    """Finds the contract of a file: its own, that of the JSON file beside it, or that of a
     published network that it looks like.
 
     Args:
@@ -129,11 +129,11 @@ def find_contract(path: Path, inputs: Sequence[Port], outputs: Sequence[Port], a
     Raises:
         InputError: it is none of these, or the description does not fit the file.
     """
+    if about is not None:  # complete, while a JSON file beside it may describe something else
+        return own_contract(path, inputs, outputs, about)
     described = path.with_suffix(".json")
     if described.is_file():
         return from_description(described, inputs, outputs)
-    if about is not None:
-        return own_contract(path, inputs, outputs, about)
     try:
         known = published_contract(inputs, outputs)
     except ValueError as error:
@@ -298,7 +298,7 @@ def check_keys(what: str, given: Any, known: set[str], required: set[str]) -> No
 
 
 def port_called(ports: Mapping[str, Port], name: Any) -> Port:
-    if name not in ports:
+    if not isinstance(name, str) or name not in ports:
         raise ValueError(f"the network has no {name!r}; it has {listed(list(ports.values()))}")
     return ports[name]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from spn_jax.filling.windows import Shown
 OWN_METADATA = "spn_jax"  # the metadata entry in which our files describe themselves, as JSON
 SILENT = 4  # ONNX Runtime's log level; errors are raised with our own text instead
 FAINT = 8  # of 255; a picture with brighter pixels is not black
+IN_SOURCE = re.compile(r"^\S+\.(?:h|cc):\d+ .*\) (?=[A-Z])")  # file, line and function of ONNX Runtime, before a sentence
 ACCELERATORS = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider")
 
 
@@ -189,5 +191,8 @@ def in_words(path: Path, what: str) -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """Returns the first line of an error's text without ONNX Runtime's own prefix."""
-    return first_line(error, longest=1000).rpartition(" failed:")[2].removeprefix("[ONNXRuntimeError] : ")[:200].rstrip(". ")
+    """Returns the first line of an error's text without ONNX Runtime's own prefix and the place in
+    its source.
+    """
+    text = first_line(error, longest=2000).rpartition(" failed:")[2].removeprefix("[ONNXRuntimeError] : ")
+    return IN_SOURCE.sub("", text)[:200].rstrip(". ")

@@ -98,6 +98,15 @@ def test_our_own_file_fills_as_the_checkpoint_does(kind: str, strategy: Any, tmp
     assert np.abs(found.astype(int) - wanted).max() <= 1
 
 
+def test_our_own_file_needs_no_description_and_heeds_none(tmp_path: Path) -> None:
+    """Such as that of a web page, which may lie beside it."""
+    file = tmp_path / "model.onnx"
+    file.write_bytes(network_file(loaded("spn"), "float32"))
+    wanted = Inpainter.load(file)(photo(), corner())
+    file.with_suffix(".json").write_text(json.dumps({"model": "SPN", "samples": 1}))
+    np.testing.assert_array_equal(Inpainter.load(file)(photo(), corner()), wanted)
+
+
 def test_our_own_photo_file_fills_too(tmp_path: Path) -> None:
     """As the strategy "original" does: the file gives known pixels as they are, so that "resize"
     cannot compare its prediction with them along the border.
@@ -194,6 +203,12 @@ def of_another_kind(path: Path) -> None:
     saved(path, model)
 
 
+def of_a_later_opset(path: Path) -> None:
+    model = onnx.load(networks.lama(path))
+    model.opset_import[0].version = 99
+    saved(path, model)
+
+
 def of_a_later_version(path: Path) -> None:
     model = onnx.load_from_string(network_file(loaded("spn"), "float32"))
     about = json.loads(model.metadata_props[0].value)
@@ -210,6 +225,7 @@ def of_a_later_version(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "cannot be read: "),
         (cut, "cannot be read: "),
         (without_its_weights, "its weights lie in a second file, which is missing or damaged"),
+        (of_a_later_opset, "cannot be read: ONNX Runtime only .*, or needs a newer onnxruntime"),
         (of_another_kind, r"inputs are image tensor\(float\) \(1, 3, 64, 64\), mask .*describe them in .*network.json"),
         (of_a_later_version, "says that spn_jax wrote it, but not what this version reads"),
     ],
@@ -236,6 +252,7 @@ def test_without_onnx_runtime_the_extra_is_named(others: dict[str, Path], monkey
         ({"image": None}, "it lacks image"),
         ({"size": 3}, "it has size, which mean nothing here"),
         ({"image": {"name": "picture"}}, r"the network has no 'picture'; it has photo tensor\(float\) \(\?, \?, \?, 3\)"),
+        ({"image": {"name": ["photo"]}}, r"the network has no \['photo'\]; it has photo"),
         ({"mask": {"name": "photo"}}, "further inputs, valid"),
         ({"image": {"name": "photo", "range": [0]}}, "the range of 'image'"),
         ({"image": {"name": "photo", "layout": "bhcc"}}, "the layout of 'image' is 'bhcc'"),
