@@ -30,8 +30,18 @@ PACKAGE = "onnxruntime-web@1.30.0"
 # files in the package's folder dist
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 FETCH_SECONDS = 600
-SAMPLES, MEGABYTES, MEGAPIXELS = 8, 64, 24  # the most that the page takes
+SAMPLES, MEGABYTES, MEGAPIXELS = 8, 64, 25  # the most that the page takes
 FORMATS = ("PNG", "JPEG", "WebP")  # formats that every browser reads
+
+# Browsers run no modules of a page that was opened as a file.
+OPENED_AS_FILE = """<script>
+if (location.protocol === "file:") {
+  const error = document.getElementById("error");
+  error.textContent = 'Browsers do not run this page from a file: start a web server in its folder, for instance "python -m http.server".';
+  error.hidden = false;
+}
+</script>
+"""
 
 # Texts of the page that differ without a server.
 WORDS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -41,6 +51,7 @@ WORDS: dict[str, tuple[tuple[str, str], ...]] = {
         (' Programs can use the requests that <a href="docs">this page</a> describes.', ""),
         ("The photo stays in this server's memory for a while, and nowhere else.", "The photo never leaves this tab."),
         ('<fieldset id="prior">', '<fieldset id="prior" hidden>'),
+        ("<noscript>", f"{OPENED_AS_FILE}<noscript>"),
     ),
     "page.js": (),
     "mask.js": (),
@@ -63,7 +74,7 @@ def write_page(folder: Path, checkpoint: str, precision: Precision, package: Pat
     loaded = load_model(checkpoint)
     files = {**page_files(), **{f"ort/{name}": content for name, content in runtime_files(package).items()}}
     files["model.onnx"] = network_file(loaded, precision)
-    files["model.json"] = (json.dumps(description(loaded), indent=1) + "\n").encode()
+    files["page.json"] = (json.dumps(description(loaded), indent=1) + "\n").encode()
     put(folder, files)
     print(f"written: {folder}, {sum(map(len, files.values())) / 1e6:.1f} MB; try it: python -m http.server -d {folder}")
 

@@ -11,10 +11,12 @@ import http.server
 import io
 import re
 import shutil
+import struct
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -23,9 +25,10 @@ import pytest
 from PIL import Image, ImageCms
 from playwright.sync_api import Page, expect, sync_playwright
 
-from spn_jax import export
+from spn_jax import export, predict
 from spn_jax.errors import InputError
 from spn_jax.filling.inpainter import Inpainter
+from spn_jax.filling.metadata import with_chunks
 from spn_jax.filling.photos import read_photo
 from spn_jax.filling.windows import Canvas, choose_strategy, enlarged, plan, show
 from spn_jax.onnx_files import web
@@ -78,12 +81,16 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, profile: Path) -> Iterator[Page]:
+def opened(
+    folder: Path, profile: Path, replaced: Mapping[str, bytes | None] = MappingProxyType({}), host: str = "127.0.0.1"
+) -> Iterator[Page]:
     """The page, in a browser that reaches nothing but its files; what a script complains about
-    fails the test.
+    fails the test, unless files are replaced: by other bytes, or by none.
     """
     with served(folder) as address, sync_playwright() as driver:
-        options = {"executable_path": CHROMIUM, "headless": True, "args": FLAGS.split(), "viewport": {"width": 1280, "height": 900}}
+        address = address.replace("127.0.0.1", host)
+        flags = [*FLAGS.split(), f"--host-resolver-rules=MAP {host} 127.0.0.1"]
+        options = {"executable_path": CHROMIUM, "headless": True, "args": flags, "viewport": {"width": 1280, "height": 900}}
         browser = driver.chromium.launch_persistent_context(str(profile), **options)  # type: ignore[arg-type]
         complaints: list[str] = []
         page = browser.pages[0]
@@ -93,6 +100,8 @@ def opened(folder: Path, profile: Path) -> Iterator[Page]:
             if not request.url.startswith(address) or request.method != "GET":
                 complaints.append(f"{request.method} {request.url}")
                 route.abort()
+            elif (name := request.url.removeprefix(address)) in replaced:
+                route.fulfill(status=404 if replaced[name] is None else 200, body=replaced[name] or b"")
             else:
                 route.continue_()
 
@@ -100,10 +109,10 @@ def opened(folder: Path, profile: Path) -> Iterator[Page]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.goto(address)
-        expect(page.locator("#limits")).not_to_be_empty()  # the script has begun
+        expect(page.locator("#error" if "page.json" in replaced else "#limits")).not_to_be_empty()  # the script has begun
         yield page
         browser.close()
-    assert not complaints
+    assert replaced or not complaints
 
 
 @pytest.fixture
@@ -212,6 +221,42 @@ def test_a_jpeg_is_upright_and_keeps_its_profile(page: Page) -> None:
     assert (name, filled.size, filled.icc_profile) == ("photo_filled.png", (64, 40), PROFILE)
 
 
+# Red and green have changed places, so that a converted pixel would be seen.
+SWAPPED = PROFILE.replace(b"rXYZ", b"?XYZ").replace(b"gXYZ", b"rXYZ").replace(b"?XYZ", b"gXYZ")
+GREY_PROFILE = PROFILE[:16] + b"GRAY" + PROFILE[20:]
+GAMMA = {b"gAMA": struct.pack(">I", 100_000), b"pHYs": struct.pack(">IIB", 3000, 3000, 1)}
+
+
+def with_gamma(png: bytes) -> bytes:
+    return with_chunks(png, GAMMA)
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "grey", "change"),
+    [
+        ("PNG", {"icc_profile": SWAPPED}, False, bytes),
+        ("PNG", {}, False, with_gamma),
+        ("PNG", {"icc_profile": GREY_PROFILE}, True, bytes),
+        ("JPEG", {"icc_profile": SWAPPED, "quality": 100, "subsampling": 0}, False, bytes),
+        ("JPEG", {"icc_profile": GREY_PROFILE, "quality": 100}, True, bytes),
+        ("WEBP", {"icc_profile": SWAPPED, "lossless": True}, False, bytes),
+    ],
+    ids=["PNG", "gamma", "grey PNG", "JPEG", "grey JPEG", "WebP"],
+)
+def test_colours_come_back_unconverted_and_with_their_profile(form: str, options: Any, grey: bool, change: Any, page: Page) -> None:
+    buffer = io.BytesIO()
+    colours = cv2.resize(photo(HEIGHT // 8, WIDTH // 8), (WIDTH, HEIGHT))
+    Image.fromarray(colours[..., 0] if grey else colours).save(buffer, form, **options)
+    data = change(buffer.getvalue())
+    given = read_photo(io.BytesIO(data), "photo")
+    load(page, data, hole(), name=f"photo.{form.lower()}")
+    fill(page)
+    filled = read_photo(saved(page, "#download")[1], "filled")
+    assert (filled.grey, filled.icc_profile, filled.chunks) == (grey, options.get("icc_profile"), given.chunks)
+    np.testing.assert_array_equal(np.where(hole(), 0, filled.pixels), np.where(hole(), 0, given.pixels))
+    assert (filled.pixels != given.pixels)[hole()[..., 0] > 0].mean() > 0.5
+
+
 def test_grey_photos_stay_grey_and_go_on_with_a_result(page: Page) -> None:
     grey = photo(HEIGHT, WIDTH)[..., 0]
     load(page, encoded(grey), hole())
@@ -225,14 +270,26 @@ def test_grey_photos_stay_grey_and_go_on_with_a_result(page: Page) -> None:
     np.testing.assert_array_equal(filled[hole()[..., 0] == 0], grey[hole()[..., 0] == 0][:, None].repeat(3, 1))
 
 
+def as_file(form: str, mode: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (9, 9), (90,) * len(mode)).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"no photo", "photo.png is no image that this browser can read"),
+        (b"no photo", "photo.png is no PNG, JPEG or WebP, the formats that this page keeps whole"),
+        (encoded(photo())[:-400], "photo.png is no image that this browser can read"),
+        (encoded(np.zeros((5001, 5001), np.uint8)), "photo.png has more than 25 million pixels, the most that this page takes"),
+        (as_file("GIF", "RGB"), "photo.png is no PNG, JPEG or WebP"),
+        (as_file("JPEG", "CMYK"), r"photo.png has the colours of print (CMYK), which this page cannot keep"),
+        (as_file("PNG", "RGB", save_all=True, append_images=[Image.new("RGB", (9, 9))]), "photo.png is animated"),
+        (as_file("WEBP", "RGB", save_all=True, append_images=[Image.new("RGB", (9, 9))]), "photo.png is animated"),
         (cv2.imencode(".png", np.zeros((9, 9, 3), np.uint16))[1].tobytes(), "photo.png has 16 bits a channel, and this page keeps 8"),
         (encoded(np.full((9, 9, 4), 99, np.uint8)), "photo.png has transparent parts, which this page cannot keep"),
     ],
-    ids=["no image", "16 bits", "transparent"],
+    ids=["no image", "cut off", "too large", "GIF", "CMYK", "animated PNG", "animated WebP", "16 bits", "transparent"],
 )
 def test_what_the_page_could_not_give_back_whole_is_one_sentence(data: bytes, message: str, page: Page) -> None:
     page.set_input_files("#photo-file", {"name": "photo.png", "mimeType": "image/png", "buffer": data})
@@ -247,6 +304,69 @@ def test_a_mask_of_another_size_and_work_that_is_given_up(page: Page) -> None:
     page.click("#cancel")
     expect(page.locator("#status")).to_contain_text(re.compile("Cancelled|Done"), timeout=PATIENCE)
     fill(page)
+
+
+def test_a_browser_that_changes_what_pages_read_is_one_sentence(page: Page) -> None:
+    page.evaluate("""() => {
+      const honest = OffscreenCanvasRenderingContext2D.prototype.getImageData;
+      window.again = () => { OffscreenCanvasRenderingContext2D.prototype.getImageData = honest; };
+      OffscreenCanvasRenderingContext2D.prototype.getImageData = function (...box) {
+        const read = honest.apply(this, box);
+        read.data[read.data.length - 4] ^= 1;
+        return read;
+      };
+    }""")
+    page.set_input_files("#photo-file", {"name": "photo.png", "mimeType": "image/png", "buffer": encoded(photo())})
+    expect(page.locator("#error")).to_contain_text("This browser changes the pixels that pages read")
+    page.evaluate("window.again()")
+    load(page, encoded(photo()))
+
+
+# --- servers ---
+
+
+def test_a_server_without_https_suffices(folders: dict[str, Path], tmp_path: Path) -> None:
+    """At such an address browsers lack what they give to secure pages alone."""
+    with opened(folders["spn"], tmp_path / "profile", host="photos.test") as page:
+        assert not page.evaluate("window.isSecureContext")
+        load(page, encoded(photo(HEIGHT, WIDTH)), hole())
+        fill(page)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.onnx", None, "The network, model.onnx, is not there (status 404); see whether all files of the page are on the server"),
+        ("model.onnx", b"<!doctype html>", "The network could not be started ("),
+        ("ort/ort-wasm-simd-threaded.wasm", None, "The network could not be started ("),
+        ("ort/ort.wasm.min.mjs", None, "The network could not be started (a file is missing)"),
+    ],
+)
+def test_a_missing_or_damaged_file_is_one_sentence(
+    name: str, content: bytes | None, message: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    with opened(folders["spn"], tmp_path / "profile", {name: content}) as page:
+        load(page, encoded(photo(HEIGHT, WIDTH)), hole())
+        page.click("#fill")
+        expect(page.locator("#error")).to_contain_text(message, timeout=PATIENCE)
+        expect(page.locator("#fill")).to_be_enabled()
+        assert "\n" not in page.locator("#error").inner_text()
+
+
+def test_a_page_without_its_description_is_one_sentence(folders: dict[str, Path], tmp_path: Path) -> None:
+    with opened(folders["spn"], tmp_path / "profile", {"page.json": None}) as page:
+        expect(page.locator("#error")).to_have_text("The page's file page.json is not there (status 404); put all its files on the server.")
+
+
+def test_opened_as_a_file_it_asks_for_a_server(folders: dict[str, Path]) -> None:
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        page = browser.new_page()
+        page.goto((folders["spn"] / "index.html").as_uri())
+        expect(page.locator("#error")).to_have_text(
+            'Browsers do not run this page from a file: start a web server in its folder, for instance "python -m http.server".'
+        )
+        browser.close()
 
 
 # --- windows.js beside windows.py ---
@@ -335,9 +455,26 @@ def test_the_windows_of_the_page_are_those_of_the_command(page: Page) -> None:
 def test_the_folder_holds_all_that_the_page_needs_and_no_more(folders: dict[str, Path]) -> None:
     names = {str(path.relative_to(folders["spn"])) for path in folders["spn"].rglob("*") if path.is_file()}
     scripts = {"page.js", "mask.js", "server.js", "windows.js", "pictures.js", "worker.js"}
-    assert names == {"index.html", "style.css", "icon.svg", "model.onnx", "model.json", *scripts, *(f"ort/{name}" for name in web.RUNTIME)}
+    assert names == {"index.html", "style.css", "icon.svg", "model.onnx", "page.json", *scripts, *(f"ort/{name}" for name in web.RUNTIME)}
     assert "static/" not in (folders["spn"] / "index.html").read_text() + (folders["spn"] / "page.js").read_text()
     assert not [path for path in folders["spn"].parent.iterdir() if path.name.startswith(".")]
+
+
+def test_the_command_fills_with_the_pages_model(folders: dict[str, Path], checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """The page's own description of the model, which lies beside it, is not taken for another's."""
+    Image.fromarray(photo(HEIGHT, WIDTH)).save(tmp_path / "photo.png")
+    Image.fromarray(255 * hole()[..., 0]).save(tmp_path / "hole.png")
+    filled = {}
+    for name, network in (
+        ("page", ["--model", str(folders["spn"] / "model.onnx")]),
+        ("checkpoint", ["--checkpoint", str(checkpoints["spn"])]),
+    ):
+        paths = ["--image", str(tmp_path / "photo.png"), "--mask", str(tmp_path / "hole.png"), "--output", str(tmp_path / f"{name}.png")]
+        assert predict.main([*network, *paths]) == 0
+        filled[name] = read_photo(tmp_path / f"{name}.png", name).pixels
+    np.testing.assert_array_equal(np.where(hole(), 0, filled["page"]), np.where(hole(), 0, photo(HEIGHT, WIDTH)))
+    assert np.abs(filled["page"].astype(int) - filled["checkpoint"]).max() <= 1
+    assert (filled["page"] != photo(HEIGHT, WIDTH))[hole()[..., 0] > 0].mean() > 0.9
 
 
 def test_wrong_input_is_one_sentence(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,21 +15,21 @@ export class Refused extends Error {
 }
 
 const photos = new Map();
+let keys = 0; // of photos and jobs so far
 const jobs = new Map();
 let worker = null;
 let about = null;
 
 export async function model() {
-  about = await (await fetch(new URL("./model.json", import.meta.url))).json();
+  const answer = await fetch(new URL("./page.json", import.meta.url)).catch(() => null);
+  if (!answer?.ok) throw new Refused(`The page's file page.json is not there (${answer ? `status ${answer.status}` : "no answer"}); put all its files on the server.`);
+  about = await answer.json();
   return about;
 }
 
 export async function upload(file) {
-  const photo = await readPhoto(file);
-  if (photo.width * photo.height > about.pixels) {
-    throw new Refused(`${file.name} has more than ${about.pixels / 1e6} million pixels, the most that this page takes; make it smaller.`);
-  }
-  const key = crypto.randomUUID();
+  const photo = await readPhoto(file, about.pixels);
+  const key = `photo ${++keys}`;
   photos.set(key, { ...photo, file, name: file.name || "photo" });
   return { photo: key, name: file.name || "photo", width: photo.width, height: photo.height };
 }
@@ -72,7 +72,7 @@ export async function startFill(key, fields) {
   const seed = whole(fields, "seed", 0, LARGEST_SEED);
   if (!STRATEGIES.includes(fields.strategy)) throw new Refused(`strategy must be one of ${STRATEGIES.join(", ")}.`);
   const hole = grown(await holeFor(photo, fields.mask, false), width, height, dilate);
-  const job = { job: crypto.randomUUID(), photo: key, state: "running", before: 0, done: 0, total: 0, results: [], error: "" };
+  const job = { job: `job ${++keys}`, photo: key, state: "running", before: 0, done: 0, total: 0, results: [], error: "" };
   jobs.set(job.job, job);
   worker ??= new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   const stem = photo.name.replace(/\.[^.]*$/, "");
@@ -82,12 +82,15 @@ export async function startFill(key, fields) {
   };
   worker.onmessage = ({ data }) => {
     if (data.kind === "pass") Object.assign(job, { done: data.done, total: data.total });
-    if (data.kind === "failed") end("failed", data.error);
+    if (data.kind === "failed") {
+      end("failed", data.error);
+      stopWorker(); // the next one begins with its memory free
+    }
     writing = writing.then(async () => {
       if (data.kind === "done") end("done");
       if (data.kind !== "result") return;
       if (photo.grey) greyed(data.picture.data, hole);
-      const file = URL.createObjectURL(await writePng(data.picture, photo.profile));
+      const file = URL.createObjectURL(await writePng(data.picture, photo.grey, photo.chunks));
       const name = samples > 1 ? `${stem}_filled_${job.results.length + 1}.png` : `${stem}_filled.png`;
       job.results.push({ name, file, view: file });
     }).catch((error) => end("failed", String(error.message ?? error)));
@@ -95,9 +98,9 @@ export async function startFill(key, fields) {
   worker.onerror = (event) => {
     event.preventDefault();
     end("failed", `The network could not be started (${event.message || "a file is missing"}); see whether all files of the page are there.`);
-    worker = null;
+    stopWorker();
   };
-  worker.postMessage({ photo: { width, height, data: photo.data }, hole, strategy: fields.strategy, samples, seed });
+  worker.postMessage({ about, photo: { width, height, data: photo.data }, hole, strategy: fields.strategy, samples, seed });
   return job;
 }
 
@@ -109,6 +112,10 @@ export async function cancel(key) {
   const job = jobs.get(key);
   if (!job || job.state !== "running") return;
   job.state = "cancelled";
+  stopWorker();
+}
+
+function stopWorker() {
   worker?.terminate();
   worker = null;
 }

@@ -6,49 +6,60 @@ import { assemble, bucket, chooseStrategy, padded, plan, scaled, show } from "./
 
 const here = (name) => new URL(name, import.meta.url).href;
 const THREADS = 8; // at most
+const WHOLE = "see whether all files of the page are on the server, and as they were written";
 
 ort.env.wasm.wasmPaths = here("./ort/");
 ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency || 1) : 1;
 
-let network = null;
+let session = null;
+
+class Told extends Error {} // whose message is a sentence already
 
 async function load() {
-  const about = await (await fetch(here("./model.json"))).json();
-  const session = await ort.InferenceSession.create(here("./model.onnx"), { executionProviders: ["wasm"] });
-  return { about, session };
+  const answer = await fetch(here("./model.onnx")).catch(() => null);
+  if (!answer?.ok) throw new Told(`The network, model.onnx, is not there (${answer ? `status ${answer.status}` : "no answer"}); ${WHOLE}.`);
+  const bytes = new Uint8Array(await answer.arrayBuffer());
+  try {
+    return await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+  } catch (error) {
+    throw new Told(`The network could not be started (${firstLine(error)}); ${WHOLE}.`);
+  }
 }
 
 self.onmessage = async ({ data: order }) => {
   try {
-    network ??= load();
-    await fill(await network, order);
+    session ??= load();
+    await fill(await session, order);
     self.postMessage({ kind: "done" });
   } catch (error) {
-    network = null;
+    session = null;
     self.postMessage({ kind: "failed", error: inWords(error) });
   }
 };
 
+const firstLine = (error) => String(error?.message ?? error).split("\n")[0];
+
 function inWords(error) {
-  const text = String(error?.message ?? error);
+  const text = firstLine(error);
+  if (error instanceof Told) return text;
   if (error instanceof RangeError || /memory|bad_alloc|allocat/i.test(text)) return "The photo did not fit into the memory that a page may use; make it smaller.";
-  return `The network failed: ${text.split("\n")[0]}`;
+  return `The network failed: ${text}`;
 }
 
-async function fill(network, { photo, hole, strategy, samples, seed }) {
-  const chosen = chooseStrategy(strategy, photo.width, photo.height, network.about.trained_size);
-  const windows = hole.some(Boolean) ? plan(hole, photo.width, photo.height, chosen, network.about.trained_size) : [];
+async function fill(session, { about, photo, hole, strategy, samples, seed }) {
+  const chosen = chooseStrategy(strategy, photo.width, photo.height, about.trained_size);
+  const windows = hole.some(Boolean) ? plan(hole, photo.width, photo.height, chosen, about.trained_size) : [];
   for (let sample = 0; sample < samples; sample++) {
     const predictions = [];
     for (const [number, window] of windows.entries()) {
       self.postMessage({ kind: "pass", done: sample * windows.length + number, total: samples * windows.length });
-      predictions.push(await predict(network, show(photo, hole, window), [seed, number, sample]));
+      predictions.push(await predict(session, about, show(photo, hole, window), [seed, number, sample]));
     }
     self.postMessage({ kind: "result", picture: assemble(photo, hole, windows, predictions) });
   }
 }
 
-async function predict({ about, session }, { image, hole }, noiseOf) {
+async function predict(session, about, { image, hole }, noiseOf) {
   const { width, height } = image;
   const side = (length) => bucket(length, about.trained_size, about.stride, about.smallest);
   const [wide, high] = [side(width), side(height)];
