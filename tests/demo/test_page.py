@@ -167,6 +167,7 @@ def test_a_hole_of_two_brushes_is_filled_and_known_pixels_come_back_bit_for_bit(
     assert (second.pixels != filled.pixels).any() and not (second.pixels != original.pixels).any(-1)[~outer].any()
 
     expect(page.locator("#after")).to_be_visible()
+    expect(page.locator("#compare")).to_have_value("0")  # the whole of it, wherever the hole is
     page.locator("#compare").fill("25")
     expect(page.locator("#after")).to_have_css("clip-path", "inset(0px 0px 0px 25%)")
     told = page.locator("#status").text_content()

@@ -457,7 +457,10 @@ async function showResults(results, signal) {
   $("results").append(thumbnail(results.at(-1), results.length - 1));
   $("results").hidden = results.length < 2;
   markChosen();
-  if (results.length === 1) await chooseResult(0, signal);
+  if (results.length === 1) {
+    $("compare").value = "0"; // all of it is shown first, wherever the hole is
+    await chooseResult(0, signal);
+  }
   layout();
 }
 
