@@ -579,7 +579,7 @@ def test_an_upload_that_is_broken_off_says_nothing(painter: Painter, capfd: pyte
 
 
 def test_an_upload_that_stops_is_ended(painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "GRACE", 0.2)
+    monkeypatch.setattr(intake, "UPLOAD_SECONDS", 0.2)
 
     async def talk(app: Any) -> None:
         client = Client(app, "/api/photos")
