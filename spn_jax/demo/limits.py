@@ -9,6 +9,10 @@ HEAD_SECONDS = 20.0  # in which the head of a request has to arrive
 UPLOAD_SECONDS = 20.0  # in which none of an upload has to arrive
 SLOWEST_UPLOAD = 20_000  # least bytes a second after these
 STOP_SECONDS = 3  # that open connections have to finish when the server stops
+PATIENCE = (  # for --help
+    f"The head of a request must arrive within {HEAD_SECONDS:g} seconds. An upload may pause for {UPLOAD_SECONDS:g} seconds in all; "
+    f"apart from that it must bring {SLOWEST_UPLOAD // 1000} kB a second. Slower ones are ended."
+)
 
 
 @dataclasses.dataclass(frozen=True)
