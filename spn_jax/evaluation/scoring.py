@@ -109,9 +109,6 @@ def score_batch(networks: Networks, batch: DeviceArrays, *, mesh: Mesh, detail: 
             several completions also their mean over all of them, NAME_mean, and `bins.OF_SAMPLES`;
             hole_area and pixels. Inception's features of the completion, (b, d), have the names of
             FEATURE_KINDS. `Detail` adds further entries.
-        completions also the mean of each over all of them, NAME_mean, and `bins.OF_SAMPLES`;
-        hole_area and pixels. Inception's features of the completion, (b, d), by the names of
-        FEATURE_KINDS. What `Detail` says.
     """
     with jax.default_matmul_precision("highest"):
         return _everywhere(_score_batch(networks, batch, detail), mesh)
