@@ -525,18 +525,18 @@ def test_heic_without_its_reader_says_what_to_install(monkeypatch: pytest.Monkey
         read_photo(file, "it")
 
 
-# --- one door ---
+# --- one way in ---
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_all_doors_show_the_same_photo(orientation: int, tmp_path: Path) -> None:
+def test_all_sources_show_the_same_photo(orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[metadata.ORIENTATION], exif[0x010E] = orientation, "words"
     file = saved(Image.fromarray(channels(3)), exif=exif)
     (tmp_path / "photo.png").write_bytes(file.getvalue())
     upright = np.asarray(ImageOps.exif_transpose(Image.open(file)))
-    doors = (tmp_path / "photo.png", str(tmp_path / "photo.png"), file.getvalue(), file, Image.open(file), read_photo(file, "it"))
-    for source in doors:
+    sources = (tmp_path / "photo.png", str(tmp_path / "photo.png"), file.getvalue(), file, Image.open(file), read_photo(file, "it"))
+    for source in sources:
         photo = as_photo(source)
         np.testing.assert_array_equal(photo.pixels, upright)
         assert kept_exif(photo)[0x010E] == "words" and metadata.ORIENTATION not in kept_exif(photo)
