@@ -51,7 +51,7 @@ lint: setup
 	@echo "lint 3/3: mypy"
 	@$(RUN) -m mypy
 
-# For the daily work, under a minute: the rooms that import no other, and what is said about the whole house.
+# For the daily work, under a minute: the packages that import no other of ours, and what is said about the whole program.
 LEAVES := tests/runtime tests/drawing tests/metrics tests/test_config.py tests/test_imports.py tests/test_docs.py
 
 check: lint

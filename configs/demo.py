@@ -1,4 +1,4 @@
-"""The demo: the shipped model, trained on for minutes on other photos (`make demo`).
+"""The demo: the shipped model, fine-tuned for minutes on other photos (`make demo`).
 
     python scripts/make_demo_photos.py --output runs/demo/photos --size 128
     python -m teacher_export --config configs/demo.py
@@ -55,7 +55,7 @@ def get_config() -> Config:
         ),
         teacher=TeacherConfig(name="efficientnet_lite0", cache="runs/demo/teacher"),
         loss=LossConfig(prior=0.03, adversarial_weight=0.1),
-        optimizer=OptimizerConfig(learning_rate=1e-4, beta1=0.9, beta2=0.99),
+        optimizer=OptimizerConfig(learning_rate=6.3e-5, beta1=0.9, beta2=0.99),
         schedule=ScheduleConfig(unit="steps", length=100, learning_rate_drops=(80,)),
         train=TrainConfig(batch_size=8, ema_decay=0.9, log_every=10, image_every=50, eval_every=50, checkpoint_every=50),
         eval=EvalConfig(batch_size=8),

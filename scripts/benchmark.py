@@ -14,7 +14,7 @@ from pathlib import Path
 # makes the script run from a copy that is not installed
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from spn_jax.config import SCORING, TRAINING, Config  # noqa: E402
+from spn_jax.config import SCORING_KEYS, TRAINING_KEYS, Config  # noqa: E402
 from spn_jax.errors import run_command  # noqa: E402
 from spn_jax.settings import help_text  # noqa: E402
 
@@ -23,8 +23,8 @@ STEP = ("model.*", "data.image_size", "loss.*", "optimizer.*", "schedule.*", "tr
 COMMANDS = {  # what they measure, and their settings
     "aot": ("the training step compiled for TPUs that are not there: memory and collectives", STEP),
     "beside": ("ours and another program taking turns: the ratio of their times", STEP),
-    "evaluation": ("shares of decoding, model and metrics", ("model.*", *SCORING)),
-    "input": ("photos/s of reading photos, masks and features, alone and beside the training step", TRAINING),
+    "evaluation": ("shares of decoding, model and metrics", ("model.*", *SCORING_KEYS)),
+    "input": ("photos/s of reading photos, masks and features, alone and beside the training step", TRAINING_KEYS),
     "step": ("seconds, memory and FLOP/s of forward pass and training step", STEP),
     "table": ("the measurements of benchmark_gpu.sh as one table", ()),
 }

@@ -5,9 +5,11 @@ form `section.key=value`; `--help` of a command lists the settings that it takes
 the paper's or, where the two differ, mostly the released program's
 (docs/paper_and_program.md has the table).
 
-A run that is resumed with another value of a setting stops, except for two kinds of settings.
+A run that is resumed with another value of a setting stops, except for three kinds of settings.
 `SAME_NUMBERS` do not change what the run computes. `ANOTHER_BEST` change the scores of its
 evaluations; the best checkpoint is then chosen among those with the same values of them.
+`BY_CONTENT` name files of weights, or say how features are made; the run goes on if weights and
+features are the same as before.
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from spn_jax.errors import InputError, first_line
 from spn_jax.settings import (
     ANOTHER_BEST,
     BELOW_ONE,
+    BY_CONTENT,
     NOT_NEGATIVE,
     POSITIVE,
     SAME_NUMBERS,
@@ -173,8 +176,8 @@ ONLINE_TEACHERS = ("tresnet_l", "efficientnet_lite0")
 class TeacherConfig:
     """Chooses the frozen network whose features the prior learner distils.
 
-    SAME_NUMBERS here are settings of how features are computed and stored. A run that is resumed
-    with other features stops nevertheless, because its checkpoints identify them.
+    Most settings say how features are computed and stored. They are of the kind BY_CONTENT: a run
+    that is resumed stops if the features are others, which its checkpoints identify.
     """
 
     name: str = setting(
@@ -189,7 +192,7 @@ class TeacherConfig:
     weights: str = setting(
         "",
         'for mode=online: an .npz of teacher_export.weights, or "random" (by teacher.seed)',
-        on_resume=SAME_NUMBERS,
+        on_resume=BY_CONTENT,
     )
     cache: str = setting(
         "",
@@ -210,7 +213,7 @@ class TeacherConfig:
             "be some of 1,2,3, ascending",
             lambda levels: bool(levels) and sorted(set(levels) & {1, 2, 3}) == list(levels),
         ),
-        SAME_NUMBERS,
+        BY_CONTENT,
     )
     resize: Literal["nearest", "bilinear", "area"] = setting(
         "nearest",
@@ -219,26 +222,26 @@ class TeacherConfig:
     dtype: Literal["float32", "bfloat16", "uint8"] = setting(
         "bfloat16",
         "type of the features on disk",
-        on_resume=SAME_NUMBERS,
+        on_resume=BY_CONTENT,
     )
     compression: Literal["zstd", "none"] = setting(
         "zstd",
         "compression of the files with the features",
-        on_resume=SAME_NUMBERS,
+        on_resume=BY_CONTENT,
     )
     compute_dtype: Literal["float32", "bfloat16"] = setting(
         "float32",
         "bfloat16: the export's forward passes run under autocast",
-        on_resume=SAME_NUMBERS,
+        on_resume=BY_CONTENT,
     )
     records_per_shard: int = setting(
         256,
         "photos' records in one file of the cache",
         POSITIVE,
-        SAME_NUMBERS,
+        BY_CONTENT,
     )
-    batch_size: int = setting(8, "photos a forward pass in the export", POSITIVE, SAME_NUMBERS)
-    seed: int = setting(0, "seed of random weights", NOT_NEGATIVE, SAME_NUMBERS)
+    batch_size: int = setting(8, "photos a forward pass in the export", POSITIVE, BY_CONTENT)
+    seed: int = setting(0, "seed of random weights", NOT_NEGATIVE, BY_CONTENT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -297,7 +300,7 @@ class LossConfig:
     vgg: str = setting(
         "",
         'VGG19 as an .npz of teacher_export.weights; "random" (by train.seed) is for trials only',
-        on_resume=SAME_NUMBERS,
+        on_resume=BY_CONTENT,
     )
 
 
@@ -455,23 +458,23 @@ class Config:
 
 
 # Patterns of the keys of the settings that a task reads. `--help` of the commands lists these.
-MASKS = ("data.invert_masks", "data.mask_fit", "data.image_size", "data.crop", "data.seed", "data.threads")
-SCORING = (
-    *("data.test_*", *MASKS, "data.resize_filter", "data.prefetch"),
+MASK_KEYS = ("data.invert_masks", "data.mask_fit", "data.image_size", "data.crop", "data.seed", "data.threads")
+SCORING_KEYS = (
+    *("data.test_*", *MASK_KEYS, "data.resize_filter", "data.prefetch"),
     *("eval.batch_size", "eval.samples", "eval.quantise", "eval.seed"),
 )
-FEATURES = tuple(f"teacher.{name}" for name in ("name", "cache", "photo", "layers", "levels", "resize", "seed"))
-EXPORT = (
+FEATURE_KEYS = tuple(f"teacher.{name}" for name in ("name", "cache", "photo", "layers", "levels", "resize", "seed"))
+EXPORT_KEYS = (
     *("data.train_photos", "data.image_size", "data.crop", "data.resize_filter", "data.flip", "data.threads"),
-    *(*FEATURES, "teacher.*dtype", "teacher.compression", "teacher.records_per_shard", "teacher.batch_size"),
+    *(*FEATURE_KEYS, "teacher.*dtype", "teacher.compression", "teacher.records_per_shard", "teacher.batch_size"),
 )
-TRAINING = (
-    *("model.*", "data.*", *FEATURES, "teacher.mode", "teacher.weights"),
+TRAINING_KEYS = (
+    *("model.*", "data.*", *FEATURE_KEYS, "teacher.mode", "teacher.weights"),
     *("loss.*", "optimizer.*", "schedule.*", "train.*", "eval.*"),
 )
 
 # least height and width of training photos: below, the discriminator's last map is empty
-SMALLEST = 32
+SMALLEST_TRAINING_SIZE = 32
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -528,8 +531,8 @@ def _check_together(config: Config) -> None:
     size, stride, train, teacher = config.data.image_size, config.model.stride, config.train, config.teacher
     if teacher.layers and len(teacher.layers) != len(teacher.levels):
         raise InputError(f"teacher.layers={teacher.layers} must name one map for each of teacher.levels={teacher.levels}")
-    if size % stride or size < SMALLEST:
-        raise InputError(f"data.image_size={size} must be divisible by {stride} and at least {SMALLEST}")
+    if size % stride or size < SMALLEST_TRAINING_SIZE:
+        raise InputError(f"data.image_size={size} must be divisible by {stride} and at least {SMALLEST_TRAINING_SIZE}")
     if train.batch_size % train.micro_batches:
         raise InputError(f"train.batch_size={train.batch_size} is not divisible by train.micro_batches={train.micro_batches}")
     if config.data.crop == "random" and config.loss.prior and config.teacher.mode == "cached":

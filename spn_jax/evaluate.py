@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from spn_jax.config import MASKS, SCORING, Config
+from spn_jax.config import MASK_KEYS, SCORING_KEYS, Config
 from spn_jax.data.masks import DRAWN
 from spn_jax.errors import InputError, run_command
 from spn_jax.evaluation import paper
@@ -40,7 +40,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=run)
-    parser.epilog = help_text(Config, *SCORING)
+    parser.epilog = help_text(Config, *SCORING_KEYS)
     add = parser.add_argument
     add("--checkpoint", action="append", default=[], metavar="[NAME=]DIR", help="a run's work directory or one checkpoint; repeatable")
     add("--results", action="append", default=[], metavar="NAME=DIR", help="a folder of completed photos, by any program; repeatable")
@@ -72,7 +72,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_pairs(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=pairs)
-    parser.epilog = help_text(Config, *MASKS)
+    parser.epilog = help_text(Config, *MASK_KEYS)
     add = parser.add_argument
     add("--photos", required=True, help="folder, .flist (whose files need not be there) or ArrayRecord")
     add("--masks", required=True, help=f"folder, .flist, .zip, or one of the words {', '.join(DRAWN)}: drawn masks")

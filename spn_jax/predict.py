@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
 
     # After the options are read: importing JAX takes seconds.
     from spn_jax.filling.completion import check_samples
-    from spn_jax.filling.folders import Settings, fill, fill_all, find_tasks, report
+    from spn_jax.filling.folders import FillOptions, fill, fill_all, find_tasks, report
     from spn_jax.filling.inpainter import Inpainter
     from spn_jax.runtime.device import choose_device
 
@@ -41,12 +41,12 @@ def main(arguments: Sequence[str]) -> int:
     choose_device(options.device)
     inpainter = Inpainter.load(network_path(options))
     check_samples(options.samples, inpainter.config)
-    settings = Settings(
+    fill_options = FillOptions(
         options.samples, options.seed, options.invert_mask, options.dilate, options.strategy, options.concat, options.mask_from
     )
     if options.image.is_file() and len(tasks) == 1 and not without_mask:
-        return report([fill(tasks[0], inpainter, settings)], [])
-    left_out, failures = fill_all(tasks, inpainter, settings)
+        return report([fill(tasks[0], inpainter, fill_options)], [])
+    left_out, failures = fill_all(tasks, inpainter, fill_options)
     return report(left_out, [*without_mask, *failures])
 
 

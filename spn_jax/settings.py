@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 from spn_jax.errors import InputError
 
-RULE = "setting"  # key in the metadata of a field
+METADATA_KEY = "setting"  # of the `Declared` in the metadata of a field
 COLUMNS = 98  # width of a listing
 NAME_COLUMNS = 34  # of these, for `section.key=default`
 
@@ -46,10 +46,12 @@ class OnResume(enum.Enum):
 
     ANOTHER_RUN = "the run stops: it would compute something else"
     SAME_NUMBERS = "safe: it changes none of the numbers that the run computes, but for rounding"
+    BY_CONTENT = "the run goes on if the weights and features that it reads are the same as before, which checkpoints identify"
     ANOTHER_BEST = "safe: it changes what best means, so earlier scores are not compared with new ones"
 
 
-SAME_NUMBERS, ANOTHER_BEST = OnResume.SAME_NUMBERS, OnResume.ANOTHER_BEST
+SAME_NUMBERS, BY_CONTENT, ANOTHER_BEST = OnResume.SAME_NUMBERS, OnResume.BY_CONTENT, OnResume.ANOTHER_BEST
+MARKS = {OnResume.ANOTHER_RUN: " ", SAME_NUMBERS: "*", BY_CONTENT: "+", ANOTHER_BEST: "*"}  # in a listing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ def setting(default: Any, meaning: str, rule: Rule | None = None, on_resume: OnR
         rule: condition on the values beyond their type, which is the field's annotation.
         on_resume: what happens if a run is resumed with another value.
     """
-    return dataclasses.field(default=default, metadata={RULE: Declared(meaning, rule, on_resume)})
+    return dataclasses.field(default=default, metadata={METADATA_KEY: Declared(meaning, rule, on_resume)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Setting:
         """Returns the setting's name on command lines."""
         return f"{self.section}.{self.name}"
 
-    def of(self, config: Any) -> Any:
+    def value_in(self, config: Any) -> Any:
         """Returns its value in a config."""
         return getattr(getattr(config, self.section), self.name)
 
@@ -99,14 +101,14 @@ def settings_of(config: Any) -> Iterator[Setting]:
     for section in dataclasses.fields(config):
         kinds = typing.get_type_hints(section.type)
         for field in dataclasses.fields(typing.cast(Any, section.type)):
-            yield Setting(section.name, field.name, kinds[field.name], field.default, field.metadata[RULE])
+            yield Setting(section.name, field.name, kinds[field.name], field.default, field.metadata[METADATA_KEY])
 
 
 def chosen_settings(config: Any, patterns: Iterable[str]) -> list[Setting]:
     """Returns the settings whose keys match one of the shell-style patterns, such as "eval.*" or
     "data.test_*".
     """
-    return [of for of in settings_of(config) if any(fnmatch.fnmatchcase(of.key, pattern) for pattern in patterns)]
+    return [entry for entry in settings_of(config) if any(fnmatch.fnmatchcase(entry.key, pattern) for pattern in patterns)]
 
 
 # --- reading ---
@@ -118,7 +120,7 @@ def replace_settings(config: C, overrides: Iterable[str]) -> C:
     Raises:
         InputError: there is no such setting (it names the nearest), or a value has the wrong type.
     """
-    known = {of.key: of for of in settings_of(config)}
+    known = {entry.key: entry for entry in settings_of(config)}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
@@ -143,7 +145,7 @@ def from_values(config_class: type[C], values: dict[str, Any], origin: str) -> C
     Raises:
         InputError: settings or types do not fit; it names `origin`.
     """
-    known = {of.key: of for of in settings_of(config_class)}
+    known = {entry.key: entry for entry in settings_of(config_class)}
     flat = {f"{section}.{name}": v for section, given in values.items() if isinstance(given, dict) for name, v in given.items()}
     unknown, missing = sorted(flat.keys() - known.keys()), sorted(known.keys() - flat.keys())
     if unknown or missing:
@@ -153,11 +155,11 @@ def from_values(config_class: type[C], values: dict[str, Any], origin: str) -> C
         )
     sections = {section.name: typing.cast(Any, section.type) for section in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     typed: dict[str, dict[str, Any]] = {name: {} for name in sections}
-    for key, of in known.items():
+    for key, entry in known.items():
         try:
-            typed[of.section][of.name] = convert(flat[key], of.kind)
+            typed[entry.section][entry.name] = convert(flat[key], entry.kind)
         except (ValueError, OverflowError):
-            raise InputError(f"in {origin}, {key}={flat[key]!r} is not {described(of.kind)}") from None
+            raise InputError(f"in {origin}, {key}={flat[key]!r} is not {described(entry.kind)}") from None
     return config_class(**{name: section(**typed[name]) for name, section in sections.items()})
 
 
@@ -219,10 +221,10 @@ def without_none(kind: Any) -> Any:
 
 def check_rules(config: Any) -> None:
     """Raises InputError for the first setting whose value breaks its field's rule."""
-    for of in settings_of(config):
-        value, rule = of.of(config), of.declared.rule
+    for entry in settings_of(config):
+        value, rule = entry.value_in(config), entry.declared.rule
         if rule is not None and value is not None and not rule.holds(value):
-            raise InputError(f"{of.key}={value} must {rule.words}")
+            raise InputError(f"{entry.key}={value} must {rule.words}")
 
 
 def changed_settings(old: Any, new: Any, kind: OnResume = OnResume.ANOTHER_RUN) -> list[str]:
@@ -231,16 +233,16 @@ def changed_settings(old: Any, new: Any, kind: OnResume = OnResume.ANOTHER_RUN) 
     """
     before, after = to_dict(old), to_dict(new)
     lines = []
-    for of in settings_of(old):
-        was, now = before[of.section][of.name], after[of.section][of.name]
-        if of.declared.on_resume is kind and was != now:
-            lines.append(f"{of.key}: {was} -> {now}")
+    for entry in settings_of(old):
+        was, now = before[entry.section][entry.name], after[entry.section][entry.name]
+        if entry.declared.on_resume is kind and was != now:
+            lines.append(f"{entry.key}: {was} -> {now}")
     return lines
 
 
 def values_of(config: Any, kind: OnResume) -> dict[str, Any]:
     """Returns {key: value} of the settings of one kind."""
-    return {of.key: of.of(config) for of in settings_of(config) if of.declared.on_resume is kind}
+    return {entry.key: entry.value_in(config) for entry in settings_of(config) if entry.declared.on_resume is kind}
 
 
 # --- listing ---
@@ -254,7 +256,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def describe(config: Any) -> Sequence[str]:
     """Returns one `key = value` line per setting."""
     values = to_dict(config)
-    return [f"{of.key} = {values[of.section][of.name]}" for of in settings_of(config)]
+    return [f"{entry.key} = {values[entry.section][entry.name]}" for entry in settings_of(config)]
 
 
 def help_text(config_class: Any, *patterns: str, resumable: bool = False) -> str:
@@ -266,18 +268,20 @@ def help_text(config_class: Any, *patterns: str, resumable: bool = False) -> str
         resumable: whether to mark those that a resumed run may change.
     """
     lines = ["settings, as section.key=value, with their defaults, which a config file may replace:"]
-    lines += ["(a run that is continued may change those with a star)"] if resumable else []
+    if resumable:
+        lines += ["(a run that is continued may change those with a star;"]
+        lines += [" those with a plus too, if weights and features stay the same)"]
     section = ""
-    for of in chosen_settings(config_class, patterns):
-        if of.section != section:
+    for entry in chosen_settings(config_class, patterns):
+        if entry.section != section:
             lines.append("")
-            section = of.section
-        mark = "*" if resumable and of.declared.on_resume is not OnResume.ANOTHER_RUN else " "
-        name = f"{mark} {of.key}={as_typed(of.default)}"
+            section = entry.section
+        mark = MARKS[entry.declared.on_resume] if resumable else " "
+        name = f"{mark} {entry.key}={as_typed(entry.default)}"
         if len(name) >= NAME_COLUMNS:
             lines.append(name)
             name = ""
-        text = textwrap.wrap(of.declared.meaning + choices(of.kind), COLUMNS - NAME_COLUMNS)
+        text = textwrap.wrap(entry.declared.meaning + choices(entry.kind), COLUMNS - NAME_COLUMNS)
         lines += [f"{left:{NAME_COLUMNS}}{line}" for left, line in itertools.zip_longest([name], text, fillvalue="")]
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from spn_jax.config import TRAINING, Config, load_config
+from spn_jax.config import TRAINING_KEYS, Config, load_config
 from spn_jax.errors import run_command
 from spn_jax.runtime.log import quiet_libraries
 from spn_jax.settings import help_text
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m spn_jax.train", description=__doc__, formatter_class=raw)
-    parser.epilog = help_text(Config, *TRAINING, resumable=True)
+    parser.epilog = help_text(Config, *TRAINING_KEYS, resumable=True)
     parser.add_argument("--config", required=True, help="a file of configs/")
     parser.add_argument("--workdir", type=Path, help="folder for checkpoints and logs; default runs/<name of the config>")
     parser.add_argument("--init", metavar="CHECKPOINT", help="start a new run from these parameters (fine-tuning)")

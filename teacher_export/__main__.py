@@ -7,7 +7,7 @@ python -m teacher_export --config configs/celeba.py --weights FILE|timm:NAME|ran
 import argparse
 from collections.abc import Sequence
 
-from spn_jax.config import EXPORT, Config, load_config
+from spn_jax.config import EXPORT_KEYS, Config, load_config
 from spn_jax.errors import run_command
 from spn_jax.settings import help_text
 from teacher_export.processes import Share, find_share
@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m teacher_export",
         description="Writes the teacher's features of the training photos.",
-        epilog=help_text(Config, *EXPORT),
+        epilog=help_text(Config, *EXPORT_KEYS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, help="one of configs/*.py")

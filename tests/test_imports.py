@@ -1,4 +1,4 @@
-"""Imports between rooms go one way; a boundary that nobody checks is gone within a month."""
+"""Imports between packages go one way; a boundary that nobody checks is gone within a month."""
 
 import ast
 import functools
@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ("config", "errors", "settings")
 RUNS_MODELS = (*BASE, "runtime", "pretrained", "models", "checkpoints", "data", "drawing")
-# {room: what it may import beside itself and the version}: packages and modules of spn_jax.
+# {part: what it may import beside itself and the version}: packages and modules of spn_jax.
 # Everything else is forbidden.
-ROOMS: dict[str, tuple[str, ...]] = {
+PARTS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "settings": ("errors",),
     "config": ("errors", "settings"),
@@ -38,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "export": (*BASE, "runtime", "pretrained", "checkpoints", "filling", "onnx_files"),
     "ablate": (*BASE, "runtime", "checkpoints", "evaluation", "training.processes", "ablations"),
     "visualize": (*BASE, "runtime", "drawing", "views"),
-    # Doors for programs outside
+    # What programs outside import
     "__init__": ("checkpoints.store", "filling.inpainter"),
     "checkpoint": ("checkpoints.store",),
 }
@@ -76,18 +76,18 @@ def check(paths: list[Path], *forbidden: str) -> None:
     assert not {path: names for path, names in wrong.items() if names}
 
 
-def room_of(path: Path) -> str:
+def part_of(path: Path) -> str:
     return path.relative_to(ROOT / "spn_jax").with_suffix("").parts[0]
 
 
-def test_every_room_is_in_the_table_and_there() -> None:
-    assert {room_of(path) for path in files("spn_jax/**/*.py")} == set(ROOMS)
+def test_every_part_is_in_the_table_and_there() -> None:
+    assert {part_of(path) for path in files("spn_jax/**/*.py")} == set(PARTS)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_what_it_may(room: str) -> None:
-    allowed = ("__version__", room, *ROOMS[room])
-    for path in files(f"spn_jax/{room}.py", f"spn_jax/{room}/**/*.py"):
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_imports_only_what_it_may(part: str) -> None:
+    allowed = ("__version__", part, *PARTS[part])
+    for path in files(f"spn_jax/{part}.py", f"spn_jax/{part}/**/*.py"):
         permitted = imported(path, *(f"spn_jax.{name}" for name in allowed))
         assert set(imported(path, "spn_jax")) <= set(permitted), path
 
@@ -188,10 +188,10 @@ def test_every_import_of_ours_names_something_that_is_there() -> None:
 
 def test_this_checker_sees_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
-    room = tmp_path / "spn_jax" / "data"
-    room.mkdir(parents=True)
-    (room / "__init__.py").touch()
-    (room / "images.py").write_text(
+    part = tmp_path / "spn_jax" / "data"
+    part.mkdir(parents=True)
+    (part / "__init__.py").touch()
+    (part / "images.py").write_text(
         "import os.path as path\nA, (B, *C) = 1, (2,)\nif A:\n    D: int = 3\nclass E:\n    inner = 4\ndef f(): g = 5\n"
     )
     lines = [
@@ -204,9 +204,9 @@ def test_this_checker_sees_what_is_not_there(tmp_path: Path, monkeypatch: pytest
         *("def later():", "    from spn_jax.data.images import inner", "    from .images import g", "    import spn_jax.gone"),
         *("    from spn_jax.gone.further import x", "    from spn_jax.data import masks"),
     ]
-    (room / "user.py").write_text("\n".join(lines))
+    (part / "user.py").write_text("\n".join(lines))
     expected = ["data.images.g", "data.images.inner", "data.masks", "gone", "gone.further.x"]
-    assert broken_imports(room / "user.py") == [f"spn_jax.{name}" for name in expected]
+    assert broken_imports(part / "user.py") == [f"spn_jax.{name}" for name in expected]
 
 
 def test_this_checker_sees_imports_in_functions_and_relative_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spn_jax.config import Config
-from spn_jax.demo.limits import Limits
+from spn_jax.demo.limits import PATIENCE, Limits
 from spn_jax.errors import InputError, run_command
 from spn_jax.filling.options import add_device, add_network, check_network, network_path
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m spn_jax.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m spn_jax.demo", description=__doc__, epilog=PATIENCE)
     add_network(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines in, without any password")
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")

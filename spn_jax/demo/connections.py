@@ -7,8 +7,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 20.0  # seconds in which the head of a request has to arrive
-GRACE = 3  # seconds that connections have to finish when the server stops
+from spn_jax.demo.limits import HEAD_SECONDS, STOP_SECONDS
 
 
 class Connection(H11Protocol):
@@ -53,7 +52,7 @@ def server(app: Any, connections: int) -> uvicorn.Server:
         ws="none",
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=STOP_SECONDS,
         # uvicorn counts the new connection too, and refuses from this number on
         limit_concurrency=connections + 1,
     )

@@ -10,10 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
+from spn_jax.demo.limits import SLOWEST_UPLOAD, UPLOAD_SECONDS
 from spn_jax.errors import InputError
 
-GRACE = 20.0  # seconds in which no data has to arrive
-SLOWEST = 20_000  # least bytes a second afterwards
 # most parts of a form; above what any request takes, so that surplus ones can be named in errors
 MOST_FILES, MOST_FIELDS = 8, 32
 BUSY = {"Retry-After": "10", "Connection": "close"}  # the rest of the request is not read
@@ -72,7 +71,7 @@ class _Counted:
     async def receive(self) -> Message:
         elapsed = self.intake.clock() - self.began
         try:
-            async with asyncio.timeout(max(0.0, GRACE + self.received / SLOWEST - elapsed)):
+            async with asyncio.timeout(max(0.0, UPLOAD_SECONDS + self.received / SLOWEST_UPLOAD - elapsed)):
                 message = await self._receive()
         except TimeoutError:
             raise HTTPException(

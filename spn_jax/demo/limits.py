@@ -1,8 +1,18 @@
-"""Defines how much a server of the page accepts, stores and queues."""
+"""Defines how much a server of the page accepts, stores and queues, and how long it waits."""
 
 import dataclasses
 
 from spn_jax.errors import InputError
+
+# How long a server waits for a client. These are no options.
+HEAD_SECONDS = 20.0  # in which the head of a request has to arrive
+UPLOAD_SECONDS = 20.0  # in which none of an upload has to arrive
+SLOWEST_UPLOAD = 20_000  # least bytes a second after these
+STOP_SECONDS = 3  # that open connections have to finish when the server stops
+PATIENCE = (  # for --help
+    f"The head of a request must arrive within {HEAD_SECONDS:g} seconds. An upload may pause for {UPLOAD_SECONDS:g} seconds in all; "
+    f"apart from that it must bring {SLOWEST_UPLOAD // 1000} kB a second. Slower ones are ended."
+)
 
 
 @dataclasses.dataclass(frozen=True)

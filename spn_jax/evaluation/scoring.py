@@ -40,7 +40,7 @@ class Detail(enum.IntEnum):
 
 
 PASSED_ON: tuple[str, ...] = ("index", "valid", "finite")  # entries that a scored batch keeps of the batch
-FEATURES = ("inception", "inception_clean")  # after pytorch-fid's resizing and after clean-fid's
+FEATURE_KINDS = ("inception", "inception_clean")  # after pytorch-fid's resizing and after clean-fid's
 SAMPLES_SHOWN = 5  # most completions of a photo in a grid
 
 
@@ -108,10 +108,7 @@ def score_batch(networks: Networks, batch: DeviceArrays, *, mesh: Mesh, detail: 
         By name, (b,) each: the scores of `bins.OF_COMPLETIONS` for which there are networks; with
             several completions also their mean over all of them, NAME_mean, and `bins.OF_SAMPLES`;
             hole_area and pixels. Inception's features of the completion, (b, d), have the names of
-            FEATURES. `Detail` adds further entries.
-        completions also the mean of each over all of them, NAME_mean, and `bins.OF_SAMPLES`;
-        hole_area and pixels. Inception's features of the completion, (b, d), by the names of
-        FEATURES. What `Detail` says.
+            FEATURE_KINDS. `Detail` adds further entries.
     """
     with jax.default_matmul_precision("highest"):
         return _everywhere(_score_batch(networks, batch, detail), mesh)
@@ -148,7 +145,7 @@ def _score_batch(networks: Networks, batch: DeviceArrays, detail: Detail) -> Dev
 @functools.partial(jax.jit, static_argnames="mesh")
 def features_of(inception: Inception, image: jax.Array, *, mesh: Mesh) -> DeviceArrays:
     """Returns Inception's features (b, d) of photos uint8 (b, h, w, 3), by the names of
-    FEATURES.
+    FEATURE_KINDS.
     """
     with jax.default_matmul_precision("highest"):
         return _everywhere(_features(inception, image), mesh)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from spn_jax import __version__
 from spn_jax.checkpoints import weights
-from spn_jax.config import SCORING, Config
+from spn_jax.config import SCORING_KEYS, Config
 from spn_jax.data.images import PhotoSource, SelectedPhotos, open_photos
 from spn_jax.data.mask_check import check_masks
 from spn_jax.data.mask_kinds import mask_note
@@ -40,7 +40,7 @@ from spn_jax.evaluation.results import composite_stems
 from spn_jax.evaluation.resume import FOLDER as PARTIAL_FOLDER
 from spn_jax.evaluation.resume import Partial, data_state
 from spn_jax.evaluation.scoring import (
-    FEATURES,
+    FEATURE_KINDS,
     Detail,
     Networks,
     complete_batch,
@@ -218,11 +218,11 @@ def identity_of(evaluation: Evaluation, save_composites: bool) -> dict[str, Any]
     used.
     """
     data = evaluation.config.data
-    read = [of for of in chosen_settings(Config, SCORING) if of.declared.on_resume is not SAME_NUMBERS]
+    read = [entry for entry in chosen_settings(Config, SCORING_KEYS) if entry.declared.on_resume is not SAME_NUMBERS]
     return {
         "pairs": evaluation.pairs.sha256,
         "photos": evaluation.photos.fingerprint(),
-        "settings": {of.key: of.of(evaluation.config) for of in read},
+        "settings": {entry.key: entry.value_in(evaluation.config) for entry in read},
         "methods": {method.name: method.identity() for method in evaluation.methods},
         "weights of Inception or LPIPS": dict(evaluation.origins),
         "--save-composites": save_composites,
@@ -349,7 +349,7 @@ def results_of(evaluation: Evaluation, partial: Partial, layout: str) -> dict[st
             missing.pop("diversity_lpips", None)
         notes: list[str] = []
         if evaluation.networks.inception is not None:
-            truth, completed = ({kind: partial.rows(name, kind) for kind in FEATURES} for name in (TRUTH, method.name))
+            truth, completed = ({kind: partial.rows(name, kind) for kind in FEATURE_KINDS} for name in (TRUTH, method.name))
             of_sets, unavailable, notes = score_sets(truth, completed, records, layout)
             missing |= unavailable
         results[method.name] = tables.Results(records, of_sets, notes, missing)

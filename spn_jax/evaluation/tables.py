@@ -1,7 +1,7 @@
 """Formats scores by hole ratio as text, TSV, LaTeX and JSON, as in the paper.
 
-A table has a row a method and a column a bin (`bins`). Scores of whole sets, as FID, are in
-`Results`, beside the records.
+A table has a line for each score and method, and a column for each bin (`bins`). Scores of whole
+sets, as FID, are in `Results`, beside the records.
 """
 
 import json

@@ -71,18 +71,19 @@ def complete(
     return composite(quantise(output.image, how).astype(jnp.uint8), image[:, None], mask[:, None]), output
 
 
-def draw_noise(model: Any, seed: int | Array, photos: Array, samples: Array, height: int, width: int) -> Array | None:
-    """Draws the noise that makes completions of a photo differ; None for a deterministic model.
+def draw_noise(model: Any, seed: int | Array, numbers: Array, samples: Array, height: int, width: int) -> Array | None:
+    """Draws the noise that makes completions differ; None for a deterministic model.
 
-    The noise of a completion depends on the seed, the photo's number and its own number alone, not
-    on the batch or the devices. More samples extend fewer.
+    The noise of a completion depends on the seed, the number of what is completed and its own
+    number alone, not on the batch or the devices. More samples extend fewer.
 
     Args:
         model: has .variational and .noise_shape(height, width). Without the former it counts as
             deterministic.
         seed: in [0, 2^32).
-        photos: numbers of the photos, (b,).
-        samples: numbers of each photo's completions, (s,).
+        numbers: numbers of what is completed, (b,): photos of an evaluation, or windows of one
+            photo.
+        samples: numbers of the completions of each, (s,).
 
     Returns:
         Standard normal (b, s, h/32, w/32, z).
@@ -91,8 +92,8 @@ def draw_noise(model: Any, seed: int | Array, photos: Array, samples: Array, hei
         return None
     key, shape = jax.random.key(seed), model.noise_shape(height, width)
 
-    def of_sample(photo: Array, sample: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, photo), sample), shape, jnp.float32)
+    def of_sample(number: Array, sample: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, number), sample), shape, jnp.float32)
 
-    of_photo = jax.vmap(of_sample, in_axes=(None, 0))
-    return jax.vmap(of_photo, in_axes=(0, None))(photos, samples)
+    of_samples = jax.vmap(of_sample, in_axes=(None, 0))
+    return jax.vmap(of_samples, in_axes=(0, None))(numbers, samples)

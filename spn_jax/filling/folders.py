@@ -74,7 +74,7 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class FillOptions:
     """How photos are filled; the options of `python -m spn_jax.predict` explain them."""
 
     samples: int = 1
@@ -141,9 +141,9 @@ def check_exists(path: Path, name: str) -> None:
 
 
 class Found(NamedTuple):
-    """An image file, and its place in the folder that was searched, without suffix."""
+    """An image file, and its path in the folder that was searched, without suffix."""
 
-    place: Path
+    relative: Path
     file: Path
 
 
@@ -181,39 +181,39 @@ def apart(files: Sequence[Found]) -> tuple[list[Found], list[Found]]:
     """Separates the photos and masks of one folder. A mask of photo NAME is called NAME_mask or
     NAME_mask001.
     """
-    places = {file.place for file in files}
+    places = {file.relative for file in files}
     photos: list[Found] = []
     masks: list[Found] = []
     for file in files:
-        (masks if photo_of_mask(file.place) in places else photos).append(file)
+        (masks if photo_of_mask(file.relative) in places else photos).append(file)
     return photos, masks
 
 
-def photo_of_mask(place: Path) -> Path | None:
-    """Returns the place of the photo that a mask is named after; None if the name is not that of a
-    mask.
+def photo_of_mask(relative: Path) -> Path | None:
+    """Returns the relative path of the photo that a mask is named after; None if the name is not
+    that of a mask.
     """
-    match = MASK_NAME.fullmatch(place.name)
-    return None if match is None else place.with_name(match["photo"])
+    match = MASK_NAME.fullmatch(relative.name)
+    return None if match is None else relative.with_name(match["photo"])
 
 
 def matched(photos: Sequence[Found], masks: Sequence[Found]) -> list[tuple[Found, list[Path]]]:
-    """Returns each photo with its masks: those of the same place and name, or else those named
+    """Returns each photo with its masks: those of the same relative path, or else those named
     after it.
     """
     same, after = defaultdict(list), defaultdict(list)
-    for place, file in masks:
-        same[place].append(file)
-        after[photo_of_mask(place)].append(file)
-    return [(photo, same.get(photo.place) or after.get(photo.place) or []) for photo in photos]
+    for relative, file in masks:
+        same[relative].append(file)
+        after[photo_of_mask(relative)].append(file)
+    return [(photo, same.get(photo.relative) or after.get(photo.relative) or []) for photo in photos]
 
 
 def named(photo: Found, masks: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """Yields each mask of a photo with the place of the result, which has the photo's name, or the
-    mask's if there are several.
+    """Yields each mask of a photo with the relative path of the result, which has the photo's name,
+    or the mask's if there are several.
     """
     for mask in masks:
-        yield mask, photo.place if len(masks) == 1 else photo.place.with_name(mask.stem)
+        yield mask, photo.relative if len(masks) == 1 else photo.relative.with_name(mask.stem)
 
 
 def check_folder(output: Path, image: Path, mask: Path) -> None:
@@ -236,7 +236,7 @@ def check_apart(tasks: Sequence[Task]) -> None:
             raise InputError(f"{enumerated(sorted(photos))} would {both} be saved as {output.name}; rename all but one")
 
 
-def fill(task: Task, inpainter: Inpainter, settings: Settings) -> tuple[str, ...]:
+def fill(task: Task, inpainter: Inpainter, options: FillOptions) -> tuple[str, ...]:
     """Reads, fills and writes a photo. Returns the names of what could not be kept of it.
 
     Raises:
@@ -244,16 +244,16 @@ def fill(task: Task, inpainter: Inpainter, settings: Settings) -> tuple[str, ...
     """
     with out_of_memory_in_words(task.photo_name):
         photo = read_photo(task.photo, task.photo_name)
-        mask, notes = examine_mask(task.mask, task.mask_name, photo.size, settings.invert_mask, settings.dilate, settings.mask_from)
-        like = side_by_side(photo, mask, []) if settings.concat else photo
+        mask, notes = examine_mask(task.mask, task.mask_name, photo.size, options.invert_mask, options.dilate, options.mask_from)
+        like = side_by_side(photo, mask, []) if options.concat else photo
         suffix = task.suffix or usual_suffix(like)
-        outputs = output_files(task, suffix, 1 if settings.concat else settings.samples)
+        outputs = output_files(task, suffix, 1 if options.concat else options.samples)
         check_holds(like, suffix, f"--output {outputs[0]}")
         check_writable(outputs[0].parent)
         for note in notes:
             print(f"note: {note}")
-        completions = inpainter.fill(photo, mask, settings.samples, settings.seed, settings.strategy, Passes())
-        results = [side_by_side(photo, mask, list(completions))] if settings.concat else completions
+        completions = inpainter.fill(photo, mask, options.samples, options.seed, options.strategy, Passes())
+        results = [side_by_side(photo, mask, list(completions))] if options.concat else completions
         for output, result in zip(outputs, results, strict=True):
             write_atomically(output, encode_photo(result, suffix))
             print(f"written: {output}", flush=True)
@@ -262,14 +262,14 @@ def fill(task: Task, inpainter: Inpainter, settings: Settings) -> tuple[str, ...
     return photo.left_out
 
 
-def fill_all(tasks: Sequence[Task], inpainter: Inpainter, settings: Settings) -> tuple[list[tuple[str, ...]], list[str]]:
+def fill_all(tasks: Sequence[Task], inpainter: Inpainter, options: FillOptions) -> tuple[list[tuple[str, ...]], list[str]]:
     """Fills the photos one by one. Returns what could not be kept of each filled one, and a
     sentence for each failure.
     """
     left_out, failures, progress = [], [], Progress(0, len(tasks))
     for task in tasks:
         try:
-            left_out.append(fill(task, inpainter, settings))
+            left_out.append(fill(task, inpainter, options))
         except InputError as error:
             failures.append(str(error))
         except Exception as error:  # an unexpected failure of one photo must not stop the others

@@ -21,7 +21,7 @@ MOSTLY_HOLE = 4 / 5  # share of a photo's pixels; a larger hole may be an invert
 ALPHA_HINT = 'take the hole from its transparency (--mask-from alpha, in Python mask_from="alpha")'
 
 
-class Hole(NamedTuple):
+class ExaminedMask(NamedTuple):
     """A mask, and notes on what looks mistaken about it.
 
     mask: uint8 (h, w, 1), 1 = hole.

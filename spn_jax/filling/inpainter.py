@@ -17,9 +17,10 @@ from spn_jax.checkpoints.store import load_model
 from spn_jax.config import Config
 from spn_jax.errors import InputError
 from spn_jax.filling.completion import PRECISION, SEEDS, check_samples, draw_noise
+from spn_jax.filling.padding import bucket, pad
 from spn_jax.filling.photos import Photo, Source, as_mask, as_photo
 from spn_jax.filling.windows import STRATEGIES, Canvas, Shown, Strategy, Window, at_least, choose_strategy, enlarged, plan, show
-from spn_jax.models.spn import SMALLEST, SPN, Encoding
+from spn_jax.models.spn import SPN, Encoding
 from spn_jax.pretrained.catalogue import DEFAULT
 from spn_jax.runtime.memory import SMALLER, free_memory, out_of_memory_in_words
 
@@ -222,13 +223,13 @@ class Inpainter:
             for _, _, prediction in passes:
                 canvas = Canvas(mask)
                 canvas.add(windows[0], enlarged(prediction, image, mask, windows[0]))
-                yield photo.with_hole(canvas.colours(), mask)
+                yield photo.with_colours_in_hole(canvas.colours(), mask)
             return
         canvas = Canvas(mask, samples)
         for window, sample, prediction in passes:
             canvas.add(window, enlarged(prediction, image, mask, window), sample)
         for sample in range(samples):
-            yield photo.with_hole(canvas.colours(sample), mask)
+            yield photo.with_colours_in_hole(canvas.colours(sample), mask)
 
     def _passes(
         self, image: np.ndarray, mask: np.ndarray, windows: list[Window], samples: int, seed: int, progress: Told
@@ -288,18 +289,19 @@ class SPNNetwork:
         alike, once a sample.
         """
         padded, hole = (pad(array, self._bucket(*array.shape[:2])) for array in shown)
-        photo, key, window = (self.model, padded, hole), np.uint32(seed), np.uint32(number)
+        arguments, seed_number, window_number = (self.model, padded, hole), np.uint32(seed), np.uint32(number)
         with out_of_memory_in_words(what):
-            encode, decode, _ = self._programs_for(photo, what)
-            encoding = encode(*photo)
+            encode, decode, _ = self._programs_for(padded.shape, what)
+            encoding = encode(*arguments)
         height, width = shown.image.shape[:2]
         # one at a time; together they would need a multiple of the memory
         for sample in range(samples):
             with out_of_memory_in_words(what):
-                completed, finite = jax.tree.map(np.asarray, decode(*photo, encoding, key, window, np.uint32(sample)))
+                drawn = decode(*arguments, encoding, seed_number, window_number, np.uint32(sample))
+                prediction, finite = jax.tree.map(np.asarray, drawn)
             if not finite:
                 raise InputError("the model's prediction is not finite; its training diverged: take an earlier checkpoint")
-            yield completed[:height, :width]
+            yield prediction[:height, :width]
 
     def priors(self, shown: Shown, seed: int, what: str) -> dict[int, np.ndarray]:
         """Returns the semantic priors for a window, as `Inpainter.priors` does."""
@@ -312,20 +314,20 @@ class SPNNetwork:
     def _bucket(self, height: int, width: int) -> tuple[int, int]:
         return bucket(height, self.config), bucket(width, self.config)
 
-    def _programs_for(self, photo: tuple[Any, ...], what: str) -> Programs:
-        """Returns the compiled encoder and decoder for the photo's size. Raises InputError if one
-        needs more memory than is free.
+    def _programs_for(self, shape: tuple[int, ...], what: str) -> Programs:
+        """Returns the compiled encoder and decoder for padded photos of this shape, (h, w, 3).
+        Raises InputError if one needs more memory than is free.
 
         The check comes first because a CPU does not report that memory ran out; the process is
         killed. It also comes before the slow compilation: a program needs at least what its largest
         convolution reads and writes.
         """
-        shape, number = photo[1].shape, np.uint32(0)
         if shape in self._needed:
             self._check_memory(self._needed[shape], what)
         if shape not in self._programs:
-            encode = _encode.trace(*photo)
-            decode = _decode.trace(*photo, encode.out_info, number, number, number)
+            image, mask = (jax.ShapeDtypeStruct((*shape[:2], channels), np.uint8) for channels in (3, 1))
+            encode, number = _encode.trace(self.model, image, mask), np.uint32(0)
+            decode = _decode.trace(self.model, image, mask, encode.out_info, number, number, number)
             self._check_memory(max(largest_convolution(half.jaxpr.jaxpr) for half in (encode, decode)), what)
             halves = encode.lower().compile(), decode.lower().compile()
             sizes = [half.memory_analysis() for half in halves]
@@ -380,32 +382,6 @@ def _priors(model: SPN, image: Array, mask: Array, seed: Array) -> dict[int, Arr
     with PRECISION():
         output = model(image[None].astype(jnp.float32) / 255, mask[None].astype(jnp.float32), noise)
     return {level: prior[0, 0].astype(jnp.float32) for level, prior in output.prior.items()}
-
-
-def bucket(side: int, config: Config) -> int:
-    """Returns the length that a side is padded to: a multiple of a quarter of the trained size up
-    to it, of a half up to twice it, then of the whole.
-    """
-    size = config.data.image_size
-    step = bucket_steps(config)[0 if side <= size else 1 if side <= 2 * size else 2]
-    return -(-side // step) * step
-
-
-def bucket_steps(config: Config) -> tuple[int, int, int]:
-    """Returns a quarter, a half and the whole of the trained size, rounded up to what the network
-    takes.
-    """
-    size, stride = config.data.image_size, config.model.stride
-    quarter, half, whole = (max(-(-step // stride) * stride, SMALLEST) for step in (size // 4, size // 2, size))
-    return quarter, half, whole
-
-
-def pad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pads (h, w, c) by its mirror image, to the right and below. Photo and mask are padded alike:
-    if the mirrored hole counted as known, it would show what is under it.
-    """
-    (height, width), (wanted_height, wanted_width) = array.shape[:2], size
-    return np.pad(array, ((0, wanted_height - height), (0, wanted_width - width), (0, 0)), mode="symmetric")
 
 
 def array_of_photo(photo: Photo) -> np.ndarray:

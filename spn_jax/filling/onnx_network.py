@@ -13,8 +13,8 @@ import numpy as np
 from spn_jax.config import Config, DataConfig, ModelConfig
 from spn_jax.errors import InputError, first_line
 from spn_jax.filling.completion import draw_noise
-from spn_jax.filling.inpainter import bucket, pad
 from spn_jax.filling.onnx_contract import Port, find_contract
+from spn_jax.filling.padding import bucket, pad
 from spn_jax.filling.windows import Shown
 
 OWN_METADATA = "spn_jax"  # the metadata entry in which our files describe themselves, as JSON

@@ -1,8 +1,8 @@
-"""Reads photos with their metadata, fills them without changing known pixels, and writes them.
+"""Reads photos with their metadata, puts colours into their holes, and writes them.
 
-It uses no JAX. 8 and 16 bits a channel, colour and grey, transparency, colour profile and EXIF data
-are kept. Photos whose pixels could not be kept are refused with an explanation. Data that may show
-what was in the hole is left out and reported.
+It uses no JAX. No known pixel changes. 8 and 16 bits a channel, colour and grey, transparency,
+colour profile and EXIF data are kept. Photos whose pixels could not be kept are refused with an
+explanation. Data that may show what was in the hole is left out and reported.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from PIL import Image
 
 from spn_jax.errors import InputError, enumerated
 from spn_jax.filling.formats import bits_of, is_inverted, name_of, register_heic
-from spn_jax.filling.holes import LUMA, Hole, MaskFrom, grown, hole_of_array, hole_of_picture, notes_on_size
+from spn_jax.filling.holes import LUMA, ExaminedMask, MaskFrom, grown, hole_of_array, hole_of_picture, notes_on_size
 from spn_jax.filling.metadata import (
     MALFORMED_EXIF,
     ORIENTATION,
@@ -176,18 +176,8 @@ class Photo:
             shown[rows] = colours
         return shown
 
-    def filled(self, completion: np.ndarray, mask: np.ndarray) -> Self:
-        """Returns the photo with its hole filled. Each known pixel keeps every bit, colours and
-        opacity.
-
-        Args:
-            completion: (h, w, 3), of any type, from 0 to 255; only the hole's pixels are used.
-            mask: uint8 (h, w, 1), 1 = hole.
-        """
-        return self.with_hole(completion[mask[..., 0] > 0], mask)
-
-    def with_hole(self, colours: np.ndarray, mask: np.ndarray) -> Self:
-        """Returns the photo with other pixels in its hole. Each known pixel keeps every bit,
+    def with_colours_in_hole(self, colours: np.ndarray, mask: np.ndarray) -> Self:
+        """Returns the photo with these colours in its hole. Each known pixel keeps every bit,
         colours and opacity.
 
         Args:
@@ -301,7 +291,7 @@ def as_mask(
 
 def examine_mask(
     source: Source, name: str, shape: tuple[int, int], invert: bool = False, dilate: int = 0, mask_from: MaskFrom = "white"
-) -> Hole:
+) -> ExaminedMask:
     """Reads a mask and notes what looks mistaken about it. Values from half of the range on are
     white, so soft borders become hard.
 
@@ -332,7 +322,7 @@ def examine_mask(
         theirs, ours = (f"{width} x {height}" for height, width in (shape, hole.shape))
         raise InputError(f"{name} is {ours} pixels, the photo, upright, is {theirs}; make a mask of the photo's size")
     mask = grown(hole.astype(np.uint8)[..., None], dilate)
-    return Hole(mask, (*notes, *notes_on_size(mask, name, invert)))
+    return ExaminedMask(mask, (*notes, *notes_on_size(mask, name, invert)))
 
 
 @contextlib.contextmanager

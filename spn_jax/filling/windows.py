@@ -46,19 +46,19 @@ class Window:
     corner: tuple[int, int] = (0, 0)
 
     @property
-    def place(self) -> tuple[slice, slice]:
+    def in_photo(self) -> tuple[slice, slice]:
         """The window's slices of the photo."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
     @property
-    def inner(self) -> tuple[slice, slice]:
+    def box_in_window(self) -> tuple[slice, slice]:
         """The weight box's slices of the window."""
         return tuple(slice(start, start + length) for start, length in zip(self.corner, self.weights.shape, strict=True))  # type: ignore
 
     @property
-    def filled(self) -> tuple[slice, slice]:
+    def box_in_photo(self) -> tuple[slice, slice]:
         """The weight box's slices of the photo."""
-        rows, columns = self.inner
+        rows, columns = self.box_in_window
         return slice(self.top + rows.start, self.top + rows.stop), slice(self.left + columns.start, self.left + columns.stop)
 
     @property
@@ -299,7 +299,7 @@ def show(image: np.ndarray, mask: np.ndarray, window: Window) -> Shown:
 
     A pixel of the reduced picture is part of the hole if any of the pixels that it averages is.
     """
-    inside, hole = image[window.place], mask[window.place]
+    inside, hole = image[window.in_photo], mask[window.in_photo]
     height, width = window.shown_size
     if (height, width) == inside.shape[:2]:
         return Shown(inside, hole)
@@ -327,8 +327,8 @@ class Canvas:
     def add(self, window: Window, colours: np.ndarray, sample: int = 0) -> None:
         """Adds a window's prediction, float32 (height, width, 3)."""
         counts = window.weights > 0
-        pixels, weights = self._numbers[window.filled][counts], window.weights[counts][:, None]
-        self._total[sample, pixels] += weights * colours[window.inner][counts]
+        pixels, weights = self._numbers[window.box_in_photo][counts], window.weights[counts][:, None]
+        self._total[sample, pixels] += weights * colours[window.box_in_window][counts]
         self._weight[sample, pixels] += weights
 
     def colours(self, sample: int = 0) -> np.ndarray:
@@ -350,7 +350,7 @@ def enlarged(prediction: np.ndarray, image: np.ndarray, mask: np.ndarray, window
     whole = cv2.resize(prediction.astype(np.float32), (window.width, window.height), interpolation=cv2.INTER_CUBIC)
     if window.limit is None:
         return whole
-    return with_feathered_seam(whole, image[window.place], mask[window.place])
+    return with_feathered_seam(whole, image[window.in_photo], mask[window.in_photo])
 
 
 def with_feathered_seam(prediction: np.ndarray, image: np.ndarray, mask: np.ndarray) -> np.ndarray:

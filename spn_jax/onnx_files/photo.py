@@ -11,7 +11,7 @@ probabilistic model draws its own noise, so every run gives another completion.
 import numpy as np
 
 from spn_jax.checkpoints.store import LoadedModel
-from spn_jax.filling.inpainter import bucket_steps
+from spn_jax.filling.padding import bucket_steps
 from spn_jax.models.spn import SPN
 from spn_jax.onnx_files.graph import Graph, Name, Precision, described
 from spn_jax.onnx_files.write import finished, predict

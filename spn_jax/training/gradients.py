@@ -18,7 +18,7 @@ from spn_jax.models.prior import Pyramid
 from spn_jax.models.spn import SPNOutput, merge_samples, split_samples
 from spn_jax.training.losses import (
     adversarial_loss,
-    discriminator_loss,
+    discriminator_terms,
     diversity_loss,
     feature_matching_loss,
     hole_shares,
@@ -44,8 +44,8 @@ class Gradients(NamedTuple):
 
 
 class DiscriminatorState(NamedTuple):
-    """Holds a discriminator's kernels and the singular vectors that spectral normalisation divides
-    them by.
+    """Holds a discriminator's kernels and the singular vectors from which spectral normalisation
+    computes the singular value that it divides them by.
     """
 
     kernels: nnx.State
@@ -126,7 +126,7 @@ def discriminator_gradients(
     def loss(kernels: nnx.State) -> tuple[Array, Metrics]:
         real_logits = discriminate(graph, DiscriminatorState(kernels, photo_vectors), photos).logits
         fake_logits = discriminate(graph, DiscriminatorState(kernels, fake_vectors), fakes).logits
-        on_real, on_fake = discriminator_loss(real_logits, fake_logits, graph.loss.adversarial)
+        on_real, on_fake = discriminator_terms(real_logits, fake_logits, graph.loss.adversarial)
         total = (on_real + on_fake) / 2
         accuracy = (jnp.mean(real_logits > 0, dtype=total.dtype) + jnp.mean(fake_logits < 0, dtype=total.dtype)) / 2
         metrics = {"loss": total, "real": on_real, "fake": on_fake, "accuracy": accuracy}

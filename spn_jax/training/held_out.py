@@ -85,8 +85,8 @@ class HeldOut:
     def evaluate_if_due(self, step: int, due: Due, model: SPN) -> dict[str, float] | None:
         """Evaluates if it is due at `step`; logs and returns the scores.
 
-        SIGTERM must not wait for an evaluation. It ends the evaluation without scores, and the next
-        start repeats it.
+        A signal to stop ends the evaluation without scores, and the next start repeats it. With
+        several processes, which cannot agree in the middle, the evaluation is finished first.
         """
         if not due.evaluation:
             return None

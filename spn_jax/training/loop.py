@@ -35,7 +35,7 @@ def train(config: Config, workdir: Path, *, config_file: str = "configs/NAME.py"
     Raises:
         InputError: settings, data or checkpoint are wrong; a loss is not finite; a file cannot be
             written.
-        Stopped: SIGTERM or Ctrl-C came; the state is saved.
+        Stopped: SIGTERM or Ctrl-C came; the state is saved if there was a step.
     """
     # Devices
     mesh = make_mesh()

@@ -21,6 +21,7 @@ DIVERSITY_EPSILON = 1e-5  # of Eq. 14
 
 Adversarial = Literal["non_saturating", "saturating", "hinge"]
 Form = Literal["released", "paper"]
+KLDirection = Literal["paper", "released"]
 
 
 def wide(x: Array) -> Array:
@@ -64,7 +65,7 @@ def log_sigmoid(logits: Array) -> Array:
     return jnp.maximum(jax.nn.log_sigmoid(wide(logits)), LOG_FLOOR)
 
 
-def discriminator_loss(real_logits: Array, fake_logits: Array, form: Adversarial) -> tuple[Array, Array]:
+def discriminator_terms(real_logits: Array, fake_logits: Array, form: Adversarial) -> tuple[Array, Array]:
     """Returns the discriminator's terms for real and for completed images; its loss is their mean.
 
     They are the binary cross entropy of Eq. 11, or for "hinge" mean(relu(1 - real)) and mean(relu(1
@@ -94,7 +95,7 @@ def adversarial_loss(fake_logits: Array, form: Adversarial) -> Array:
     return jnp.mean(log_sigmoid(-fake_logits))
 
 
-def kl_loss(mu: Array, sigma: Array, direction: Form) -> Array:
+def kl_loss(mu: Array, sigma: Array, direction: KLDirection) -> Array:
     """Returns the divergence of Eq. 6 between the posterior N(mu, sigma^2) and the prior N(0, 1),
     averaged over all elements of any shape.
 

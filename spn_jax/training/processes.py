@@ -23,8 +23,8 @@ LAST_WORDS = 5  # seconds in which other processes may report the same error
 
 
 class Stopped(Exception):
-    """Raised when the run was told to stop and its state is saved. `status` is the exit status for
-    that signal.
+    """Raised when the run was told to stop and its state is saved, unless it is at step 0. `status`
+    is the exit status for that signal.
     """
 
     def __init__(self, number: int):

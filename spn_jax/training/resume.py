@@ -18,6 +18,7 @@ from spn_jax import __version__
 from spn_jax.checkpoints.parameters import named_arrays, with_named_arrays
 from spn_jax.checkpoints.store import (
     FOLDER,
+    checkpoint_step,
     find_checkpoint,
     load_discriminator,
     load_parameters,
@@ -167,19 +168,23 @@ def initialise_from(state: TrainState, path: str, rate: float, say: Say) -> Trai
 
 
 def final_learning_rate(folder: Path) -> float | None:
-    """Returns the learning rate of the last step before a checkpoint, or None where that is
-    unknown, as for a converted one.
+    """Returns the learning rate of the last step before a checkpoint or a model file, or None where
+    that is unknown: in a converted one, or where epochs are counted and the number of photos is not
+    stored.
     """
     info = read_info(folder)
-    photos = info.get("data", {}).get("photos", "").partition(" ")[0].replace(",", "")
-    if "converted_from" in info or not photos.isdigit():
+    if "converted_from" in info:
         return None
     try:
         config = from_dict(info["config"], origin=str(folder))
     except InputError:  # settings of another version, which its parameters do not depend on
         return None
-    schedule = resolve_schedule(config, max(1, int(photos) // config.train.batch_size))
-    return float(learning_rate(schedule, jnp.asarray(max(int(folder.name) - 1, 0))))
+    photos = info.get("data", {}).get("photos", "").partition(" ")[0].replace(",", "")
+    if config.schedule.unit == "epochs" and not photos.isdigit():
+        return None
+    steps_per_epoch = max(1, int(photos) // config.train.batch_size) if photos.isdigit() else 1
+    last_step = max(checkpoint_step(folder, info) - 1, 0)
+    return float(learning_rate(resolve_schedule(config, steps_per_epoch), jnp.asarray(last_step)))
 
 
 def shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from spn_jax.checkpoints.store import LoadedModel
-from spn_jax.config import SCORING, Config
+from spn_jax.config import SCORING_KEYS, Config
 from spn_jax.data.images import PhotoFiles, prepare_photo
 from spn_jax.data.masks import MaskFiles, mask_fit
 from spn_jax.errors import InputError
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser, count: int, others: bool = Fa
     add("--seed", type=int, help="of drawn pairs and of samples: eval.seed")
     add("--batch-size", type=int, help="photos a call: eval.batch_size")
     add("overrides", nargs="*", metavar="section.key=value", help="other settings of data and eval, see below")
-    parser.epilog = help_text(Config, *SCORING)
+    parser.epilog = help_text(Config, *SCORING_KEYS)
     parser.set_defaults(samples=None, inception=None, lpips_alex=None, lpips_vgg=None, raw_results=False)
     if not others:
         parser.set_defaults(results=[], method=[])

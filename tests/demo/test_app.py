@@ -72,7 +72,7 @@ class Painter:
             assert self.go.wait(PATIENCE)
             self.made += 1
         for number in range(1, samples + 1):
-            yield photo.filled(np.full((*photo.size, 3), 10 * number, np.uint8), mask)
+            yield photo.with_colours_in_hole(np.full((int(mask.sum()), 3), 10 * number, np.uint8), mask)
 
     def priors(self, image: np.ndarray, mask: np.ndarray) -> dict[int, np.ndarray]:
         return {level: np.random.default_rng(0).random((32 // 2**level, 32 // 2**level, 3)) for level in (1, 2, 3)}
@@ -579,7 +579,7 @@ def test_an_upload_that_is_broken_off_says_nothing(painter: Painter, capfd: pyte
 
 
 def test_an_upload_that_stops_is_ended(painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "GRACE", 0.2)
+    monkeypatch.setattr(intake, "UPLOAD_SECONDS", 0.2)
 
     async def talk(app: Any) -> None:
         client = Client(app, "/api/photos")

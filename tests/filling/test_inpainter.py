@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from spn_jax.errors import InputError
-from spn_jax.filling import completion, inpainter
+from spn_jax.filling import completion, inpainter, padding
 from spn_jax.filling.inpainter import Inpainter, SPNNetwork
 from spn_jax.filling.photos import Photo
 from spn_jax.models.spn import SPN
@@ -146,7 +146,7 @@ def test_odd_sizes_share_programs(checkpoints: dict[str, Path]) -> None:
     for height, width in (17, 30), (21, 29), (32, 32), (25, 18):
         fresh(photo(height, width), corner(height, width))
     assert len(network_of(fresh)._programs) == 1
-    sides = {inpainter.bucket(side, fresh.config) for side in range(1, 65)}
+    sides = {padding.bucket(side, fresh.config) for side in range(1, 65)}
     assert sides == {16, 32, 48, 64}
 
 

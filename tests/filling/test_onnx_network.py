@@ -138,7 +138,7 @@ def test_windows_grow_around_what_they_fill() -> None:
     window = Window(top=1, left=20, height=3, width=4, limit=8, weights=part, corner=(1, 1))
     grown = at_least(window, 8, (30, 26))
     assert (grown.height, grown.width) == (8, 8) and grown.top == 0 and grown.left == 18
-    assert grown.filled == window.filled and grown.weights is part
+    assert grown.box_in_photo == window.box_in_photo and grown.weights is part
     assert at_least(window, 3, (30, 26)) is window
 
 

@@ -164,7 +164,9 @@ def test_known_pixels_are_those_that_others_read_and_the_hole_is_where_it_is_see
     np.testing.assert_array_equal(hole, mask)
 
     completion = random.uniform(0, 255, (height, width, 3)).astype(np.float32)
-    result = imagecodecs.png_decode(encode_photo(photo.filled(completion, hole), ".png")).reshape(height, width, -1)
+    result = imagecodecs.png_decode(encode_photo(photo.with_colours_in_hole(completion[hole[..., 0] > 0], hole), ".png")).reshape(
+        height, width, -1
+    )
     known, inside = mask[..., 0] == 0, mask[..., 0] > 0
     assert result.dtype == dtype
     # 16 bits: written as colours, because OpenCV has no grey with opacity

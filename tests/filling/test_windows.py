@@ -59,8 +59,8 @@ def assemble(image: np.ndarray, mask: np.ndarray, windows: list[Window], predict
 def test_the_windows_fill_the_hole_and_nothing_else(name: str, strategy) -> None:
     mask, weight = MASKS[name], np.zeros(SIZE, np.float32)
     for window in plan(mask, strategy, TRAINED):
-        weight[window.filled] += window.weights
-        assert all(a.start >= 0 and a.stop <= b for a, b in zip(window.inner, (window.height, window.width), strict=True))
+        weight[window.box_in_photo] += window.weights
+        assert all(a.start >= 0 and a.stop <= b for a, b in zip(window.box_in_window, (window.height, window.width), strict=True))
         assert max(window.shown_size) <= LARGEST * TRAINED or strategy == "original"
     # where windows overlap their weights are 1 together
     np.testing.assert_allclose(weight, mask[..., 0], atol=1e-5)
@@ -69,7 +69,7 @@ def test_the_windows_fill_the_hole_and_nothing_else(name: str, strategy) -> None
 @pytest.mark.parametrize("name", [name for name in MASKS if name != "all"])
 def test_crops_have_surroundings(name: str) -> None:
     for window in plan(MASKS[name], "crop", TRAINED):
-        rows, columns = window.inner
+        rows, columns = window.box_in_window
         margins = (
             (rows.start, window.top),
             (window.height - rows.stop, SIZE[0] - window.top - window.height),
@@ -212,7 +212,7 @@ def test_there_are_few_more_windows_than_cover_the_photo(name: str) -> None:
     assert len(windows) <= 1.5 * most
     weight = np.zeros(mask.shape[:2], np.float32)
     for window in windows:
-        weight[window.filled] += window.weights
+        weight[window.box_in_photo] += window.weights
     np.testing.assert_allclose(weight, mask[..., 0], atol=1e-5)
     # four bytes a pixel and what overlaps
     assert sum(window.weights.nbytes for window in windows) <= 8 * mask.size

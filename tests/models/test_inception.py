@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-# isort: skip after torch's door, which makes its import of torchvision work
+# isort: skip after our import of torch, which makes that of torchvision work
 import pytorch_fid.inception
 from flax import nnx
 from PIL import Image

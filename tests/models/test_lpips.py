@@ -14,7 +14,7 @@ from teacher_export.frameworks import torch
 from teacher_export.weights import main
 from tests.golden_model import nchw
 
-import lpips  # isort: skip  after torch's door, which makes its import of torchvision work
+import lpips  # isort: skip  after our import of torch, which makes that of torchvision work
 
 # LPIPS's own weights are part of the package
 SHIPPED = Path(lpips.__file__).parent / "weights" / "v0.1"

@@ -9,8 +9,9 @@ import onnxruntime
 import pytest
 
 from spn_jax import export
-from spn_jax.filling.inpainter import Inpainter, bucket_steps
+from spn_jax.filling.inpainter import Inpainter
 from spn_jax.filling.onnx_network import OWN_METADATA
+from spn_jax.filling.padding import bucket_steps
 from spn_jax.onnx_files.graph import Graph, described
 from spn_jax.onnx_files.photo import mirrored_places, padded_length, photo_file
 from tests.onnx_files.models import PAPER, loaded

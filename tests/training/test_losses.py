@@ -12,7 +12,7 @@ from spn_jax.models.spn import merge_samples, split_samples
 from spn_jax.models.vgg import VGG19
 from spn_jax.training.losses import (
     adversarial_loss,
-    discriminator_loss,
+    discriminator_terms,
     diversity_loss,
     feature_matching_loss,
     hole_shares,
@@ -64,7 +64,7 @@ def test_prior_loss_enlarges_the_target_and_reduces_the_mask_by_nearest_neighbou
 
 def test_discriminator_loss_is_binary_cross_entropy() -> None:
     real, fake = random(2, 4, 4, 1) * 4 - 2, random(2, 4, 4, 1, seed=1) * 4 - 2
-    on_real, on_fake = discriminator_loss(real, fake, "non_saturating")
+    on_real, on_fake = discriminator_terms(real, fake, "non_saturating")
     assert float(on_real) == pytest.approx(np.mean(-np.log(sigmoid(real))), rel=1e-5)
     assert float(on_fake) == pytest.approx(np.mean(-np.log(1 - sigmoid(fake))), rel=1e-5)
 
@@ -77,7 +77,7 @@ def test_adversarial_loss_has_the_released_and_the_papers_form() -> None:
 
 def test_hinge_losses() -> None:
     real, fake = random(2, 4, 4, 1) * 4 - 2, random(2, 4, 4, 1, seed=1) * 4 - 2
-    on_real, on_fake = discriminator_loss(real, fake, "hinge")
+    on_real, on_fake = discriminator_terms(real, fake, "hinge")
     assert float(on_real) == pytest.approx(np.maximum(1 - real, 0).mean(), rel=1e-5)
     assert float(on_fake) == pytest.approx(np.maximum(1 + fake, 0).mean(), rel=1e-5)
     assert float(adversarial_loss(fake, "hinge")) == pytest.approx(-fake.mean(), rel=1e-5)
@@ -92,7 +92,7 @@ def test_every_adversarial_form_make_fakes_better(form: str) -> None:
 def test_logarithms_are_clamped_at_minus_100() -> None:
     hopeless = jnp.full((1, 1, 1, 1), -1e4)
     assert float(adversarial_loss(hopeless, "non_saturating")) == 100
-    assert float(discriminator_loss(hopeless, -hopeless, "non_saturating")[1]) == 100
+    assert float(discriminator_terms(hopeless, -hopeless, "non_saturating")[1]) == 100
 
 
 def test_losses_of_bfloat16_maps_are_computed_in_float32() -> None:

@@ -16,7 +16,8 @@ import pytest
 from jax.experimental import multihost_utils
 
 from spn_jax.checkpoints.parameters import named_arrays
-from spn_jax.checkpoints.store import Checkpoints
+from spn_jax.checkpoints.store import Checkpoints, find_checkpoint
+from spn_jax.config import load_config
 from spn_jax.errors import InputError
 from spn_jax.settings import to_dict
 from spn_jax.training.resume import (
@@ -30,7 +31,7 @@ from spn_jax.training.resume import (
 )
 from spn_jax.training.state import TrainState, build_networks, create_state, resolve_schedule
 from tests.checkpoints.test_store import spoil
-from tests.tiny import CHANNELS, tiny
+from tests.tiny import CHANNELS, CONFIG_FILE, tiny
 
 CONFIG = tiny()
 INFO: dict[str, Any] = {
@@ -146,7 +147,19 @@ def test_epochs_are_counted_by_the_photos_of_the_run_that_has_ended(tmp_path: Pa
         assert final_learning_rate(folder) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("changes", [{"converted_from": "a.pt"}, {"data": {}}, {"config": {"model": {"of another version": 1}}}])
+def test_the_shipped_model_tells_the_learning_rate_that_it_ended_with(told: list[str]) -> None:
+    """0.0007, dropped twice by 0.3; the file has no number of photos and no step in its name. The
+    demo goes on at this rate."""
+    file = find_checkpoint("pretrained:open_scenes")
+    assert final_learning_rate(file) == pytest.approx(0.0007 * 0.3**2)
+    demo = load_config(CONFIG_FILE.with_name("demo.py"))
+    assert demo.optimizer.learning_rate == pytest.approx(0.0007 * 0.3**2)
+
+
+WITHOUT_PHOTOS = {"config": to_dict(tiny("schedule.unit=epochs")), "data": {}}
+
+
+@pytest.mark.parametrize("changes", [{"converted_from": "a.pt"}, WITHOUT_PHOTOS, {"config": {"model": {"of another version": 1}}}])
 def test_a_checkpoint_may_tell_no_learning_rate(tmp_path: Path, changes: dict[str, Any]) -> None:
     folder = save(tmp_path, 3, new())
     assert final_learning_rate(folder) is not None
