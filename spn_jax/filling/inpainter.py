@@ -162,7 +162,6 @@ class Inpainter:
         Returns:
             `samples` Pillow images for a Pillow image, an array (samples, *image.shape) for an
                 array, and for everything else `Photo`s, which have a method `save`.
-            and for everything else `Photo`s, which have a method `save`.
 
         Raises:
             InputError: as `fill`, or a photo or mask cannot be read.

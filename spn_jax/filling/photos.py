@@ -22,6 +22,7 @@ from spn_jax.errors import InputError, enumerated
 from spn_jax.filling.formats import bits_of, is_inverted, name_of, register_heic
 from spn_jax.filling.holes import LUMA, Hole, MaskFrom, grown, hole_of_array, hole_of_picture, notes_on_size
 from spn_jax.filling.metadata import (
+    EXTRA_SAMPLES,
     MALFORMED_EXIF,
     ORIENTATION,
     PNG_SIGNATURE,
@@ -339,7 +340,7 @@ def examine_mask(
 def _decoded(source: str | Path | bytes | BinaryIO | Image.Image, name: str) -> Iterator[Image.Image]:
     """Opens a context that yields the decoded picture of any source."""
     if isinstance(source, Image.Image):
-        with _decoding(name):
+        with _decoding(name), _without_memory_map(source):
             source.load()
         yield source
         return
@@ -515,7 +516,13 @@ def _arrays(image: Image.Image, name: str, file: BinaryIO | None) -> tuple[np.nd
     if deep and file is not None:
         channels = _deep_channels(file, channels, name)
     colours = 1 if mode in ("L", "LA") else 3
-    return channels[..., :colours], channels[..., colours:] if mode.endswith("A") else None
+    if not mode.endswith("A"):
+        return channels, None
+    alpha = channels[..., colours:]
+    # Pillow divides such colours by their opacity, which rounds them unless that is none or full.
+    if 1 in getattr(image, "tag_v2", {}).get(EXTRA_SAMPLES, ()) and ((alpha > 0) & (alpha < 255)).any():
+        raise InputError(f"{name} has colours multiplied by their opacity (associated alpha), which cannot be preserved; save it as PNG")
+    return channels[..., :colours], alpha
 
 
 def _sixteen_bit_grey(image: Image.Image, name: str) -> np.ndarray:
