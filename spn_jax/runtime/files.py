@@ -14,6 +14,8 @@ from pathlib import Path
 
 from spn_jax.errors import InputError
 
+TEMPORARY = ".spn-"  # prefix of files that are being written; one stays if the process is killed
+
 
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Writes a file that appears only when it is complete, and makes its folder.
@@ -31,7 +33,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); {remedy(error)}") from error
 
 
-def replace_file(path: Path, data: bytes, mark: str = ".spn-") -> Path:
+def replace_file(path: Path, data: bytes, mark: str = TEMPORARY) -> Path:
     """Does what `write_atomically` does, in a folder that exists. Returns the file that was
     written, which is the link's target where `path` is a link.
 
@@ -72,6 +74,19 @@ def without_links(path: Path) -> Path:
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     return target
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Returns whether an error, or one that caused it, says that the disk or the user's quota is
+    full.
+    """
+    chain: BaseException | None = error
+    while chain is not None:
+        text = str(chain)
+        if getattr(chain, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "quota exceeded" in text:
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
 
 
 def remedy(error: OSError) -> str:
