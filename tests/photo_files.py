@@ -138,7 +138,7 @@ def read_by_others(data: bytes) -> np.ndarray:
     """A file's channels as stored, (h, w, c)."""
     if data[:4] in (b"II*\0", b"MM\0*"):
         with tifffile.TiffFile(io.BytesIO(data)) as file:
-            page = file.pages[0]
+            page = file.pages.first
             assert not page.extrasamples or page.extrasamples == (2,)  # opacity that colours are not multiplied by
             pixels = page.asarray()
     elif data[:2] == b"BM":

@@ -400,10 +400,14 @@ def test_odd_names_are_kept_and_one_with_a_line_break_is_refused(tmp_path: Path)
 def test_a_preparation_killed_in_its_first_moment_goes_on(tmp_path: Path) -> None:
     source = as_folder(tmp_path / "source", {f"{i}.jpg": picture(i) for i in range(3)})
     (tmp_path / "out").mkdir()
-    names = list[str]()
-    replace = os.replace
+    names, replace = list[str](), os.replace
+
+    def replace_and_note(old: Path, new: Path) -> None:
+        names.append(old.name)
+        replace(old, new)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "replace", lambda old, new: (names.append(Path(old).name), replace(old, new)))
+        patch.setattr(os, "replace", replace_and_note)
         write_text(tmp_path / "text", "")
     (tmp_path / "out" / names[0]).write_text("{")
     run("folder", [source], tmp_path / "out")

@@ -108,8 +108,13 @@ def test_files_that_were_added_to_our_folder_stay(tmp_path: Path) -> None:
 def test_an_end_before_the_first_commit_leaves_nothing_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partial, "COMMIT_SECONDS", 1000.0)
     folder, written, replace = tmp_path / "partial", list[str](), os.replace
+
+    def replace_and_note(old: Path, new: Path) -> None:
+        written.append(old.name)
+        replace(old, new)
+
     with monkeypatch.context() as patch, Partial(folder, IDENTITY) as first:
-        patch.setattr(os, "replace", lambda old, new: (written.append(Path(old).name), replace(old, new)))
+        patch.setattr(os, "replace", replace_and_note)
         first.add(rows(0, 2))
     # what a process leaves that is killed while it writes
     (folder / written[0]).write_text("{")
