@@ -93,27 +93,44 @@ def png_with_a_transparent_colour(pixels: np.ndarray, orientation: int = 1) -> t
     return data, np.concatenate([pixels, opacity], -1)
 
 
+def packed_png(numbers: np.ndarray, bits: int, colour_type: int, chunks: dict[bytes, bytes], orientation: int) -> bytes:
+    """A PNG of numbers uint8 (h, w) of 1, 2, 4 or 8 bits, with chunks before them."""
+    height, width = numbers.shape
+    each = (numbers[..., None] >> np.arange(bits)[::-1]) & 1
+    rows = np.packbits(each.reshape(height, width * bits), axis=1)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0),
+        b"eXIf": exif_of(orientation).removeprefix(b"Exif\0\0"),
+        **chunks,
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
+        b"IEND": b"",
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, content) for name, content in chunks.items())
+
+
 def png_with_palette(
     random: np.random.Generator, size: tuple[int, int], bits: int, transparent: bool, orientation: int = 1
 ) -> tuple[bytes, np.ndarray]:
     """A PNG whose pixels are numbers of 1, 2, 4 or 8 bits of colours, and these colours: uint8 (h,
     w, 3), or with opacity (h, w, 4).
     """
-    (height, width), count = size, 2**bits
-    colours, opacity = random.integers(0, 256, (count, 3), np.uint8), random.integers(0, 256, (count, 1), np.uint8)
-    numbers = random.integers(0, count, size, np.uint8)
-    each = (numbers[..., None] >> np.arange(bits)[::-1]) & 1
-    rows = np.packbits(each.reshape(height, width * bits), axis=1)
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, bits, 3, 0, 0, 0),
-        b"eXIf": exif_of(orientation).removeprefix(b"Exif\0\0"),
-        b"PLTE": colours.tobytes(),
-        **({b"tRNS": opacity.tobytes()} if transparent else {}),
-        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
-        b"IEND": b"",
-    }
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, content) for name, content in chunks.items())
+    colours, opacity = random.integers(0, 256, (2**bits, 3), np.uint8), random.integers(0, 256, (2**bits, 1), np.uint8)
+    numbers = random.integers(0, 2**bits, size, np.uint8)
+    chunks = {b"PLTE": colours.tobytes(), **({b"tRNS": opacity.tobytes()} if transparent else {})}
+    data = packed_png(numbers, bits, 3, chunks, orientation)
     return data, (np.concatenate([colours, opacity], -1) if transparent else colours)[numbers]
+
+
+def png_of_few_greys(
+    random: np.random.Generator, size: tuple[int, int], bits: int, transparent: bool, orientation: int = 1
+) -> tuple[bytes, np.ndarray]:
+    """A PNG of greys of 1, 2, 4 or 8 bits, and these greys: uint8 (h, w, 1), or with opacity (h, w,
+    2) where one of them is transparent.
+    """
+    numbers, top = random.integers(0, 2**bits, size, np.uint8), 2**bits - 1
+    chunks = {b"tRNS": struct.pack(">H", numbers[0, 0])} if transparent else {}
+    greys, opacity = numbers * np.uint8(255 // top), 255 * (numbers != numbers[0, 0]).astype(np.uint8)
+    return packed_png(numbers, bits, 0, chunks, orientation), np.stack([greys, opacity] if transparent else [greys], -1)
 
 
 def jpeg(pixels: np.ndarray, orientation: int = 1) -> bytes:

@@ -22,8 +22,8 @@ from tests.photo_files import lying, read_by_others, upright
 
 
 class Case(NamedTuple):
-    """A photo's file and a mask. `channels` 1 to 4; `bits` 8 or 16, of a palette 1 to 8; `order` of
-    a TIFF's bytes.
+    """A photo's file and a mask. `channels` 1 to 4; `bits` 8 or 16, of a palette or few greys 1 to
+    8; `order` of a TIFF's bytes.
     """
 
     format: str
@@ -47,8 +47,8 @@ def possible(case: Case) -> bool:
     """Whether there are files of the kind, and whether they can be read: other ones are refused,
     which `test_photos` holds.
     """
-    if case.format == "palette":
-        return case.bits < 16 and case.channels > 2
+    if case.format in ("palette", "few greys"):
+        return case.bits < 16 and (case.channels > 2) == (case.format == "palette")
     if case.bits not in (8, 16):
         return False
     if case.format == "transparent colour":
@@ -64,7 +64,7 @@ def possible(case: Case) -> bool:
 
 CASES = st.builds(
     Case,
-    format=st.sampled_from(["PNG", "TIFF", "JPEG", "WEBP", "BMP", "palette", "transparent colour"]),
+    format=st.sampled_from(["PNG", "TIFF", "JPEG", "WEBP", "BMP", "palette", "few greys", "transparent colour"]),
     channels=st.integers(1, 4),
     bits=st.sampled_from([8, 16, 1, 2, 4]),
     orientation=st.integers(1, 8),
@@ -85,6 +85,8 @@ def written(case: Case, random: np.random.Generator) -> tuple[bytes, np.ndarray]
     size, orientation = (case.height, case.width), case.orientation
     if case.format == "palette":
         return photo_files.png_with_palette(random, size, case.bits, case.channels == 4, orientation)
+    if case.format == "few greys":
+        return photo_files.png_of_few_greys(random, size, case.bits, case.channels == 2, orientation)
     dtype = np.uint8 if case.bits == 8 else np.uint16
     pixels = random.integers(0, 2**case.bits, (*size, case.channels), dtype)
     if case.format == "transparent colour":
@@ -174,6 +176,14 @@ def test_colours_multiplied_by_their_opacity_are_refused_where_dividing_would_ro
             photo = as_photo(file)
             assert photo.alpha is not None
             np.testing.assert_array_equal(np.concatenate([photo.pixels, photo.alpha], -1), pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16])
+def test_signed_numbers_are_refused(dtype: type) -> None:
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.array([[-1, 0, 1]], dtype), photometric="minisblack")
+    with pytest.raises(InputError, match="the photo is of signed numbers, which cannot be preserved; convert it to RGB or greyscale"):
+        as_photo(file)
 
 
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
