@@ -21,7 +21,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
     """Writes a file that appears only when it is complete, and makes its folder.
 
     A replaced file keeps its mode; a new one gets the process's default mode. Where `path` is a
-    link, its target is written.
+    link, its target is written. A device or a pipe, such as /dev/null, is written to and stays.
 
     Raises:
         InputError: it cannot be written.
@@ -43,6 +43,9 @@ def replace_file(path: Path, data: bytes, mark: str = TEMPORARY) -> Path:
     Raises:
         OSError: it cannot be written; the old file is whole, and nothing else is left.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(data)
+        return path
     target = without_links(path)
     # The temporary name does not contain the file's, which may be as long as names may be.
     temporary = target.parent / f"{mark}{secrets.token_hex(6)}"

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,19 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
         "way/third.md",
     ]
     assert names(tmp_path / "folder") == ["file.md", "new.md", "third.md"]
+
+
+def test_a_pipe_or_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
+    """For whoever may write to /dev, a file in the place of /dev/null would end many programs."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to("pipe")
+    with ThreadPoolExecutor(1) as pool:
+        for name in "pipe", "link":
+            read = pool.submit(pipe.read_bytes)
+            write_atomically(tmp_path / name, name)
+            assert read.result(timeout=30) == name.encode() and pipe.is_fifo()
+    assert names(tmp_path) == ["link", "pipe"]
 
 
 def test_links_in_a_circle_are_wrong_input(tmp_path: Path) -> None:
