@@ -132,7 +132,7 @@ def test_two_processes_train_stop_at_sigterm_to_one_and_are_continued_by_one(inp
 
 
 @pytest.mark.long
-def test_ctrl_c_to_all_processes_or_to_one_stops_in_order_and_a_second_one_at_once(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+def test_ctrl_c_to_all_processes_or_to_one_stops_in_order(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     """A terminal sends it to every process that was started there."""
     workdir = tmp_path / "run"
 
