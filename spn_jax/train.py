@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         train(config, workdir, config_file=options.config, init=options.init)
     except Stopped as stopped:
         return stopped.status
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if jax.process_count() == 1:
             raise
         end_all_processes(error)

@@ -156,12 +156,12 @@ def start_two(arguments: list[str], *more: list[str]) -> list[subprocess.Popen[s
     return [start([*arguments, *own[i], "--coordinator", address, "--processes", "2", "--process", str(i)]) for i in range(2)]
 
 
-def finish_both(processes: list[subprocess.Popen[str]], status: int = 0) -> list[tuple[str, str]]:
+def finish_both(processes: list[subprocess.Popen[str]], *statuses: int) -> list[tuple[str, str]]:
     """Their (stdout, stderr), read side by side, since a process whose output nobody reads may wait
-    for ever.
+    for ever. `statuses` are those that they must end with; 0 if none are given.
     """
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda process: finish(process, status), processes))
+        return list(pool.map(finish, processes, statuses or (0, 0)))
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:

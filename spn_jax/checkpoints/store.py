@@ -11,7 +11,6 @@ discriminator alone, or is absent.
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -34,6 +33,7 @@ from spn_jax.config import Config, from_dict
 from spn_jax.errors import InputError, first_few, first_line
 from spn_jax.models.spn import SPN
 from spn_jax.pretrained import catalogue as pretrained
+from spn_jax.runtime.files import is_disk_full
 from spn_jax.runtime.sharding import array_sharding
 from spn_jax.settings import ANOTHER_BEST, values_of
 
@@ -226,19 +226,6 @@ def stored_protocol(info: Mapping[str, Any], origin: str) -> dict[str, Any]:
     its settings are of another version.
     """
     return values_of(from_dict(info["config"], origin), ANOTHER_BEST)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Returns whether an error, or one that caused it, says that the disk or the user's quota is
-    full.
-    """
-    chain: BaseException | None = error
-    while chain is not None:
-        text = str(chain)
-        if getattr(chain, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "quota exceeded" in text:
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
 
 
 def restore(path: Path, state: Any, mesh: Mesh, split: bool = False) -> Any:

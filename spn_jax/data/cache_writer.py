@@ -12,7 +12,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from spn_jax.data.manifest import MANIFEST, PLAN, Manifest, Shard, plan_differences, read_manifest
-from spn_jax.data.shards import READER_OPTIONS, TEMPORARY, BeingWritten, count_records, locked_file, new_shard, write_text
+from spn_jax.data.shards import READER_OPTIONS, TEMPORARY, BeingWritten, count_records, leftovers, locked_file, new_shard, write_text
 from spn_jax.data.teacher import damaged_shards
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import FolderLock
@@ -88,7 +88,7 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
         """Deletes what killed processes left behind. In a shared export that is only what no
         process has locked: it may be at work.
         """
-        for leftover in self.folder.glob(TEMPORARY + "*"):
+        for leftover in leftovers(self.folder, "features-*", "verification"):
             if self.processes == 1:
                 leftover.unlink(missing_ok=True)
             elif leftover.name.startswith(f"{TEMPORARY}features-"):

@@ -22,7 +22,7 @@ from typing import Any
 
 from spn_jax.data.images import NAMES, decode_photo
 from spn_jax.data.official import Photo, Selection
-from spn_jax.data.shards import TEMPORARY, count_records, new_shard, write_text
+from spn_jax.data.shards import count_records, leftovers, new_shard, write_text
 from spn_jax.errors import InputError, counted
 from spn_jax.runtime.files import LOCK, FolderLock
 from spn_jax.runtime.progress import Progress
@@ -162,9 +162,9 @@ def take_up(output: Path, plan: Mapping[str, Any], splits: Mapping[str, Split]) 
                 "the photos' files have other sizes" if key == SIZES else f"{key}: {values.get(key)} -> {plan[key]}" for key in changed
             )
             raise InputError(f"--output {output} holds a data set of other photos ({shown}); choose another folder, or delete it")
-    elif any(not path.name.startswith(TEMPORARY) and path.name != LOCK for path in output.iterdir()):
+    elif {path.name for path in output.iterdir()} - {LOCK, *(path.name for path in leftovers(output))}:
         raise InputError(f"--output {output} is not empty and no preparation of this program; choose another folder")
-    for leftover in (*output.glob(f"{TEMPORARY}*"), *output.glob(f"*/{TEMPORARY}*")):
+    for leftover in (*leftovers(output), *(file for parts in splits.values() for file in leftovers(parts.folder, "photos-*"))):
         leftover.unlink()
     if stored is None:
         write_text(output / PLAN, json.dumps(plan, indent=1) + "\n")

@@ -137,6 +137,15 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+def leftovers(folder: Path, *patterns: str) -> list[Path]:
+    """Returns the files in a folder that killed processes left behind: those of `write_bytes`, and
+    those of `new_shard` for names of these patterns. A user's own file may begin with the same
+    word.
+    """
+    found = [*folder.glob(TEMPORARY + "[0-9a-f]" * 12), *(path for pattern in patterns for path in folder.glob(TEMPORARY + pattern))]
+    return sorted(path for path in found if path.is_file())
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text in UTF-8 as `write_bytes` does. File names that are not valid UTF-8 keep their
     bytes.

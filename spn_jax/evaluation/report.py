@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from spn_jax.checkpoints import weights
+from spn_jax.config import Config
 from spn_jax.data.images import find_images
 from spn_jax.drawing import figures
 from spn_jax.errors import InputError, counted, first_few
@@ -36,6 +37,18 @@ def announcement(evaluation: Evaluation, mesh: Mesh) -> str:
         f"{counted(len(evaluation.masks), 'mask')} of {data.test_masks}, {counted(mesh.size, 'device')}"
     )
     return "\n".join([*lines, f"pair list: {evaluation.pairs.title}"])
+
+
+def check_outside_of_data(output: Path, config: Config) -> None:
+    """Raises InputError if the output folder lies in the photos' or the masks' folder. There its
+    pictures would count as photos or masks the next time, without a word.
+    """
+    for setting, path in ("data.test_photos", config.data.test_photos), ("data.test_masks", config.data.test_masks):
+        folder = Path(path).expanduser()
+        if folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"--output {output} lies in {setting}={path}, where its pictures would be read as well; choose a folder outside"
+            )
 
 
 def check_composites(folder: Path, evaluation: Evaluation) -> None:

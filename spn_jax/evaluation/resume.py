@@ -21,7 +21,7 @@ import numpy as np
 from spn_jax.data.images import find_images, read_list
 from spn_jax.errors import InputError
 from spn_jax.evaluation.pairs import names_sha256
-from spn_jax.runtime.files import LOCK, FolderLock, write_atomically
+from spn_jax.runtime.files import LOCK, TEMPORARY, FolderLock, write_atomically
 
 FOLDER = ".spn_jax-partial"  # its place in the output folder
 FORMAT = 2  # covers the columns too; rows of an earlier version are not resumed
@@ -88,7 +88,7 @@ class Partial:
         not ours.
         """
         path = self.folder / PROGRESS
-        foreign = sorted(some.name for some in self.folder.iterdir() if not some.name.startswith((f".{PROGRESS}-", LOCK)))
+        foreign = sorted(some.name for some in self.folder.iterdir() if not some.name.startswith((TEMPORARY, LOCK)))
         if not foreign:
             return None
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, FileNotFoundError):
@@ -108,7 +108,7 @@ class Partial:
         """Deletes files that we wrote: these, and what an interrupted write of the progress
         left.
         """
-        for path in (*(self.folder / file for file in files), *self.folder.glob(f".{PROGRESS}-*")):
+        for path in (*(self.folder / file for file in files), *self.folder.glob(f"{TEMPORARY}*")):
             path.unlink(missing_ok=True)
 
     def _cut(self, file: str, columns: Mapping[str, int], rows: int) -> bool:

@@ -6,7 +6,17 @@ from spn_jax.errors import InputError
 from spn_jax.evaluation import tables
 from spn_jax.evaluation.methods import check_names, checked_settings, named, named_checkpoints, named_methods
 from spn_jax.evaluation.options import COMPARED
-from spn_jax.evaluation.report import about_run, announcement, check_composites, compare, lines_below, quote, remove_pictures, write_curves
+from spn_jax.evaluation.report import (
+    about_run,
+    announcement,
+    check_composites,
+    check_outside_of_data,
+    compare,
+    lines_below,
+    quote,
+    remove_pictures,
+    write_curves,
+)
 from spn_jax.evaluation.session import Request, open_evaluation, overrides_of, partial_results, results_of, score_all, with_checked_masks
 from spn_jax.runtime.files import check_writable, write_atomically
 from spn_jax.runtime.sharding import make_mesh
@@ -17,9 +27,11 @@ def evaluate(request: Request) -> None:
     mask.
     """
     check_options(request)
-    evaluation = with_checked_masks(open_evaluation(request))
+    evaluation, output = open_evaluation(request), request.output
+    if output is not None:
+        check_outside_of_data(output, evaluation.config)
+    evaluation = with_checked_masks(evaluation)
     quotation = quote(request, evaluation)
-    output = request.output
     composites = output if request.save_composites else None
     if composites is not None:
         check_composites(composites / "composites", evaluation)

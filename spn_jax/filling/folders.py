@@ -36,7 +36,7 @@ from spn_jax.filling.photos import (
     usual_suffix,
 )
 from spn_jax.filling.windows import Strategy
-from spn_jax.runtime.files import check_writable, write_atomically
+from spn_jax.runtime.files import check_writable, is_disk_full, write_atomically
 from spn_jax.runtime.memory import out_of_memory_in_words
 from spn_jax.runtime.progress import Progress
 
@@ -267,11 +267,14 @@ def fill_all(tasks: Sequence[Task], inpainter: Inpainter, options: FillOptions) 
     sentence for each failure.
     """
     left_out, failures, progress = [], [], Progress(0, len(tasks))
-    for task in tasks:
+    for number, task in enumerate(tasks, 1):
         try:
             left_out.append(fill(task, inpainter, options))
         except InputError as error:
             failures.append(str(error))
+            if is_disk_full(error):  # the others would be computed for nothing
+                failures += [f"{other.photo_name}: not begun, because the disk is full" for other in tasks[number:]]
+                break
         except Exception as error:  # an unexpected failure of one photo must not stop the others
             traceback.print_exc()
             failures.append(f"{task.photo_name}: the program failed ({type(error).__name__}: {error}); please report the lines above")

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 from PIL import ExifTags, Image
 
 ORIENTATION = 0x0112  # EXIF tag
+EXTRA_SAMPLES = 338  # tag of a TIFF: what its channels besides colours are; 0 is anything, 1 and 2 are opacity
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # Lengths in bytes of the PNG chunks that define colours and print size.
@@ -129,6 +130,7 @@ def other_left_out(image: Image.Image) -> tuple[str, ...]:
         "IPTC": "photoshop" in image.info,
         "a comment": "comment" in image.info or bool(texts),
         "a second picture": image.format == "MPO",
+        "a channel beside the colours": 0 in getattr(image, "tag_v2", {}).get(EXTRA_SAMPLES, ()),
     }
     return tuple(name for name, is_there in there.items() if is_there)
 

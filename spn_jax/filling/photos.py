@@ -22,6 +22,7 @@ from spn_jax.errors import InputError, enumerated
 from spn_jax.filling.formats import bits_of, is_inverted, name_of, register_heic
 from spn_jax.filling.holes import LUMA, ExaminedMask, MaskFrom, grown, hole_of_array, hole_of_picture, notes_on_size
 from spn_jax.filling.metadata import (
+    EXTRA_SAMPLES,
     MALFORMED_EXIF,
     ORIENTATION,
     PNG_SIGNATURE,
@@ -84,7 +85,10 @@ MODES = {"1": "L", "L": "L", "LA": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB",
 # people's words for Pillow's other modes
 OTHER_MODES = {"F": "of floating-point numbers", "I": "of 32-bit numbers"}
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # Pillow's own limit, 89 million
-BITS_PER_SAMPLE = 258  # tag of a TIFF
+GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow's names of how a PNG's greys of 2 and 4 bits are stored
+# tags of a TIFF
+BITS_PER_SAMPLE = 258
+SAMPLE_FORMAT = 339
 # rows of a 16-bit photo processed at a time, since whole copies would take a multiple of its memory
 STRIP = 256
 
@@ -132,8 +136,8 @@ class Photo:
         """Makes a photo of a Pillow image, upright by its EXIF tag. Raises InputError, which names
         it, if its colours cannot be kept.
         """
-        with _decoding(name), _without_memory_map(image):
-            image.load()
+        with _decoding(name):
+            _load(image)
         return cls._of(image, name, None)
 
     @classmethod
@@ -232,16 +236,20 @@ def as_photo(source: Source, name: str = "the photo") -> Photo:
     return read_photo(source, name)
 
 
-@contextlib.contextmanager
-def _without_memory_map(image: Image.Image) -> Iterator[None]:
-    """Makes Pillow read a file's pixels instead of mapping them into memory; Pillow 13 does not
-    turn a memory-mapped TIFF that lies on its side.
+def _load(image: Image.Image) -> None:
+    """Decodes an image, around two faults of Pillow 13.
+
+    It does not turn a memory-mapped TIFF that lies on its side, so the file is read without a map.
+    Of a PNG's 2 or 4 bits it spreads the greys over 0 to 255, but not the one that is transparent.
     """
-    filename = getattr(image, "filename", None)
+    stored, filename = getattr(image, "tile", None), getattr(image, "filename", None)
+    step = GREY_STEPS.get(stored[0][3]) if stored else None
+    if step and isinstance(image.info.get("transparency"), int):
+        image.info["transparency"] *= step
     if filename:
         image.filename = ""  # type: ignore[attr-defined]
     try:
-        yield
+        image.load()
     finally:
         if filename:
             image.filename = filename  # type: ignore[attr-defined]
@@ -330,7 +338,7 @@ def _decoded(source: str | Path | bytes | BinaryIO | Image.Image, name: str) -> 
     """Opens a context that yields the decoded picture of any source."""
     if isinstance(source, Image.Image):
         with _decoding(name):
-            source.load()
+            _load(source)
         yield source
         return
     source = io.BytesIO(source) if isinstance(source, bytes) else Path(source) if isinstance(source, str) else source
@@ -454,7 +462,7 @@ def _image(file: BinaryIO, name: str) -> Iterator[Image.Image]:
         # last minutes. Phones write MPO: a JPEG with a preview behind it.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise InputError(f"{name} contains several pages or frames; save the one you want as a separate file")
-        image.load()
+        _load(image)
     with image:
         yield image
 
@@ -487,6 +495,9 @@ def _arrays(image: Image.Image, name: str, file: BinaryIO | None) -> tuple[np.nd
     """
     if file is not None and (bits := bits_of(image, file)) > 8:
         raise InputError(f"{name} is {image.format} of {bits} bits a channel, which cannot be preserved; convert it to a PNG of 16 bits")
+    tags = getattr(image, "tag_v2", {})
+    if 2 in tags.get(SAMPLE_FORMAT, ()) and 32 not in tags.get(BITS_PER_SAMPLE, ()):
+        raise InputError(f"{name} is of signed numbers, which cannot be preserved; convert it to RGB or greyscale")
     if image.mode.startswith("I;16"):
         return _sixteen_bit_grey(image, name), None
     if image.mode not in MODES:
@@ -505,7 +516,13 @@ def _arrays(image: Image.Image, name: str, file: BinaryIO | None) -> tuple[np.nd
     if deep and file is not None:
         channels = _deep_channels(file, channels, name)
     colours = 1 if mode in ("L", "LA") else 3
-    return channels[..., :colours], channels[..., colours:] if mode.endswith("A") else None
+    if not mode.endswith("A"):
+        return channels, None
+    alpha = channels[..., colours:]
+    # Pillow divides such colours by their opacity, which rounds them unless that is none or full.
+    if 1 in tags.get(EXTRA_SAMPLES, ()) and ((alpha > 0) & (alpha < 255)).any():
+        raise InputError(f"{name} has colours multiplied by their opacity (associated alpha), which cannot be preserved; save it as PNG")
+    return channels[..., :colours], alpha
 
 
 def _sixteen_bit_grey(image: Image.Image, name: str) -> np.ndarray:

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from spn_jax.errors import InputError
 
+TEMPORARY = ".spn-"  # prefix of files that are being written; one stays if the process is killed
+
 
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Writes a file that appears only when it is complete, and makes its folder.
 
     A replaced file keeps its mode; a new one gets the process's default mode. Where `path` is a
-    link, its target is written.
+    link, its target is written. A device or a pipe, such as /dev/null, is written to and stays.
 
     Raises:
         InputError: it cannot be written.
@@ -31,7 +33,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); {remedy(error)}") from error
 
 
-def replace_file(path: Path, data: bytes, mark: str = ".spn-") -> Path:
+def replace_file(path: Path, data: bytes, mark: str = TEMPORARY) -> Path:
     """Does what `write_atomically` does, in a folder that exists. Returns the file that was
     written, which is the link's target where `path` is a link.
 
@@ -41,6 +43,9 @@ def replace_file(path: Path, data: bytes, mark: str = ".spn-") -> Path:
     Raises:
         OSError: it cannot be written; the old file is whole, and nothing else is left.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(data)
+        return path
     target = without_links(path)
     # The temporary name does not contain the file's, which may be as long as names may be.
     temporary = target.parent / f"{mark}{secrets.token_hex(6)}"
@@ -72,6 +77,19 @@ def without_links(path: Path) -> Path:
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     return target
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Returns whether an error, or one that caused it, says that the disk or the user's quota is
+    full.
+    """
+    chain: BaseException | None = error
+    while chain is not None:
+        text = str(chain)
+        if getattr(chain, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "quota exceeded" in text:
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
 
 
 def remedy(error: OSError) -> str:

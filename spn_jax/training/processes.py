@@ -20,6 +20,8 @@ from spn_jax.errors import InputError, counted, find_input_error, first_line
 from spn_jax.runtime.files import FolderLock
 
 LAST_WORDS = 5  # seconds in which other processes may report the same error
+# what JAX says on CPUs of a process that ended in the middle of a step
+PEER_IS_GONE = re.compile(r"Connection (closed|reset) by peer|Broken pipe|Socket closed", re.IGNORECASE)
 
 
 class Stopped(Exception):
@@ -109,6 +111,7 @@ def join_processes(options: argparse.Namespace) -> None:
         return
     if missing and not options.cluster:
         raise InputError(f"a run of several processes needs {', '.join(by_hand)} in each of them; missing here: {', '.join(missing)}")
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would run when all are there, minutes later
     try:
         jax.distributed.initialize(
             options.coordinator,
@@ -121,6 +124,8 @@ def join_processes(options: argparse.Namespace) -> None:
         raise InputError(
             f"the processes of the run did not find each other ({first_line(error)}); check --coordinator, --processes, --process"
         ) from error
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def own_gpus(environment: Mapping[str, str]) -> list[int] | None:
@@ -165,16 +170,21 @@ def _place_on_machine(environment: Mapping[str, str]) -> tuple[int, int] | None:
         return None
 
 
-def end_all_processes(error: Exception) -> NoReturn:
+def end_all_processes(error: Exception | KeyboardInterrupt) -> NoReturn:
     """Reports an error and ends this process at once, which ends the others.
 
     A normal exit would wait for them, while they wait for this one in the middle of a step.
     """
+    if isinstance(error, KeyboardInterrupt):
+        sys.stdout.flush()
+        os._exit(128 + signal.SIGINT)
     wrong_input = find_input_error(error)
-    if wrong_input is None:
-        traceback.print_exception(error)
-    else:
+    if wrong_input is not None:
         print(f"error: {wrong_input}", file=sys.stderr)
+    elif isinstance(error, jax.errors.JaxRuntimeError) and PEER_IS_GONE.search(str(error)):
+        print("error: another process of this run has ended; its own output says why, and the same command continues", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
     sys.stdout.flush()
     sys.stderr.flush()
     # Process 0 runs the coordination service; when that ends, the other processes are aborted.

@@ -27,7 +27,7 @@ from spn_jax.config import Config, apply_overrides
 from spn_jax.data import images, mask_set, official, prepare
 from spn_jax.data.images import open_photos
 from spn_jax.data.masks import open_masks
-from spn_jax.data.shards import TEMPORARY
+from spn_jax.data.shards import TEMPORARY, write_text
 from spn_jax.data.sources import open_source
 from spn_jax.errors import InputError
 from spn_jax.evaluation.pairs import make_pair_list, match
@@ -279,7 +279,7 @@ def test_interrupted_and_continued_a_preparation_ends_with_the_same_bytes(tmp_pa
     assert (tmp_path / "out" / "plan.json").exists() and not (tmp_path / "out" / "dataset.json").exists()
     with pytest.raises(InputError, match="data_set: celeba -> folder"):
         run("folder", [source], tmp_path / "out")
-    (tmp_path / "out" / "train" / f"{TEMPORARY}photos").write_bytes(b"of a killed process")
+    (tmp_path / "out" / "train" / f"{TEMPORARY}photos-00000-of-00009.array_record").write_bytes(b"of a killed process")
     run("celeba", [source], tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
     run("celeba", [source], tmp_path / "out")
@@ -400,9 +400,27 @@ def test_odd_names_are_kept_and_one_with_a_line_break_is_refused(tmp_path: Path)
 def test_a_preparation_killed_in_its_first_moment_goes_on(tmp_path: Path) -> None:
     source = as_folder(tmp_path / "source", {f"{i}.jpg": picture(i) for i in range(3)})
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / f"{TEMPORARY}plan.json-host-1").write_text("{")
+    names, replace = list[str](), os.replace
+
+    def replace_and_note(old: Path, new: Path) -> None:
+        names.append(old.name)
+        replace(old, new)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", replace_and_note)
+        write_text(tmp_path / "text", "")
+    (tmp_path / "out" / names[0]).write_text("{")
     run("folder", [source], tmp_path / "out")
     assert not list((tmp_path / "out").rglob(f"{TEMPORARY}*"))
+
+
+def test_what_a_user_calls_unfinished_is_never_deleted(tmp_path: Path) -> None:
+    source = as_folder(tmp_path / "source", {f"{i}.jpg": picture(i) for i in range(3)})
+    (tmp_path / "out" / f"{TEMPORARY}edits").mkdir(parents=True)
+    (tmp_path / "out" / f"{TEMPORARY}portrait.jpg").write_bytes(b"mine")
+    with pytest.raises(InputError, match="is not empty and no preparation of this program; choose another folder"):
+        run("folder", [source], tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{TEMPORARY}edits", f"{TEMPORARY}portrait.jpg"]
 
 
 def test_more_shards_than_open_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

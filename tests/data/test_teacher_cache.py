@@ -431,8 +431,14 @@ def test_an_interrupted_export_ends_with_the_same_bytes(tmp_path: Path) -> None:
             write(record(writer.plan, 2, 0), 0)
             raise KeyboardInterrupt
     assert sorted(contents(folder)) == [make_plan().shard_file(0), PLAN]
-    (folder / f"{TEMPORARY}leftover").write_bytes(b"of a killed process")
+    (folder / f"{TEMPORARY}{make_plan().shard_file(1)}").write_bytes(b"of a killed process")
+    (folder / f"{TEMPORARY}{'0a' * 6}").write_bytes(b"of a killed process")
+    (folder / f"{TEMPORARY}portrait.jpg").write_bytes(b"a user's own")
+    (folder / f"{TEMPORARY}edits").mkdir()
     with CacheWriter(str(folder), make_plan()) as writer:
+        assert [path.name for path in sorted(folder.glob(f"{TEMPORARY}*"))] == [f"{TEMPORARY}edits", f"{TEMPORARY}portrait.jpg"]
+        (folder / f"{TEMPORARY}edits").rmdir()
+        (folder / f"{TEMPORARY}portrait.jpg").unlink()
         assert (writer.complete, writer.unfinished) == (False, [1, 2, 3])
     make_cache(folder)
     assert contents(folder) == contents(tmp_path / "straight")

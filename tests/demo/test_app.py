@@ -37,6 +37,7 @@ from spn_jax.demo.pictures import clean_name
 from spn_jax.errors import InputError
 from spn_jax.filling.photos import Photo, encode_photo, read_photo
 from spn_jax.filling.windows import Strategy
+from tests import photo_files
 
 ADDRESS = "http://127.0.0.1:7860"
 HEIGHT, WIDTH = 30, 40
@@ -174,6 +175,36 @@ def test_a_jpeg_comes_back_with_its_decoded_pixels_and_profile(client: TestClien
     Image.fromarray(deep_photo().rgb()).save(buffer, "JPEG", icc_profile=PROFILE)
     response = client.post("/api/fill", files={**FILES, "photo": ("p.jpg", buffer.getvalue())})
     check_known(response.content, read_photo(buffer, "the JPEG"), 10)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_known_pixels_are_those_that_others_read_and_the_hole_is_where_it_is_seen(client: TestClient, orientation: int) -> None:
+    random, size = np.random.default_rng(orientation), (23, 17)
+    deep = random.integers(0, 2**16, (*size, 4), np.uint16)
+    jpeg = photo_files.jpeg(deep[..., :3].astype(np.uint8), orientation)
+    files = {
+        "deep.png": (photo_files.png(deep, orientation), deep),
+        "grey.tif": (photo_files.tiff(deep[..., :1], orientation, ">"), deep[..., :1]),
+        "photo.jpg": (jpeg, photo_files.read_by_others(jpeg)),
+        "palette.png": photo_files.png_with_palette(random, size, 4, transparent=True, orientation=orientation),
+    }
+    for number, (name, (data, stored)) in enumerate(files.items()):
+        seen = photo_files.upright(stored, orientation)
+        mask = (random.random((*seen.shape[:2], 1)) < 0.4).astype(np.uint8)
+        tag = (orientation + number) % 8 + 1
+        mask_data = (photo_files.tiff if number % 2 else photo_files.png)(photo_files.lying(255 * mask, tag), tag)
+        photo = upload(client, data, name)["photo"]
+        job = finished(client, client.post(f"/api/photos/{photo}/fill", files={"mask": mask_data}).json())
+        answers = (
+            client.post("/api/fill", files={"photo": (name, data), "mask": mask_data}),
+            client.get(job["results"][0]["file"]),
+        )
+        known = mask[..., 0] == 0
+        for answer in answers:
+            filled = photo_files.read_by_others(answer.content)
+            assert filled.dtype == seen.dtype
+            np.testing.assert_array_equal(filled[known], seen[known])
+            assert (filled[~known][:, :3] == (2570 if seen.dtype == np.uint16 else 10)).all()
 
 
 def test_several_samples_come_as_an_archive(client: TestClient) -> None:

@@ -198,6 +198,17 @@ def test_wrong_options_are_found_before_anything_is_loaded(
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+@pytest.mark.parametrize("folder", ["photos", "masks"])
+def test_results_are_not_written_among_the_data_where_they_would_be_read(run_folder: Path, folder: str) -> None:
+    before = sorted((run_folder / folder).iterdir())
+    for output in run_folder / folder, run_folder / "elsewhere" / ".." / folder / "out":
+        with pytest.raises(
+            InputError, match=rf"--output \S+ lies in data.test_{folder}=\S+, where its pictures would be read as well; choose"
+        ):
+            evaluate.main(f"run --checkpoint {run_folder} --method mean --output {output}".split())
+    assert sorted((run_folder / folder).rglob("*.*")) == before
+
+
 @pytest.mark.parametrize("size", [36, 50])
 def test_pictures_of_any_size_where_no_model_asks_for_another(run_folder: Path, capsys: pytest.CaptureFixture[str], size: int) -> None:
     common = f"--photos {run_folder}/photos --masks {run_folder}/masks --method mean"

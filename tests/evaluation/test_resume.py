@@ -7,6 +7,7 @@ import pytest
 from spn_jax.errors import InputError
 from spn_jax.evaluation import resume as partial
 from spn_jax.evaluation.resume import Partial, data_state
+from spn_jax.runtime.files import TEMPORARY
 
 IDENTITY = {"pair list": "a", "choice of settings": {"eval.seed": 0}}
 
@@ -106,16 +107,35 @@ def test_files_that_were_added_to_our_folder_stay(tmp_path: Path) -> None:
 
 def test_an_end_before_the_first_commit_leaves_nothing_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partial, "COMMIT_SECONDS", 1000.0)
-    with Partial(tmp_path, IDENTITY) as first:
+    folder, written, replace = tmp_path / "partial", list[str](), os.replace
+
+    def replace_and_note(old: Path, new: Path) -> None:
+        written.append(old.name)
+        replace(old, new)
+
+    with monkeypatch.context() as patch, Partial(folder, IDENTITY) as first:
+        patch.setattr(os, "replace", replace_and_note)
         first.add(rows(0, 2))
-    # of a process that was killed while it wrote
-    (tmp_path / ".progress.json-x1y2").write_text("{")
+    # what a process leaves that is killed while it writes
+    (folder / written[0]).write_text("{")
     for _ in range(2):
-        with Partial(tmp_path, IDENTITY) as again:
+        with Partial(folder, IDENTITY) as again:
             assert (again.done, again.restarted) == (0, "")
             again.add(rows(0, 3))
             np.testing.assert_array_equal(again.scores("spn")["psnr"], np.arange(3) / 3)
-    assert not list(tmp_path.glob(".progress*"))
+    assert not (folder / written[0]).exists()
+
+
+def test_what_a_killed_process_left_stands_in_no_evaluations_way(tmp_path: Path) -> None:
+    folder = tmp_path / "partial"
+    for number in range(2):  # the second one finds what was left by a process that had not begun
+        folder.mkdir(exist_ok=True)
+        (folder / f"{TEMPORARY}0123").write_text("{")
+        with Partial(folder, IDENTITY) as some:
+            some.add(rows(0, 2))
+            (folder / f"{TEMPORARY}4567").write_text("{")
+            some.remove()
+        assert not folder.exists(), number
 
 
 def test_the_state_of_data_follows_its_files(tmp_path: Path) -> None:

@@ -484,6 +484,14 @@ def test_the_second_picture_of_a_phones_jpeg_is_left_out_and_named() -> None:
     assert photo.format == "JPEG" and "a second picture" in photo.left_out
 
 
+def test_a_channel_that_is_neither_colour_nor_opacity_is_left_out_and_named() -> None:
+    file = io.BytesIO()
+    tifffile.imwrite(file, channels(4), photometric="rgb", extrasamples=["unspecified"])
+    photo = read_photo(file, "it")
+    np.testing.assert_array_equal(photo.pixels, channels(4)[..., :3])
+    assert photo.alpha is None and photo.left_out == ("a channel beside the colours",)
+
+
 # --- formats ---
 
 

@@ -2,6 +2,7 @@
 or replaced is left.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -273,6 +274,28 @@ def test_a_broken_photo_is_told_at_the_end_and_the_others_are_done(folder: Path,
     assert broken.startswith("  --image photos/b.png cannot be decoded (")
     assert other_size.startswith("  --mask mask.png is 29 x 21 pixels, the photo, upright, is 9 x 9")
     assert output.splitlines()[-1].startswith("4/4 photos")
+
+
+def test_a_full_disk_ends_a_folder_at_once(folder: Path, run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos").mkdir()
+    for name in "abcd":
+        shutil.copy("photo.png", f"photos/{name}.png")
+    write = folders.write_atomically
+
+    def write_until_it_is_full(path: Path, data: bytes) -> None:
+        if path.name == "b.png":
+            monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        write(path, data)
+
+    monkeypatch.setattr(folders, "write_atomically", write_until_it_is_full)
+    assert run("--image photos --output results") == 1
+    assert names("results") == ["a.png"]
+    assert capsys.readouterr().err.splitlines() == [
+        "error: 3 photos could not be filled:",
+        "  results/b.png cannot be written (No space left on device); choose another folder or free space",
+        "  --image photos/c.png: not begun, because the disk is full",
+        "  --image photos/d.png: not begun, because the disk is full",
+    ]
 
 
 def test_a_fault_of_the_program_costs_one_photo(

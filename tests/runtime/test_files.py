@@ -90,6 +90,19 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
     assert names(tmp_path / "folder") == ["file.md", "new.md", "third.md"]
 
 
+def test_a_pipe_or_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
+    """For whoever may write to /dev, a file in the place of /dev/null would end many programs."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to("pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for name in "pipe", "link":
+        write_atomically(tmp_path / name, name)
+        assert os.read(reader, 100) == name.encode() and pipe.is_fifo()
+    os.close(reader)
+    assert names(tmp_path) == ["link", "pipe"]
+
+
 def test_links_in_a_circle_are_wrong_input(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ from spn_jax import train
 from spn_jax.checkpoints.store import FOLDER, newest_checkpoint
 from spn_jax.config import TrainConfig, load_config
 from spn_jax.errors import InputError, run_command
+from spn_jax.training import loop, processes
 from spn_jax.training.held_out import Due, due_at, due_at_start
 from spn_jax.training.inputs import open_data, read_batches
 from spn_jax.training.processes import Stop, Stopped, join_processes, only_run_in, own_gpus
@@ -247,6 +249,38 @@ def test_ctrl_c_in_one_of_several_processes_is_told_to_all_as_sigterm(monkeypatc
                 signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_ctrl_c_before_the_loop_or_a_second_one_ends_one_of_several_processes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A normal end would wait for the others, which wait for this one in the middle of a step."""
+
+    def interrupted(*inputs: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    def ended(status: int) -> None:
+        raise SystemExit(f"at once with {status}")
+
+    monkeypatch.setattr(loop, "train", interrupted)
+    monkeypatch.setattr(os, "_exit", ended)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(["--config", trainer.CONFIG_FILE])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(SystemExit, match="at once with 130"):
+        train.main(["--config", trainer.CONFIG_FILE])
+
+
+def test_a_process_whose_partner_is_gone_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    gloo = "UNKNOWN: Gloo all-reduce failed: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:13493"
+    monkeypatch.setattr(os, "_exit", lambda status: (_ for _ in ()).throw(SystemExit(status)))
+    monkeypatch.setattr(processes, "LAST_WORDS", 0)
+    for error, said in (
+        (gloo, "error: another process of this run has ended; its own output says why"),
+        ("a fault", "jax.errors.JaxRuntime"),
+    ):
+        with pytest.raises(SystemExit):
+            processes.end_all_processes(jax.errors.JaxRuntimeError(error))
+        told = capsys.readouterr().err
+        assert told.startswith(said) and told.count("\n") == 1
 
 
 def test_only_an_evaluation_that_was_missed_is_due_at_the_start() -> None:
