@@ -16,7 +16,7 @@ $(READY): pyproject.toml $(wildcard constraints/*.txt) scripts/setup.sh
 	@touch $@
 
 demo: setup
-	@echo "demo 1/5: holes in photos of scenes that the model never saw, filled by the model that comes with the package"
+	@echo "demo 1/5: holes in photos of scenes that the model was not trained on, filled by the model that comes with the package"
 	@$(RUN) -m spn_jax.predict --image $(SCENES)/photos --mask $(SCENES)/masks --output runs/demo/filled
 	@$(RUN) -m spn_jax.evaluate run --checkpoint shipped=pretrained:open_scenes --method opencv-telea --method opencv-ns \
 		--photos $(SCENES)/photos --masks objects --image-size 256 --output runs/demo/scenes --grid 8 data.crop=center
