@@ -28,13 +28,14 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder / request.param
 
 
-def test_a_run_continues_from_the_checkpoint_as_it_did(stored: Path, tmp_path: Path) -> None:
+def test_a_run_continues_from_the_checkpoint_as_it_did(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     shutil.copytree(stored / "run", run)
     root, folder = stored.parents[2], f"tests/golden/{stored.name}"
     paths = [f"data.train_photos={folder}/photos/train", f"data.test_photos={folder}/photos/test", f"teacher.cache={folder}/cache"]
     arguments = ["--config", f"{folder}/config.py", "--workdir", str(run), *paths, "schedule.length=3"]
-    output, _ = trainer.run(arguments, cwd=root)
+    monkeypatch.chdir(root)
+    output, _ = trainer.run_here(arguments)
     assert "continues at step 2" in output
     expected = json.loads((stored / "third_step.json").read_text())
     third = next(line for line in trainer.metrics(run) if line["step"] == 3)

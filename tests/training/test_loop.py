@@ -14,7 +14,6 @@ from spn_jax.errors import InputError
 from spn_jax.runtime.files import FolderLock
 from spn_jax.training import loop
 from spn_jax.training.state import TrainState
-from tests import trainer
 from tests.trainer import CONFIG_FILE, Inputs
 
 Event = tuple[str, int]
@@ -95,35 +94,3 @@ def test_a_step_that_does_not_fit_into_the_memory_ends_the_run_in_a_sentence(
     arguments = inputs.arguments(tmp_path / "run")
     with pytest.raises(InputError, match="^the training step did not fit into the memory of the devices; what helps"):
         loop.train(load_config(CONFIG_FILE, arguments[4:]), tmp_path / "run")
-
-
-# Says, in the place of the first step, how many bytes the first device holds and how many of them
-# are of the step's arguments and of the parameters, whole and as they are split.
-HELD = """
-import gc
-import jax
-from spn_jax import train
-from spn_jax.errors import run_command
-from spn_jax.training import loop
-
-def held(arrays):
-    shards = [shard for array in arrays for shard in array.addressable_shards]
-    return sum(shard.data.nbytes for shard in shards if shard.device == jax.devices()[0])
-
-def step(*arguments):
-    gc.collect()
-    model = jax.tree.leaves(arguments[0].model)
-    print("held", held(jax.live_arrays()), held(jax.tree.leaves(arguments)), sum(x.nbytes for x in model), held(model), flush=True)
-    raise SystemExit(0)
-
-loop.compile_train_step = lambda *arguments: step
-run_command(train.main)
-"""
-
-
-def test_where_parameters_are_split_nothing_keeps_them_whole(inputs: Inputs, tmp_path: Path) -> None:
-    split = inputs.arguments(tmp_path / "run", "train.shard_parameters=true")
-    output, _ = trainer.run(split, devices=2, program=("-c", HELD))
-    live, of_step, whole, part = map(int, output.splitlines()[-1].removeprefix("held ").split())
-    assert part < 0.7 * whole
-    assert live - of_step < 0.1 * whole
