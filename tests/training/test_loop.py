@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,6 +69,23 @@ def test_a_step_is_started_before_the_one_before_it_is_waited_for(
 
 class Reached(Exception):
     """The run came as far as a test looks."""
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("default", "DEFAULT"), ("highest", "HIGHEST")])
+def test_a_step_is_traced_with_the_precision_of_the_settings(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, expected: str
+) -> None:
+    programs = []
+
+    def trace(*arguments: Any) -> None:
+        programs.append(jax.jit(jnp.matmul).lower(np.ones((2, 2)), np.ones((2, 2))).as_text())
+        raise Reached
+
+    monkeypatch.setattr(loop, "compile_train_step", lambda graph, mesh, sharding: trace)
+    arguments = inputs.arguments(tmp_path / "run", f"train.precision={precision}")
+    with pytest.raises(Reached):
+        loop.train(load_config(CONFIG_FILE, arguments[4:]), tmp_path / "run")
+    assert f"precision = [{expected}, {expected}]" in programs[0]
 
 
 def test_the_folder_is_locked_before_its_newest_checkpoint_is_looked_for(

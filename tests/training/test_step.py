@@ -436,6 +436,7 @@ def noise(config: Config, step: int) -> jax.Array:
     return jax.random.normal(jax.random.fold_in(jax.random.key(config.train.seed), step), (4, 2, 1, 1, 6))
 
 
+@pytest.mark.long
 def test_bfloat16_changes_the_probabilistic_losses_little(sampled: tuple) -> None:
     low = run_steps(tiny(*PROBABILISTIC, "train.compute_dtype=bfloat16"), 1, Frozen(vgg=Perceiver()))[1][0]
     for name in ("adversarial", "reconstruction", "prior", "feature_matching", "perceptual", "kl"):
@@ -513,3 +514,9 @@ def test_eight_bit_targets_become_numbers_on_the_device() -> None:
     np.testing.assert_array_equal(found[3], plain)
     halves = split_batch({"targets": {2: codes}}, 2)["targets"][2]
     assert {name: array.shape for name, array in halves.items()} == {"codes": (2, 1, 4, 4, 3), "low": (2, 1, 3), "step": (2, 1, 3)}
+
+
+def test_a_part_of_a_batch_takes_photos_from_all_over_it() -> None:
+    """So that each part stays spread over all devices, which hold consecutive photos."""
+    parts = split_batch({"image": jnp.arange(8)}, 2)["image"]
+    np.testing.assert_array_equal(parts, [[0, 2, 4, 6], [1, 3, 5, 7]])
