@@ -75,7 +75,7 @@ class Reached(Exception):
 def test_a_step_is_traced_with_the_precision_of_the_settings(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, expected: str
 ) -> None:
-    programs = []
+    programs: list[str] = []
 
     def trace(*arguments: Any) -> None:
         programs.append(jax.jit(jnp.matmul).lower(np.ones((2, 2)), np.ones((2, 2))).as_text())

@@ -53,8 +53,8 @@ PREFIXES = {DETERMINISTIC: "", PROBABILISTIC: "module.", SPL: "module."}
 @jax.jit
 def maps(model: SPN, discriminator: Discriminator, image: Array, mask: Array, noise: Array | None) -> dict[str, Array]:
     """Every map that the golden files hold, ours, with their choice of channels."""
-    judgement, encoding, refined = discriminator(image), model.encode(image, mask), []
-    refine = Generator.refine
+    judgement, encoding, refine = discriminator(image), model.encode(image, mask), Generator.refine
+    refined: list[Array] = []
 
     def kept(*arguments: Any) -> Array:
         refined.append(refine(*arguments))
