@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from spn_jax.checkpoints.online_teachers import TEACHERS, load_online_teacher, random_arrays
 from spn_jax.checkpoints.weights import NETWORKS, build_efficientnet, read_weights
@@ -31,7 +30,7 @@ from teacher_export.export import export
 from teacher_export.frameworks import torch
 from teacher_export.teachers import efficientnet, load_teacher
 from teacher_export.weights import main
-from tests.golden_model import relative_error
+from tests.golden_model import call, relative_error
 from tests.torch_teachers import teacher, write_photos
 from tests.trainer import idle_step
 
@@ -88,7 +87,7 @@ def assert_maps_equal(path: str, weights: str | None, photos: np.ndarray) -> Non
     extractor = efficientnet.load(weights, 0, torch.device("cpu"))
     with torch.inference_mode():
         expected = extractor.forward(torch.from_numpy(photos).permute(0, 3, 1, 2))
-    maps = nnx.jit(trunk)(photos)
+    maps = call(trunk, photos)
     for name, theirs in zip(extractor.names, expected, strict=True):
         assert relative_error(maps[name], theirs.permute(0, 2, 3, 1).numpy()) < 1e-5, name
 
@@ -224,7 +223,7 @@ def test_tresnet_s_maps_can_be_chosen_too(tmp_path: Path) -> None:
 
 def test_random_weights_keep_the_size_of_the_signal(tmp_path: Path) -> None:
     trunk = build_efficientnet(random_arrays(NAME, seed=0), MAPS, jnp.float32, "random")
-    maps = nnx.jit(trunk)(np.random.default_rng(0).random((1, 64, 64, 3), np.float32))
+    maps = call(trunk, np.random.default_rng(0).random((1, 64, 64, 3), np.float32))
     assert all(0.1 < float(jnp.std(of_block)) < 10 for of_block in maps.values())
 
 

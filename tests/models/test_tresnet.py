@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from spn_jax.checkpoints.weights import load_tresnet
 from spn_jax.config import Config, apply_overrides, load_config
@@ -25,7 +24,7 @@ from teacher_export.teachers import load_teacher
 from teacher_export.weights import main
 from tests import parity_fill
 from tests.devices import on_the_cpu
-from tests.golden_model import GOLDEN, nhwc, relative_error
+from tests.golden_model import GOLDEN, call, nhwc, relative_error
 from tests.torch_teachers import asl_file, tresnet, write_photos
 from tests.trainer import idle_step
 
@@ -51,7 +50,7 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_features_equal_the_golden_ones_on_the_way_from_the_released_file(asl_weights: str) -> None:
     model, origin = load_tresnet(asl_weights, (1, 2, 3), jnp.float32)
     assert re.fullmatch(r"file asl\.pth, sha256 [0-9a-f]{12}", origin)
-    features = nnx.jit(model)(nhwc(parity_fill.image("train_det_a/2x", 2, 128, 128)))
+    features = call(model, nhwc(parity_fill.image("train_det_a/2x", 2, 128, 128)))
     with np.load(GOLDEN / "teacher.npz") as golden:
         for level, maps in features.items():
             assert relative_error(maps[:1, ..., ::8], golden[f"teacher_{level - 1}"].transpose(0, 2, 3, 1)) < 1e-5
@@ -71,8 +70,9 @@ def test_features_equal_timm_s_and_so_does_the_hash(tmp_path: Path) -> None:
     model, origin = load_tresnet(path, (1, 2, 3), jnp.float32)
     assert origin.endswith(tresnet(str(tmp_path / "timm.pth")).weights_sha256[:12])
     photos = torch.rand(1, 64, 48, 3, generator=generator)
+    features = call(model, photos.numpy())
     for level, expected in teacher(photos).items():
-        assert relative_error(nnx.jit(model)(photos.numpy())[level], expected.numpy()) < 1e-5
+        assert relative_error(features[level], expected.numpy()) < 1e-5
 
 
 def test_only_what_the_levels_need_is_built(random_weights: str) -> None:
@@ -169,5 +169,5 @@ def test_without_a_prior_loss_no_teacher_is_loaded(tmp_path: Path) -> None:
 def test_a_gpu_computes_the_teacher_in_float32_at_its_default_precision() -> None:
     """TF32 would be wrong by a thousandth."""
     model, x = TResNetTrunk((1, 2, 3), rng=np.random.default_rng(0), dtype=jnp.float32), parity_fill.image("photo", 1, 128, 128)
-    ours, theirs = nnx.jit(model)(nhwc(x)), on_the_cpu(model, nhwc(x))
+    ours, theirs = call(model, nhwc(x)), on_the_cpu(model, nhwc(x))
     assert {level: relative_error(np.asarray(ours[level]), theirs[level]) < 5e-5 for level in theirs} == dict.fromkeys((1, 2, 3), True)
