@@ -20,20 +20,26 @@ def pytest_configure(config: pytest.Config) -> None:
     # to see the same.
     if not _asks_for_gpu(config):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        # Most of a test is compilation of a program that runs for milliseconds: no optimisation
-        # makes that a third shorter.
-        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        # Most of a test is compilation of a program that runs for milliseconds. LLVM without
+        # optimisation, XLA's older and simpler way to write kernels, and one module for all of them
+        # make that a sixth as long.
+        flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        os.environ.setdefault("XLA_FLAGS", flags)
+    # Tests run two at a time on two cores, where threads of one would wait for those of the other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     cache = Path(__file__).resolve().parent.parent / ".cache" / "jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
-LONGEST = ("test_parity", "test_train", "test_distributed", "test_step")
+LONGEST = ("test_parity", "test_train", "test_distributed", "test_step", "test_page", "test_web")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # The longest files first: processes that share the work end together then.
-    items.sort(key=lambda item: not item.path.name.startswith(LONGEST))
+    # The longest files first: processes that share the work end together then. Of the others the
+    # size tells how long they take.
+    sizes = {path: path.stat().st_size for path in {item.path for item in items}}
+    items.sort(key=lambda item: (not item.path.name.startswith(LONGEST), -sizes[item.path], str(item.path)))
     if _asks_for_gpu(config):
         return
     for item in items:
@@ -78,13 +84,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> "Inputs":
 
 @pytest.fixture(scope="session")
 def reference(inputs: "Inputs", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Work directory of an uninterrupted run of the command line that kept the checkpoint of every
-    step. Not to be changed.
+    """Work directory of an uninterrupted run that kept the checkpoint of every step. Not to be
+    changed.
     """
     from tests import trainer
 
     workdir = tmp_path_factory.mktemp("reference") / "run"
-    trainer.run(inputs.arguments(workdir, "train.keep_last=100"))
+    trainer.run_here(inputs.arguments(workdir, "train.keep_last=100"))
     return workdir
 
 

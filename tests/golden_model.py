@@ -153,6 +153,12 @@ def golden_noise(golden: Golden, cases: list[str], batch: int, dtype: DTypeLike 
     return np.stack([nhwc(parity_fill.noise(case, (batch, 128, 2, 2)), dtype) for case in cases], axis=1)
 
 
+@jax.jit
+def call(network: nnx.Module, image: Any) -> Any:
+    """A network's maps, whose parameters are no constants of the program."""
+    return network(image)  # type: ignore[operator]
+
+
 def relative_error(ours: np.ndarray, golden: np.ndarray) -> float:
     """Largest difference in units of the golden array's largest value."""
     assert ours.shape == golden.shape, (ours.shape, golden.shape)

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -28,13 +29,14 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder / request.param
 
 
-def test_a_run_continues_from_the_checkpoint_as_it_did(stored: Path, tmp_path: Path) -> None:
+def test_a_run_continues_from_the_checkpoint_as_it_did(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     shutil.copytree(stored / "run", run)
     root, folder = stored.parents[2], f"tests/golden/{stored.name}"
     paths = [f"data.train_photos={folder}/photos/train", f"data.test_photos={folder}/photos/test", f"teacher.cache={folder}/cache"]
     arguments = ["--config", f"{folder}/config.py", "--workdir", str(run), *paths, "schedule.length=3"]
-    output, _ = trainer.run(arguments, cwd=root)
+    monkeypatch.chdir(root)
+    output, _ = trainer.run_here(arguments)
     assert "continues at step 2" in output
     expected = json.loads((stored / "third_step.json").read_text())
     third = next(line for line in trainer.metrics(run) if line["step"] == 3)
@@ -45,7 +47,8 @@ def test_the_model_of_the_checkpoint_predicts_what_it_did(stored: Path) -> None:
     expected = np.load(stored / "prediction.npz")
     loaded = load_model(str(stored / "run"))
     image, mask = expected["image"], expected["mask"]
-    output = loaded.model(image[None].astype(np.float32) / 255, mask[None].astype(np.float32), None)
+    complete = jax.jit(lambda model, image, mask: model(image, mask))
+    output = complete(loaded.model, image[None].astype(np.float32) / 255, mask[None].astype(np.float32))
     assert loaded.step == 2
     np.testing.assert_allclose(output.image[0, 0], expected["prediction"], atol=1e-4)
     np.testing.assert_allclose(output.prior[3][0, 0], expected["coarsest_prior"], atol=1e-4)

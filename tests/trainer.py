@@ -2,7 +2,10 @@
 line in a process of its own.
 """
 
+import contextlib
 import dataclasses
+import functools
+import io
 import json
 import os
 import socket
@@ -12,18 +15,26 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
+import pytest
+from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
+from spn_jax import train
 from spn_jax.checkpoints.store import FOLDER, newest_checkpoint
 from spn_jax.config import load_config
 from spn_jax.data.cache_writer import CacheWriter
 from spn_jax.data.images import checksum, open_photos
 from spn_jax.data.manifest import DTYPES, Level, Manifest
 from spn_jax.data.teacher import orientations, preparation
+from spn_jax.errors import run_command
+from spn_jax.training import loop
+from spn_jax.training.state import Batch, Frozen, StepGraph, TrainState
+from spn_jax.training.step import compile_train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_FILE = "configs/tiny.py"
@@ -112,8 +123,7 @@ def start(
     cwd: Path = ROOT,
 ) -> subprocess.Popen[str]:
     """Starts a command in a process of its own, on some devices that the CPU plays."""
-    # half the time of compilation
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *program, *arguments]
     return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -138,6 +148,55 @@ def wait_for(process: subprocess.Popen[str], text: str) -> str:
 def run(arguments: Sequence[str], status: int = 0, **options: Any) -> tuple[str, str]:
     """Runs a command to its end: (stdout, stderr)."""
     return finish(start(arguments, **options), status)
+
+
+@functools.cache
+def shared_step(graph: StepGraph, mesh: Mesh) -> Any:
+    """One compiled step for all runs of this process that have the same graph."""
+    return compile_train_step(graph, mesh)
+
+
+def run_here(arguments: Sequence[str], status: int = 0) -> tuple[str, str]:
+    """Runs the trainer's command in this process, on one device: (stdout, stderr).
+
+    It spares the imports, and the tracing of a step that another run has made already. A test whose
+    matter is a kill, or what a second process sees, takes `run`.
+    """
+
+    def compiled(graph: StepGraph, mesh: Mesh, sharding: Any) -> Any:
+        return shared_step(graph, mesh) if sharding is None else compile_train_step(graph, mesh, sharding)
+
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(sys, "argv", ["train", *arguments]))
+        if loop.compile_train_step is compile_train_step:  # no test has put another in its place
+            stack.enter_context(mock.patch.object(loop, "compile_train_step", compiled))
+        stack.enter_context(contextlib.redirect_stdout(output))
+        stack.enter_context(contextlib.redirect_stderr(errors))
+        stopped = stack.enter_context(pytest.raises(SystemExit))
+        run_command(train.main)
+    assert stopped.value.code == status, f"exit status {stopped.value.code}\n{output.getvalue()}\n{errors.getvalue()}"
+    return output.getvalue(), errors.getvalue()
+
+
+def idle_step(graph: StepGraph, mesh: Mesh, sharding: Any) -> Any:
+    """Stands for `compile_train_step` where a test looks at what happens around the steps: one that
+    only counts.
+    """
+    return lambda state, frozen, batch: (dataclasses.replace(state, step=state.step + 1), {"generator/loss": np.float32(1)})
+
+
+def traced_step(graph: StepGraph, mesh: Mesh, sharding: Any) -> Any:
+    """The same, where the real step must fit the batches: it is traced, which sees every shape, and
+    neither compiled nor run.
+    """
+    real, idle = shared_step(graph, mesh), idle_step(graph, mesh, sharding)
+
+    def step(state: TrainState, frozen: Frozen, batch: Batch) -> Any:
+        jax.eval_shape(real, state, frozen, batch)
+        return idle(state, frozen, batch)
+
+    return step
 
 
 def free_address() -> str:

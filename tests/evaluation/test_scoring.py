@@ -187,7 +187,7 @@ print(json.dumps({name: values.tolist() for name, values in records.items()}))
 
 
 def test_four_devices_score_as_one_does(mesh) -> None:
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"}
     root = Path(__file__).resolve().parents[2]
     process = subprocess.run([sys.executable, "-c", FOUR_DEVICES], cwd=root, env=environment, check=True, capture_output=True, text=True)
     four = json.loads(process.stdout.splitlines()[-1])

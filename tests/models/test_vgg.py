@@ -2,6 +2,7 @@
 to say at every depth.
 """
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -11,14 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import nnx
 
 from spn_jax.checkpoints.weights import load_vgg19, vgg19_names, vgg19_shapes
 from spn_jax.models.vgg import VGG19, WIDTHS, max_pool
 from teacher_export.weights import main
 from tests import parity_fill
 from tests.devices import on_the_cpu
-from tests.golden_model import GOLDEN, nhwc, relative_error
+from tests.golden_model import GOLDEN, call, nhwc, relative_error
 
 
 def golden_weights() -> dict[str, np.ndarray]:
@@ -27,7 +27,9 @@ def golden_weights() -> dict[str, np.ndarray]:
     return {re.sub(r"slice\d", "features", name): parity_fill.weight("vgg." + name, shape) for name, shape in layout}
 
 
+@functools.cache
 def random_vgg(dtype: str = "float32") -> VGG19:
+    """Not to be changed."""
     return VGG19(rng=np.random.default_rng(0), dtype=dtype)
 
 
@@ -44,7 +46,7 @@ def test_maps_equal_the_golden_ones_on_the_way_from_torchvisions_file(tmp_path: 
     assert "left out: features.34 (1 tensors), classifier (2 tensors)" in output
     model, origin = load_vgg19(str(tmp_path / "made" / "vgg19.npz"), 0, jnp.float32)
     assert re.fullmatch(r"file vgg19\.pth, sha256 [0-9a-f]{12}", origin)
-    maps = nnx.jit(model)(nhwc(parity_fill.image("prob_a", 1, 64, 64)))
+    maps = call(model, nhwc(parity_fill.image("prob_a", 1, 64, 64)))
     with np.load(GOLDEN / "vgg_forward.npz") as golden:
         for level, features in enumerate(maps):
             assert relative_error(features[..., ::16], nhwc(golden[f"prob_a/vgg_{level + 1}"])) < 1e-4
@@ -75,15 +77,18 @@ def test_pooling_is_pytorchs_with_its_gradient(size: tuple[int, int]) -> None:
 
 
 def test_maps_of_a_random_network_keep_their_size_with_depth() -> None:
-    maps = nnx.jit(random_vgg())(photo(64, 64))
+    maps = call(random_vgg(), photo(64, 64))
     mean_squares = [float(jnp.mean(features**2)) for features in maps]
     assert all(0.5 < value / mean_squares[0] < 2 for value in mean_squares), mean_squares
 
 
 def test_every_level_sends_a_gradient_to_the_image() -> None:
     model, image = random_vgg(), photo(16, 16)
-    jacobian = jax.jit(jax.jacrev(lambda image: jnp.stack([jnp.mean(features) for features in model(image)])))
-    for level in jacobian(image):
+
+    def means(model: VGG19, image: jax.Array) -> jax.Array:
+        return jnp.stack([jnp.mean(features) for features in model(image)])
+
+    for level in jax.jit(jax.jacrev(means, argnums=1))(model, image):
         assert float(jnp.mean(jnp.abs(level) > 0)) > 0.9
 
 
@@ -104,5 +109,5 @@ def test_computes_in_the_type_it_is_given() -> None:
 def test_a_gpu_computes_vgg19_in_float32_at_its_default_precision() -> None:
     """TF32 would be wrong by a thousandth."""
     model = random_vgg()
-    for ours, theirs in zip(nnx.jit(model)(photo(64, 64)), on_the_cpu(model, photo(64, 64)), strict=True):
+    for ours, theirs in zip(call(model, photo(64, 64)), on_the_cpu(model, photo(64, 64)), strict=True):
         assert relative_error(np.asarray(ours), theirs) < 2e-5

@@ -1,5 +1,6 @@
 """Placement on devices, and the sentence for a batch that does not divide."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from spn_jax.errors import InputError
 from spn_jax.runtime.sharding import array_sharding, check_divisible, make_mesh, place, replicate, shard_batch, state_sharding
+from spn_jax.training import loop
 from tests import trainer
 from tests.trainer import Inputs
 
@@ -60,8 +62,11 @@ def test_batches_that_do_not_divide_are_told_the_nearest_that_does(batch: int, d
 
 
 @pytest.mark.parametrize("setting", ["train.batch_size", "eval.batch_size"])
-def test_batch_that_does_not_divide_on_the_command_line(inputs: Inputs, tmp_path, setting: str) -> None:
-    _, errors = trainer.run(inputs.arguments(tmp_path / "run", f"{setting}=6"), status=2, devices=4)
+def test_batch_that_does_not_divide_on_the_command_line(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setattr(loop, "make_mesh", lambda: AbstractMesh((4,), ("data",)))
+    _, errors = trainer.run_here(inputs.arguments(tmp_path / "run", f"{setting}=6"), status=2)
     assert errors == f"error: {setting}=6 does not divide over 4 devices; the nearest that does is 4 or 8\n"
     assert not (tmp_path / "run").exists()
 

@@ -14,6 +14,7 @@ import pytest
 from spn_jax.config import TeacherConfig, load_config
 from spn_jax.data.teacher import TeacherCache
 from spn_jax.errors import InputError
+from spn_jax.training import loop
 from spn_jax.training.loop import train
 from teacher_export import frameworks
 from teacher_export.export import export
@@ -22,6 +23,7 @@ from teacher_export.teachers import Teacher, load_teacher
 from teacher_export.teachers.interface import nearest_maps
 from tests import parity_fill
 from tests.torch_teachers import GOLDEN, SIZE, asl_file, asl_trunk, export_settings, teacher, tresnet, write_photos
+from tests.trainer import traced_step
 
 ROOT = Path(__file__).resolve().parents[2]
 LEVEL_OF = {"teacher_0": 1, "teacher_1": 2, "teacher_2": 3}
@@ -481,8 +483,8 @@ def test_what_is_missing_or_too_much_is_said(settings: list[str], weights: str |
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Exports a teacher's features of four photos and trains one step; returns the checkpoint's
-    folder.
+    """Exports a teacher's features of four photos and makes one step, traced but not computed;
+    returns the run's folder.
     """
     folder = tmp_path_factory.mktemp("students")
     photos = write_photos(folder / "photos", 4)
@@ -493,7 +495,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         short = ["schedule.length=1", "schedule.learning_rate_drops=", "eval.photos=4", "data.flip=none", "train.image_every=9"]
         config = load_config(ROOT / "configs" / "tiny.py", [*fixed, *short, *settings])
         export(config, load_teacher(config.teacher, weights, "cpu", config.data.image_size))
-        state = train(config, workdir / "run")
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(loop, "compile_train_step", traced_step)
+            state = train(config, workdir / "run")
         assert int(state.step) == 1
         assert TeacherCache.open(config.teacher.cache).manifest.teacher == name
         return workdir / "run"

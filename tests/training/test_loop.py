@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,6 @@ from spn_jax.errors import InputError
 from spn_jax.runtime.files import FolderLock
 from spn_jax.training import loop
 from spn_jax.training.state import TrainState
-from tests import trainer
 from tests.trainer import CONFIG_FILE, Inputs
 
 Event = tuple[str, int]
@@ -71,6 +71,23 @@ class Reached(Exception):
     """The run came as far as a test looks."""
 
 
+@pytest.mark.parametrize(("precision", "expected"), [("default", "DEFAULT"), ("highest", "HIGHEST")])
+def test_a_step_is_traced_with_the_precision_of_the_settings(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, expected: str
+) -> None:
+    programs: list[str] = []
+
+    def trace(*arguments: Any) -> None:
+        programs.append(jax.jit(jnp.matmul).lower(np.ones((2, 2)), np.ones((2, 2))).as_text())
+        raise Reached
+
+    monkeypatch.setattr(loop, "compile_train_step", lambda graph, mesh, sharding: trace)
+    arguments = inputs.arguments(tmp_path / "run", f"train.precision={precision}")
+    with pytest.raises(Reached):
+        loop.train(load_config(CONFIG_FILE, arguments[4:]), tmp_path / "run")
+    assert f"precision = [{expected}, {expected}]" in programs[0]
+
+
 def test_the_folder_is_locked_before_its_newest_checkpoint_is_looked_for(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,35 +112,3 @@ def test_a_step_that_does_not_fit_into_the_memory_ends_the_run_in_a_sentence(
     arguments = inputs.arguments(tmp_path / "run")
     with pytest.raises(InputError, match="^the training step did not fit into the memory of the devices; what helps"):
         loop.train(load_config(CONFIG_FILE, arguments[4:]), tmp_path / "run")
-
-
-# Says, in the place of the first step, how many bytes the first device holds and how many of them
-# are of the step's arguments and of the parameters, whole and as they are split.
-HELD = """
-import gc
-import jax
-from spn_jax import train
-from spn_jax.errors import run_command
-from spn_jax.training import loop
-
-def held(arrays):
-    shards = [shard for array in arrays for shard in array.addressable_shards]
-    return sum(shard.data.nbytes for shard in shards if shard.device == jax.devices()[0])
-
-def step(*arguments):
-    gc.collect()
-    model = jax.tree.leaves(arguments[0].model)
-    print("held", held(jax.live_arrays()), held(jax.tree.leaves(arguments)), sum(x.nbytes for x in model), held(model), flush=True)
-    raise SystemExit(0)
-
-loop.compile_train_step = lambda *arguments: step
-run_command(train.main)
-"""
-
-
-def test_where_parameters_are_split_nothing_keeps_them_whole(inputs: Inputs, tmp_path: Path) -> None:
-    split = inputs.arguments(tmp_path / "run", "train.shard_parameters=true")
-    output, _ = trainer.run(split, devices=2, program=("-c", HELD))
-    live, of_step, whole, part = map(int, output.splitlines()[-1].removeprefix("held ").split())
-    assert part < 0.7 * whole
-    assert live - of_step < 0.1 * whole

@@ -1,5 +1,7 @@
 """The trainer through its command line: interrupted runs end as uninterrupted ones, and wrong input
 is one sentence.
+
+Only what is killed, told to stop or short of disk space runs in a process of its own.
 """
 
 import json
@@ -12,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from spn_jax.checkpoints.store import FOLDER, newest_checkpoint
 from spn_jax.config import TrainConfig, load_config
 from spn_jax.errors import InputError, run_command
 from spn_jax.training import loop, processes
-from spn_jax.training.held_out import Due, due_at, due_at_start
+from spn_jax.training.held_out import Due, HeldOut, due_at, due_at_start
 from spn_jax.training.inputs import open_data, read_batches
 from spn_jax.training.processes import Stop, Stopped, join_processes, only_run_in, own_gpus
 from spn_jax.training.reports import check_finite, out_of_memory_in_words
@@ -34,24 +37,13 @@ from spn_jax.training.resume import final_learning_rate
 from tests import trainer
 from tests.trainer import STEPS, Inputs, assert_same_run, last_arrays, make_cache, make_photos, metrics, saved_arrays
 
-# Runs the trainer as its command line does, but as if SIGTERM came during the step named first.
-STOPPED_AT = """
-import sys
-from spn_jax import train
-from spn_jax.errors import run_command
-from spn_jax.training import loop
-at = int(sys.argv.pop(1))
-class StopAt(loop.Stop):
-    def __call__(self, step):
-        return step == at
-loop.Stop = StopAt
-run_command(train.main)
-"""
-
-# The same on a disk where no file may grow beyond 100 kB: a checkpoint's do, a log's does not.
+# Runs the trainer as its command line does, but on a disk where no file may grow beyond 100 kB: a
+# checkpoint does, a log does not.
 SMALL_DISK = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+import jax
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)  # no compiled program is written either
 from spn_jax import train
 from spn_jax.errors import run_command
 run_command(train.main)
@@ -114,7 +106,7 @@ def test_killed_while_saving_and_restarted_equals_uninterrupted(inputs: Inputs, 
     kill_while_saving(process, workdir, delay=0)
     assert process.returncode == -signal.SIGKILL
     assert 1 <= steps(workdir)[-1] < STEPS
-    output, errors = trainer.run(inputs.arguments(workdir))
+    output, errors = trainer.run_here(inputs.arguments(workdir))
     assert "continues at step" in output and not errors
     assert_same_run(workdir, reference)
     assert not [path for path in (workdir / FOLDER).iterdir() if not path.name.isdigit()]
@@ -148,7 +140,9 @@ def test_ten_kills_and_restarts_equal_uninterrupted(inputs: Inputs, tmp_path: Pa
     assert_same_run(workdir, tmp_path / "whole")
 
 
-def test_stopped_by_sigterm_and_continued_equals_uninterrupted(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+def test_stopped_by_sigterm_and_continued_equals_uninterrupted(
+    inputs: Inputs, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workdir = tmp_path / "run"
     process = trainer.start(inputs.arguments(workdir))
     trainer.wait_for(process, "step 1/")
@@ -160,21 +154,22 @@ def test_stopped_by_sigterm_and_continued_equals_uninterrupted(inputs: Inputs, r
     # At steps with an evaluation, the last one among them: the checkpoint comes first, the
     # evaluation with the next start.
     for step in 4, STEPS:
-        output, _ = trainer.run([str(step), *inputs.arguments(workdir)], program=("-c", STOPPED_AT), status=143)
+        with monkeypatch.context() as patched:
+            patched.setattr(Stop, "__call__", lambda stop, now, last=step: now == last)
+            output, _ = trainer.run_here(inputs.arguments(workdir), status=143)
         assert f"stopped by SIGTERM after step {step}" in output
         assert steps(workdir)[-1] == step
         assert not any(line["step"] == step and "eval/psnr" in line for line in metrics(workdir))
-    output, _ = trainer.run(inputs.arguments(workdir))
+    output, _ = trainer.run_here(inputs.arguments(workdir))
     assert f"step {STEPS}  evaluation" in output
     assert_same_run(workdir, reference)
-    output, _ = trainer.run(inputs.arguments(workdir))
-    assert "finished: " in output and "evaluation" not in output
 
 
 def test_finished_run_started_again_says_so_and_changes_nothing(inputs: Inputs, reference: Path) -> None:
     before = {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
-    output, errors = trainer.run(inputs.arguments(reference))
+    output, errors = trainer.run_here(inputs.arguments(reference))
     assert f"finished: {reference} has all 6 steps; raise schedule.length to train on" in output and not errors
+    assert "evaluation" not in output
     assert {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()} == before
 
 
@@ -186,7 +181,7 @@ def test_a_disk_that_fills_up_while_saving_spoils_nothing(inputs: Inputs, refere
     assert re.fullmatch(r"error: a checkpoint could not be written to \S+ \(.*\); earlier checkpoints are intact: .*\n", errors)
     after = saved_arrays(workdir / FOLDER / "2")
     assert steps(workdir) == [1, 2] and all(np.array_equal(before[name], after[name]) for name in before)
-    trainer.run(inputs.arguments(workdir))
+    trainer.run_here(inputs.arguments(workdir))
     assert_same_run(workdir, reference)
 
 
@@ -196,7 +191,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(inputs: Inpu
     config = load_config(trainer.CONFIG_FILE, paths)
     batches = read_batches(config, open_data(config, ""), 0, trainer.PHOTOS // config.train.batch_size)
     bad_step = 1 + next(step for step, batch in enumerate(batches) if np.isnan(batch["targets"][3].astype(np.float32)).any())
-    _, errors = trainer.run(inputs.arguments(tmp_path / "run", f"teacher.cache={cache}"), status=2)
+    _, errors = trainer.run_here(inputs.arguments(tmp_path / "run", f"teacher.cache={cache}"), status=2)
     assert errors.startswith(f"error: at step {bad_step} these values are not finite: ") and errors.count("\n") == 1
     assert "generator/prior" in errors and "Lower optimizer.learning_rate" in errors
     assert steps(tmp_path / "run") == list(range(max(1, bad_step - 2), bad_step))
@@ -308,7 +303,7 @@ def test_too_little_memory_is_one_sentence_that_names_what_helps() -> None:
 
 def test_init_starts_a_new_run_from_the_moving_average(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     arguments = inputs.arguments(tmp_path / "run", "schedule.length=2", "train.log_every=2", "--init", str(reference))
-    output, _ = trainer.run(arguments)
+    output, _ = trainer.run_here(arguments)
     assert f"starts from the parameters of {reference / FOLDER / '6'}" in output
     # The parameters that it starts from are scored before the first step.
     assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 2, 2]
@@ -320,22 +315,22 @@ def test_init_starts_a_new_run_from_the_moving_average(inputs: Inputs, reference
     step = float(np.abs(first[name] - start[name.replace("model/", "ema/")]).max())
     assert step == pytest.approx(1e-4, rel=1e-2)  # one step of Adam with beta1 = 0 from there
     assert np.abs(first[name] - untrained[name]).max() > 1.5 * step
-    output, _ = trainer.run(arguments)
+    output, _ = trainer.run_here(arguments)
     assert "finished" in output and "is not read again" in output
     rate = metrics(reference)[-2]["learning_rate"]
     assert final_learning_rate(reference / FOLDER / "6") == pytest.approx(rate)
 
 
-def test_init_warns_of_a_higher_learning_rate(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+def test_init_warns_of_a_higher_learning_rate(inputs: Inputs, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "compile_train_step", trainer.idle_step)
     faster = inputs.arguments(tmp_path / "run", "schedule.length=1", "optimizer.learning_rate=0.01", "--init", str(reference))
-    output, _ = trainer.run(faster)
+    output, _ = trainer.run_here(faster)
     assert re.search(r"warning: the learning rate 0.01 is higher than the \S+ that the checkpoint ended with", output)
 
 
-def test_gradient_accumulation_and_no_moving_average(inputs: Inputs, tmp_path: Path) -> None:
-    arguments = inputs.arguments(tmp_path / "run", "train.micro_batches=2", "train.ema_decay=none", "schedule.length=2")
-    output, _ = trainer.run(arguments)
-    assert "4 photos in 2 part(s)" in output
+def test_without_a_moving_average_none_is_saved(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "compile_train_step", trainer.idle_step)
+    trainer.run_here(inputs.arguments(tmp_path / "run", "train.ema_decay=none", "schedule.length=2"))
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 2]
     assert {name.partition("/")[0] for name in last_arrays(tmp_path / "run")} == {"model", "training"}
 
@@ -448,14 +443,14 @@ def test_resuming_with_another_teacher_cache_is_refused(refused, inputs: Inputs,
 
 def test_safe_settings_may_change_on_resume(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     workdir = copy_at(reference, tmp_path / "run", 5)
-    output, _ = trainer.run(
+    output, _ = trainer.run_here(
         inputs.arguments(
             workdir,
             *("schedule.length=7", "train.log_every=7", "train.keep_last=1", "train.keep_best=0", "train.micro_batches=2"),
             "eval.seed=1",
         )
     )
-    assert "continues at step 5" in output
+    assert "continues at step 5" in output and "4 photos in 2 part(s)" in output
     assert "evaluations change (eval.seed: 0 -> 1): their scores are not compared with earlier ones to find the best" in output
     assert steps(workdir) == [7]
     assert metrics(workdir)[:6] == metrics(reference)[:6]
@@ -492,30 +487,27 @@ def test_evaluation_needs_the_checkpoint_alone(inputs: Inputs, reference: Path, 
     assert np.mean(scores) == pytest.approx(metrics(reference)[-1]["eval/psnr"], rel=1e-6)
 
 
-# As if SIGTERM came while the evaluation after step 4 reads its second batch.
-STOPPED_IN_EVALUATION = """
-import os, signal
-from spn_jax import train
-from spn_jax.errors import run_command
-from spn_jax.training.held_out import HeldOut
-until_stopped = HeldOut.until_stopped
-def interrupted(self, batches):
-    for number, batch in enumerate(until_stopped(self, batches)):
-        yield batch
-        os.kill(os.getpid(), signal.SIGTERM)
-HeldOut.until_stopped = interrupted
-run_command(train.main)
-"""
+def test_sigterm_during_an_evaluation_gives_it_up_and_saves(
+    inputs: Inputs, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until_stopped = HeldOut.until_stopped
 
+    def interrupted(self: HeldOut, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """SIGTERM comes while the evaluation after step 4 reads its second batch."""
+        for batch in until_stopped(self, batches):
+            yield batch
+            os.kill(os.getpid(), signal.SIGTERM)
 
-def test_sigterm_during_an_evaluation_gives_it_up_and_saves(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     workdir = copy_at(reference, tmp_path / "run", 3)
-    output, _ = trainer.run(inputs.arguments(workdir), program=("-c", STOPPED_IN_EVALUATION), status=143)
+    with monkeypatch.context() as patched:
+        patched.setattr(HeldOut, "until_stopped", interrupted)
+        output, _ = trainer.run_here(inputs.arguments(workdir), status=143)
     assert "stopped by SIGTERM after step 4" in output and "evaluation" not in output
-    output, _ = trainer.run(inputs.arguments(workdir, "schedule.length=5"))
+    output, _ = trainer.run_here(inputs.arguments(workdir))
     assert "step 4  evaluation" in output
-    assert metrics(workdir)[:6] == metrics(reference)[:6]
-    assert re.search(r"best checkpoint by eval/psnr: .*checkpoints/[45]\n", output)
+    assert_same_run(workdir, reference)
+    assert re.search(r"best checkpoint by eval/psnr: .*checkpoints/[46]\n", output)
+    assert "teacher: tresnet_l, weights random(seed=0), features in bfloat16" in output
 
 
 def test_a_second_run_in_the_same_folder_is_refused(refused, reference: Path, tmp_path: Path) -> None:
@@ -525,18 +517,15 @@ def test_a_second_run_in_the_same_folder_is_refused(refused, reference: Path, tm
         assert message in refused(workdir=workdir)
 
 
-def test_init_keeps_new_heads_where_the_teacher_is_another(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
-    output, _ = trainer.run(inputs.arguments(tmp_path / "run", "loss.prior=0", "schedule.length=1", "--init", str(reference)))
+def test_init_keeps_new_heads_where_the_teacher_is_another(
+    inputs: Inputs, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "compile_train_step", trainer.idle_step)
+    output, _ = trainer.run_here(inputs.arguments(tmp_path / "run", "loss.prior=0", "schedule.length=1", "--init", str(reference)))
     assert "starts from the parameters of" in output and "teacher: none" in output
     assert "these of its distillation heads do not fit this run and are left out: prior_learner.distillation_heads.0.bias" in output
     assert not any("distillation_heads" in name for name in last_arrays(tmp_path / "run"))
     assert any("distillation_heads" in name for name in last_arrays(reference))
-
-
-def test_summary_names_the_teacher_and_the_end_names_the_best_checkpoint(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
-    output, _ = trainer.run(inputs.arguments(copy_at(reference, tmp_path / "run", 5)))
-    assert "teacher: tresnet_l, weights random(seed=0), features in bfloat16" in output
-    assert re.search(r"best checkpoint by eval/psnr: .*checkpoints/[46]\n", output)
 
 
 def test_overrides_may_stand_anywhere() -> None:

@@ -3,6 +3,7 @@ back, start from the result.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -37,7 +38,7 @@ STEPS = 4
 def run(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Work directory of an uninterrupted run. Not to be changed."""
     workdir = tmp_path_factory.mktemp("probabilistic") / "run"
-    output, _ = trainer.run(inputs.arguments(workdir, *SETTINGS, f"schedule.length={STEPS}"))
+    output, _ = trainer.run_here(inputs.arguments(workdir, *SETTINGS, f"schedule.length={STEPS}"))
     assert "VGG19: weights random(seed=0)" in output
     assert "2 photos, 2 completions each," in output
     return workdir
@@ -55,15 +56,19 @@ def test_losses_stay_finite_and_evaluations_tell_how_samples_differ(run: Path) -
     assert all(line["eval/diversity"] > 0 for line in evaluations)
 
 
-def test_stopped_and_continued_equals_uninterrupted(inputs: Inputs, run: Path, tmp_path: Path) -> None:
+def test_continued_equals_uninterrupted(inputs: Inputs, run: Path, tmp_path: Path) -> None:
     """The noise follows from seed and step, so nothing random is lost."""
-    for length in (2, STEPS):
-        trainer.run(inputs.arguments(tmp_path / "run", *SETTINGS, f"schedule.length={length}"))
-    assert_same_run(tmp_path / "run", run)
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    for later in (3, 4):
+        shutil.rmtree(workdir / FOLDER / str(later))
+    output, _ = trainer.run_here(inputs.arguments(workdir, *SETTINGS, f"schedule.length={STEPS}"))
+    assert "continues at step 2" in output
+    assert_same_run(workdir, run)
 
 
 def test_without_vgg_weights_the_trainer_says_what_to_pass(inputs: Inputs, tmp_path: Path) -> None:
-    _, errors = trainer.run(inputs.arguments(tmp_path / "run", *SETTINGS, "loss.vgg="), status=2)
+    _, errors = trainer.run_here(inputs.arguments(tmp_path / "run", *SETTINGS, "loss.vgg="), status=2)
     assert errors.startswith("error: loss.vgg is not set") and errors.count("\n") == 1
     assert "python -m teacher_export.weights vgg19 --weights vgg19-dcbb9e9d.pth" in errors
     assert not (tmp_path / "run").exists()
@@ -168,7 +173,7 @@ def test_init_without_a_fitting_discriminator_says_so(converted: Path) -> None:
 
 
 def test_a_converted_checkpoint_is_no_run_to_continue(inputs: Inputs, converted: Path) -> None:
-    _, errors = trainer.run(inputs.arguments(converted, *SETTINGS), status=2)
+    _, errors = trainer.run_here(inputs.arguments(converted, *SETTINGS), status=2)
     assert "holds a converted checkpoint, which has nothing to continue" in errors and "--init" in errors
 
 
