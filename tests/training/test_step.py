@@ -323,13 +323,15 @@ def test_vgg19_and_the_teacher_compute_at_highest_precision_on_a_gpu_and_the_tra
 def test_the_accelerators_program_computes_what_the_cpus_does(options: tuple[str, ...]) -> None:
     """It is run here, on the CPU, which is what the context is told otherwise."""
     config, frozen = tiny(*options), Frozen(vgg=Perceiver() if options else None)
+    batch = random_batch(config)
+    if options:  # samples that differ visibly, or the diversity loss would magnify rounding
+        batch["noise"] = 100 * noise(config, 0)
     graph, state = new_state(config)
     with compiled_for("gpu"):
-        _, plain = jax.jit(lambda *arguments: train_step(graph, *arguments))(state, frozen, random_batch(config))
-    ours = run_steps(config, 1, frozen, random_batch(config))[1][0]
-    loose = {"generator/update_norm", "discriminator/update_norm"} | ({"generator/diversity", "generator/loss"} if options else set())
+        _, plain = jax.jit(lambda *arguments: train_step(graph, *arguments))(state, frozen, batch)
+    ours = run_steps(config, 1, frozen, batch)[1][0]
     for name, value in plain.items():
-        assert ours[name] == pytest.approx(float(value), rel=1e-2 if name in loose else 2e-5), name
+        assert ours[name] == pytest.approx(float(value), rel=1e-2 if name.endswith("/update_norm") else 2e-5), name
 
 
 def norm(tree: nnx.State) -> float:
