@@ -81,18 +81,19 @@ def _convolve_colours(x: Array, kernel: Array, padding: Padding) -> Array:
 
 def runs_on_one_core(x: Array, kernel: Array) -> bool:
     """Returns whether the CPU backend runs a convolution of stride 1 on a single core, and it is
-    large enough for that to matter.
+    large enough for that to matter. Several photos are divided among the cores anyway.
     """
-    pixels, features_in, features_out = x.shape[1] * x.shape[2], *kernel.shape[2:]
+    photos, pixels, features_in, features_out = x.shape[0], x.shape[1] * x.shape[2], *kernel.shape[2:]
     few = pixels * features_out < FEW_OUTPUTS or min(features_in, features_out) <= FEW_FEATURES
-    return few and pixels <= FEW_PIXELS and pixels * kernel.size >= MANY_PRODUCTS
+    return photos == 1 and few and pixels <= FEW_PIXELS and pixels * kernel.size >= MANY_PRODUCTS
 
 
 def _with_spare_rows(x: Array, kernel: Array, padding: Padding, dilation: int) -> Array:
     """Convolves with two surplus rows of output and cuts them off.
 
     The CPU backend divides a small convolution among the cores only where the height is no multiple
-    of its block of rows.
+    of its block of rows. With several photos surplus rows would nearly double the time: the
+    backend's faster library takes no convolution whose output is larger than its input.
     """
     (top, bottom), sides = padding
     return plain_convolution(x, kernel, 1, ((top, bottom + SPARE_ROWS), sides), dilation)[:, :-SPARE_ROWS]
@@ -192,8 +193,10 @@ def _kernel_gradient_in_strips(x: Array, size: int, gradient: Array, stride: int
     rows = max(STRIP_ROWS, min(STRIP_PIXELS, STRIP_NUMBERS // (photos * features)) // width)
     reach = (size - 1) * dilation + 1  # rows of x in the receptive field of one output row
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    # Columns of zeros beside one photo are faster as part of the map, beside several as padding.
-    beside, sides = (padding[1], (0, 0)) if photos == 1 else ((0, 0), padding[1])
+    # Columns of zeros beside one photo are faster as part of the map, beside several as padding,
+    # unless the strip were then wider than the map: the backend's faster library refuses that.
+    in_map = photos == 1 or width > x.shape[2]
+    beside, sides = (padding[1], (0, 0)) if in_map else ((0, 0), padding[1])
     x = jnp.pad(x, ((0, 0), padding[0], beside, (0, 0))).transpose(3, 1, 2, 0)
     kernels = gradient.transpose(1, 2, 0, 3)
 

@@ -73,18 +73,19 @@ def test_reflected_convolution_is_padded_with_zeros_on_the_cpu(size: int, paddin
     assert f"(tensor<1x{8 + 2 * enlarged}x{6 + 2 * enlarged}x3xf32>" in line
 
 
+@pytest.mark.parametrize("photos", [1, 2])
 @pytest.mark.parametrize("widths", [(3, 5), (5, 3)])
 @pytest.mark.parametrize(
     ("size", "stride", "padding", "dilation"),
     [(3, 1, 1, 1), (4, 2, 1, 1), (2, 2, 0, 1), (6, 2, 2, 1), (3, 2, 1, 1), (3, 1, 0, 2), (7, 1, 3, 1), (4, 1, 1, 1), (1, 2, 0, 1)],
 )
 def test_forms_for_the_cpu_are_the_convolution(
-    size: int, stride: int, padding: int, dilation: int, widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    size: int, stride: int, padding: int, dilation: int, widths: tuple[int, int], photos: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Value and both gradients, with spare rows, in phases, in strips of one row, of some and of
     all, whatever the sizes.
     """
-    x, kernel = random(2, 18, 14, widths[0]), random(size, size, *widths) / size
+    x, kernel = random(photos, 18, 14, widths[0]), random(size, size, *widths) / size
     monkeypatch.setattr(cpu_convolution, "MANY_PRODUCTS", 0)
 
     def results(convolution: Callable[..., jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -172,6 +173,11 @@ def test_strips_of_kernel_gradients_are_smaller_with_many_photos(photos: int, st
     """A strip's gradients have 1 MB at most, unless it has its fewest rows."""
     monkeypatch.setattr(cpu_convolution, "STRIP_ROWS", 1)
     assert convolutions("cpu", widths=(8, 64), photos=photos).count("tensor<8x3x3x64xf32>") == strips
+
+
+def test_several_photos_have_no_spare_rows() -> None:
+    assert "tensor<1x130x128x8xf32>" in convolutions("cpu", widths=(16, 8))
+    assert "tensor<2x130x128x8xf32>" not in convolutions("cpu", widths=(16, 8), photos=2)
 
 
 @pytest.mark.parametrize(("widths", "kernel"), [((3, 16), "7x1x21x16"), ((16, 3), "7x1x16x21"), ((3, 17), "7x7x3x17")])
