@@ -289,7 +289,8 @@ def _reflected_backward(reach: int, saved: tuple[Array, Array], gradient: Array)
     for border in borders(x.shape[1:3], reach):
         incomplete = lax.slice_in_dim(gradient, border.start, border.start + reach, axis=border.axis)
         pull_back = jax.linear_transpose(functools.partial(border.contribution, kernel=kernel, reach=reach), border.seen(x))
-        for_x = _add_at(for_x, *pull_back(incomplete), border.axis, border.first)
+        (part,) = pull_back(incomplete)
+        for_x = _add_at(for_x, part, border.axis, border.first)
     return for_x, _kernel_gradient(reflect(x, reach), kernel, gradient, 1, ((0, 0), (0, 0)), reach)
 
 
