@@ -113,7 +113,10 @@ def test_numbers_and_devices_are_chosen(capsys: pytest.CaptureFixture[str], tmp_
         ["step", "--config", "configs/tiny.py", "--pass", "forward", "--repeats", "1", "--devices", "1", "--numbers", "float32", "bfloat16"]
         + ["--trace", str(tmp_path)]
     )
-    rows = [line.split(" | ")[3] for line in capsys.readouterr().out.splitlines() if line.startswith("| forward")]
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split(" | ")[3] for line in lines if line.startswith("| forward | ")]
+    # of each profile a table of kinds, whose shares add up
+    assert [line.split(" | ")[2] for line in lines if line.startswith("| all | ")] == ["100.0%", "100.0%"]
     assert rows == ["float32", "bfloat16"]
     assert all(list((tmp_path / f"forward-{numbers}-1").rglob("*.xplane.pb")) for numbers in rows)
 
