@@ -19,9 +19,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from scripts import benchmark_kinds
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
 from spn_jax.models.vgg import VGG19
+from spn_jax.runtime.compiling import compile_timed
 from spn_jax.runtime.device import only_cpu
 from spn_jax.runtime.sharding import check_divisible, make_mesh, replicate, shard_batch, state_sharding
 from spn_jax.training.state import Frozen, StepGraph, build_networks, create_state, resolve_schedule
@@ -30,6 +32,7 @@ from spn_jax.training.step import compile_train_step, matmul_precision
 ROOT = Path(__file__).resolve().parent.parent
 CHANNELS = {1: 76, 2: 76, 3: 152}  # channels of TResNet-L's features
 PASSES = ("forward", "step")
+TRACED = 5  # calls that a profile is kept of
 MATRIX = 4096  # side of the matrices whose product measures the device's peak rate (1024 on a CPU)
 NUMBERS = {
     "float32": ("train.compute_dtype=float32", "train.precision=highest"),
@@ -46,8 +49,8 @@ class Measurement:
     size: int
     batch: int
     numbers: str  # float32, TF32, bf16 passes or bfloat16: the matrix units' type
-    trace_s: float  # time to trace the networks, which Python does, and to lower them; no cache avoids it
-    compile_s: float  # time of the compiler alone; with a cache of compiled programs, of reading it
+    trace_s: float  # as in `compile_timed`
+    compile_s: float
     median_s: float
     least_s: float
     largest_s: float
@@ -86,7 +89,12 @@ def add_arguments(part: argparse.ArgumentParser) -> None:
     )
     part.add_argument("--devices", type=int, metavar="N", help="the first N devices; a CPU plays as many. All of them if not given")
     part.add_argument("--repeats", type=int, default=5, help="timed after one that is not")
-    part.add_argument("--trace", type=Path, metavar="DIR", help="a profile of one more repeat of each, for TensorBoard or Perfetto")
+    part.add_argument(
+        "--trace",
+        type=Path,
+        metavar="DIR",
+        help="profiles of five more repeats of each, for TensorBoard or Perfetto, and a table of where the time goes",
+    )
     part.add_argument("--json", type=Path, metavar="FILE", help="the numbers as JSON, one line a measurement")
     part.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as train.compute_dtype=bfloat16")
     part.set_defaults(run=run)
@@ -131,16 +139,15 @@ def mesh_of(devices: int | None) -> Mesh:
 
 
 def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float, trace: Path | None = None) -> Measurement:
-    """Compiles a pass and times it. `rate` is the devices' own, in operations a second. A profile
-    is written to the folder `trace`.
+    """Compiles a pass and times it. `rate` is the devices' own, in operations a second. Profiles
+    are written to the folder `trace`, and a table of them is printed.
     """
     needed = needed_operations(what, config, mesh)
     compiled, call = compile_pass(what, config, mesh)
     call()
     seconds = [timed(call) for _ in range(repeats)]
     if trace is not None:
-        with jax.profiler.trace(trace):
-            call()
+        print(where_time_goes(what, compiled.program.as_text(), call, trace), flush=True)
     memory, operations = compiled.program.memory_analysis(), compiled.operations if needed is None else needed
     median, batch = statistics.median(seconds), config.train.batch_size
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
@@ -160,6 +167,22 @@ def measure(what: str, config: Config, mesh: Mesh, repeats: int, rate: float, tr
         share_of_matrix_product=operations / median / rate,
         memory_gb=held / 1e9,
         peak_gb=peak_gb(mesh),
+    )
+
+
+def where_time_goes(what: str, program: str, call: Callable[[], Any], folder: Path) -> str:
+    """Profiles some calls, each into a folder of its own, and returns a table of the least times of
+    their operations.
+    """
+    folders = [folder / str(i) for i in range(TRACED)]
+    for one in folders:
+        with jax.profiler.trace(one):
+            call()
+    return (
+        benchmark_kinds.table(
+            f"where a {what}'s time goes", benchmark_kinds.by_kind(program, benchmark_kinds.seconds_of_instructions(folders))
+        )
+        + "\n"
     )
 
 
@@ -206,7 +229,7 @@ def compile_pass(what: str, config: Config, mesh: Mesh) -> tuple[Compiled, Calla
 def forward(config: Config, mesh: Mesh) -> tuple[Compiled, Callable[[], Any]]:
     """Compiles the completion of a batch. Also returns a call that runs it and waits."""
     program, arguments = forward_program(config, mesh)
-    compiled = compiled_for(program, arguments, config)
+    compiled = compile_program(program, arguments, config)
     return compiled, lambda: jax.block_until_ready(compiled.program(*arguments))
 
 
@@ -218,13 +241,11 @@ def training_step(config: Config, mesh: Mesh) -> tuple[Compiled, Callable[[], An
     return compiled, lambda: jax.block_until_ready(step(on_devices))
 
 
-def compiled_for(program: Any, arguments: Sequence[Any], config: Config) -> Compiled:
+def compile_program(function: Any, arguments: Sequence[Any], config: Config) -> Compiled:
     """Compiles a jitted function for these arguments."""
-    start = time.perf_counter()
     with matmul_precision(config):
-        lowered = program.lower(*arguments)
-    traced = time.perf_counter()
-    return Compiled(lowered.compile(), operations_of(lowered), traced - start, time.perf_counter() - traced)
+        made = compile_timed(function, *arguments)
+    return Compiled(made.program, operations_of(made.lowered), made.trace_s, made.compile_s)
 
 
 def operations_of(lowered: Any) -> float:
@@ -295,7 +316,7 @@ def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any,
     `channels` are those of the teacher's maps by level.
     """
     program, (state, frozen, example) = step_program(config, mesh, channels, batch, frozen)
-    compiled = compiled_for(program, (state, frozen, example), config)
+    compiled = compile_program(program, (state, frozen, example), config)
 
     def step(batch: Any) -> Any:
         nonlocal state

@@ -31,6 +31,7 @@ from spn_jax.filling.completion import check_samples, composite, draw_noise, qua
 from spn_jax.filling.photos import Photo, encode_photo
 from spn_jax.models.convolution import compiled_for
 from spn_jax.models.spn import SPN
+from spn_jax.runtime.compiling import TimedProgram, compile_timed
 from spn_jax.runtime.memory import is_out_of_memory
 
 Precision = Literal["highest", "default"]
@@ -128,7 +129,7 @@ def _measure(loaded: LoadedModel, batch_size: int, samples: int, precision: Prec
     inputs = jax.device_put((model, photos.astype(np.float32) / 255, masks.astype(np.float32), noise), device)
 
     predict = functools.partial(_predict, precision=precision)
-    program, trace_seconds, compile_seconds = compiled(predict, *inputs)
+    _, program, trace_seconds, compile_seconds = compiled(predict, *inputs)
     completer = jax.jit(functools.partial(_complete, samples=samples, how=config.eval.quantise, precision=precision))
 
     def complete_files() -> None:
@@ -200,15 +201,10 @@ def read_files(files: Sequence[tuple[bytes, bytes]], config: Config) -> tuple[np
     return np.stack(photos), np.stack(holes).astype(np.uint8)[..., None]
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float, float]:
-    """Compiles the function for these arguments, without a cache of compiled programs. Returns it
-    with the seconds of tracing and of compiling.
-    """
+def compiled(function: Callable[..., Any], *arguments: Any) -> TimedProgram:
+    """Compiles the function for these arguments, without a cache of compiled programs."""
     with without_compilation_cache():
-        start = time.perf_counter()
-        lowered = jax.jit(function).lower(*arguments)
-        traced = time.perf_counter()
-        return lowered.compile(), traced - start, time.perf_counter() - traced
+        return compile_timed(jax.jit(function), *arguments)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ where a program is for the CPU. docs/performance.md has the measurements.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,16 @@ from jax.typing import DTypeLike
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros before and after, of height and of width
 
-# pixels of the output in one strip of the kernel's gradient, and its fewest rows
-STRIP_PIXELS, STRIP_ROWS = 1024, 8
+# pixels of the output in one strip of the kernel's gradient, the most numbers of the strip's
+# gradient (1 MB), and its fewest rows
+STRIP_PIXELS, STRIP_NUMBERS, STRIP_ROWS = 1024, 2**18, 8
 # surplus rows that a convolution computes where that makes it faster (see `runs_on_one_core`)
 SPARE_ROWS = 2
 # sizes up to which the backend runs a convolution on one core
 FEW_PIXELS, FEW_OUTPUTS, FEW_FEATURES = 2**14, 2**20, 32
 MANY_PRODUCTS = 2**24  # from this many products on, running on one core costs noticeable time
+# a convolution of colours: its kernel's least side, features of the photo's side and of the other
+LARGE_KERNEL, COLOURS, NARROW = 5, 4, 16
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -27,6 +31,8 @@ def convolve(x: Array, kernel: Array, stride: int, padding: Padding, dilation: i
     """Computes the cross-correlation of (b, h, w, in) and (k, k, in, out) -> (b, h', w', out). The
     value and both gradients have forms of their own.
     """
+    if is_of_colours(kernel, stride, dilation):
+        return _convolve_colours(x, kernel, padding)
     if stride == 1 and runs_on_one_core(x, kernel):
         return _with_spare_rows(x, kernel, padding, dilation)
     return plain_convolution(x, kernel, stride, padding, dilation)
@@ -47,20 +53,47 @@ def plain_convolution(x: Array, kernel: Array, stride: int, padding: Padding, di
     )
 
 
+def is_of_colours(kernel: Array, stride: int, dilation: int) -> bool:
+    """Returns whether a convolution with a large kernel has so few features on both sides that the
+    CPU backend's own form is slow.
+    """
+    few, other = sorted(kernel.shape[2:])
+    return stride == dilation == 1 and kernel.shape[1] >= LARGE_KERNEL and few <= COLOURS and other <= NARROW
+
+
+def _convolve_colours(x: Array, kernel: Array, padding: Padding) -> Array:
+    """Convolves with a kernel of one column, where the kernel's columns are features: of the input,
+    or of the output if that has fewer. So the backend multiplies matrices of some width.
+    """
+    size, columns, features_in, features_out = kernel.shape
+    rows, sides = padding
+    width = x.shape[2] + sum(sides) - columns + 1
+    beside = ((0, 0), (0, 0), sides, (0, 0))
+    if features_in <= features_out:
+        x = jnp.pad(x, beside)
+        seen = jnp.concatenate([x[:, :, j : j + width] for j in range(columns)], -1)
+        return plain_convolution(seen, kernel.reshape(size, 1, columns * features_in, features_out), 1, (rows, (0, 0)), 1)
+    parts = kernel.swapaxes(1, 2).reshape(size, 1, features_in, columns * features_out)
+    of_columns = jnp.pad(plain_convolution(x, parts, 1, (rows, (0, 0)), 1), beside)
+    shifted = (of_columns[:, :, j : j + width, j * features_out : (j + 1) * features_out] for j in range(columns))
+    return functools.reduce(jnp.add, shifted)
+
+
 def runs_on_one_core(x: Array, kernel: Array) -> bool:
     """Returns whether the CPU backend runs a convolution of stride 1 on a single core, and it is
-    large enough for that to matter.
+    large enough for that to matter. Several photos are divided among the cores anyway.
     """
-    pixels, features_in, features_out = x.shape[1] * x.shape[2], *kernel.shape[2:]
+    photos, pixels, features_in, features_out = x.shape[0], x.shape[1] * x.shape[2], *kernel.shape[2:]
     few = pixels * features_out < FEW_OUTPUTS or min(features_in, features_out) <= FEW_FEATURES
-    return few and pixels <= FEW_PIXELS and pixels * kernel.size >= MANY_PRODUCTS
+    return photos == 1 and few and pixels <= FEW_PIXELS and pixels * kernel.size >= MANY_PRODUCTS
 
 
 def _with_spare_rows(x: Array, kernel: Array, padding: Padding, dilation: int) -> Array:
     """Convolves with two surplus rows of output and cuts them off.
 
     The CPU backend divides a small convolution among the cores only where the height is no multiple
-    of its block of rows.
+    of its block of rows. With several photos surplus rows would nearly double the time: the
+    backend's faster library takes no convolution whose output is larger than its input.
     """
     (top, bottom), sides = padding
     return plain_convolution(x, kernel, 1, ((top, bottom + SPARE_ROWS), sides), dilation)[:, :-SPARE_ROWS]
@@ -81,10 +114,13 @@ def _backward(stride: int, padding: Padding, dilation: int, saved: tuple[Array, 
 convolve.defvjp(_forward, _backward)
 
 
+@jax.named_scope("input_gradient")
 def _input_gradient(x: Array, kernel: Array, gradient: Array, stride: int, padding: Padding, dilation: int) -> Array:
     """Returns the gradient with respect to x, given the `gradient` with respect to the output. Only
     the shape and type of x are used.
     """
+    if is_of_colours(kernel, stride, dilation):
+        return _convolve_colours(gradient, transposed(kernel), opposite(kernel, padding, dilation))
     if stride == 1 and runs_on_one_core(gradient, kernel.swapaxes(2, 3)):
         return _with_spare_rows(gradient, transposed(kernel), opposite(kernel, padding, dilation), dilation)
     if stride > 1 and dilation == 1 and kernel.shape[0] % stride == 0 and x.shape[1:3] == tuple(stride * n for n in gradient.shape[1:3]):
@@ -130,6 +166,7 @@ def _input_gradient_in_phases(kernel: Array, gradient: Array, stride: int, paddi
     return jnp.stack(rows, 2).reshape(b, h * stride, w * stride, features)
 
 
+@jax.named_scope("kernel_gradient")
 def _kernel_gradient(x: Array, kernel: Array, gradient: Array, stride: int, padding: Padding, dilation: int) -> Array:
     """Returns the gradient with respect to the kernel, given the `gradient` with respect to the
     output. Only the kernel's shape is used.
@@ -152,17 +189,21 @@ def _kernel_gradient_in_strips(x: Array, size: int, gradient: Array, stride: int
     GFLOP/s on small maps to 20 on large ones (one photo, two cores). Strips keep it above 150 with
     64 channels or more. The sum is float32 or wider, whatever the compute type.
     """
-    height, width = gradient.shape[1:3]
-    rows = max(STRIP_ROWS, STRIP_PIXELS // width)
+    photos, height, width, features = gradient.shape
+    rows = max(STRIP_ROWS, min(STRIP_PIXELS, STRIP_NUMBERS // (photos * features)) // width)
     reach = (size - 1) * dilation + 1  # rows of x in the receptive field of one output row
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0))).transpose(3, 1, 2, 0)
+    # Columns of zeros beside one photo are faster as part of the map, beside several as padding,
+    # unless the strip were then wider than the map: the backend's faster library refuses that.
+    in_map = photos == 1 or width > x.shape[2]
+    beside, sides = (padding[1], (0, 0)) if in_map else ((0, 0), padding[1])
+    x = jnp.pad(x, ((0, 0), padding[0], beside, (0, 0))).transpose(3, 1, 2, 0)
     kernels = gradient.transpose(1, 2, 0, 3)
 
     def strip(first: int) -> Array:
         last = min(first + rows, height)
         seen = x[:, first * stride : (last - 1) * stride + reach]
-        return plain_convolution(seen, kernels[first:last], dilation, ((0, 0), padding[1]), stride, wide)
+        return plain_convolution(seen, kernels[first:last], dilation, ((0, 0), sides), stride, wide)
 
     total = functools.reduce(jnp.add, map(strip, range(0, height, rows)))
     return total[:, :, :size].transpose(1, 2, 0, 3).astype(gradient.dtype)
@@ -179,11 +220,19 @@ def convolve_reflected(x: Array, kernel: Array, padding: int, dilation: int) -> 
     borders_differ = padding < min(x.shape[1:3])  # else a pixel is reflected more than once
     if kernel.shape[:2] == (3, 3) and padding == dilation and borders_differ:
         return _with_reflected_borders(x, kernel, dilation)
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
+    padded = reflect(x, padding)
+    if is_of_colours(kernel, 1, dilation):
+        return convolve(padded, kernel, 1, ((padding, padding), (0, 0)), 1)[:, padding:-padding]
     zeros = ((padding, padding), (padding, padding))
     return convolve(padded, kernel, 1, zeros, dilation)[:, padding:-padding, padding:-padding]
 
 
+def reflect(x: Array, reach: int) -> Array:
+    """Pads by reflection: (b, h, w, c) -> (b, h + 2 reach, w + 2 reach, c)."""
+    return jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _with_reflected_borders(x: Array, kernel: Array, reach: int) -> Array:
     """Convolves 3x3 with zero padding, padding and dilation both `reach`, then adds what reflection
     contributes.
@@ -191,41 +240,64 @@ def _with_reflected_borders(x: Array, kernel: Array, reach: int) -> Array:
     Only rows and columns closer to a border than `reach` are incomplete: each lacks one row or
     column of the kernel.
     """
-    height, width = x.shape[1:3]
     out = convolve(x, kernel, 1, ((reach, reach), (reach, reach)), reach)
-
-    def taps(line: Array, axis: int, length: int, weights: Array) -> Array:
-        """Multiplies a line of pixels by three weights (3, in, out) along the axis; the line is
-        extended by `reach` at both ends.
-        """
-        seen = [lax.slice_in_dim(line, i * reach, i * reach + length, axis=axis) for i in range(3)]
-        return jnp.einsum("bhwi,io->bhwo", jnp.concatenate(seen, -1), weights.reshape(-1, weights.shape[-1]))
-
-    for row, first, start in ((0, 1, 0), (2, height - 1 - reach, height - reach)):
-        mirrored = jnp.flip(x[:, first : first + reach], 1)
-        # the padding covers the corners
-        line = jnp.pad(mirrored, ((0, 0), (0, 0), (reach, reach), (0, 0)), mode="reflect")
-        out = _add_at(out, taps(line, 2, width, kernel[row]), 1, start)
-    for column, first, start in ((0, 1, 0), (2, width - 1 - reach, width - reach)):
-        mirrored = jnp.flip(x[:, :, first : first + reach], 2)
-        line = jnp.pad(mirrored, ((0, 0), (reach, reach), (0, 0), (0, 0)))
-        out = _add_at(out, taps(line, 1, height, kernel[:, column]), 2, start)
+    for border in borders(x.shape[1:3], reach):
+        out = _add_at(out, border.contribution(border.seen(x), kernel, reach), border.axis, border.start)
     return out
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+class Border(NamedTuple):
+    """One border of a map that is convolved 3x3 with reflection padding."""
+
+    axis: int  # 1: of rows, 2: of columns
+    tap: int  # row or column of the kernel that lies outside
+    first: int  # first of the rows or columns that are reflected
+    start: int  # first of those that are incomplete
+    reach: int
+
+    def seen(self, x: Array) -> Array:
+        """Returns the rows or columns of the map (b, h, w, c) that are reflected."""
+        return lax.slice_in_dim(x, self.first, self.first + self.reach, axis=self.axis)
+
+    def contribution(self, seen: Array, kernel: Array, reach: int) -> Array:
+        """Returns what the reflected rows or columns add to the incomplete ones."""
+        mirrored, weights = jnp.flip(seen, self.axis), lax.index_in_dim(kernel, self.tap, self.axis - 1, keepdims=False)
+        along = 3 - self.axis
+        # the rows cover the corners
+        mode = "reflect" if self.axis == 1 else "constant"
+        line = jnp.pad(mirrored, [(reach, reach) if axis == along else (0, 0) for axis in range(4)], mode=mode)
+        taps = [lax.slice_in_dim(line, i * reach, i * reach + seen.shape[along], axis=along) for i in range(3)]
+        return jnp.einsum("bhwi,io->bhwo", jnp.concatenate(taps, -1), weights.reshape(-1, weights.shape[-1]))
+
+
+def borders(size: tuple[int, ...], reach: int) -> list[Border]:
+    """Returns the four borders of a map of this height and width."""
+    ends = [((0, 1, 0), (2, length - 1 - reach, length - reach)) for length in size]
+    return [Border(axis, *end, reach) for axis, both in enumerate(ends, 1) for end in both]
+
+
+def _reflected_forward(x: Array, kernel: Array, reach: int) -> tuple[Array, tuple[Array, Array]]:
+    return _with_reflected_borders(x, kernel, reach), (x, kernel)
+
+
+def _reflected_backward(reach: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    """Differentiates with respect to x as the forward pass computes, adding at the borders in
+    place; with respect to the kernel with the reflected map, which has no borders.
+    """
+    x, kernel = saved
+    for_x = _input_gradient(x, kernel, gradient, 1, ((reach, reach), (reach, reach)), reach)
+    for border in borders(x.shape[1:3], reach):
+        incomplete = lax.slice_in_dim(gradient, border.start, border.start + reach, axis=border.axis)
+        pull_back = jax.linear_transpose(functools.partial(border.contribution, kernel=kernel, reach=reach), border.seen(x))
+        (part,) = pull_back(incomplete)
+        for_x = _add_at(for_x, part, border.axis, border.first)
+    return for_x, _kernel_gradient(reflect(x, reach), kernel, gradient, 1, ((0, 0), (0, 0)), reach)
+
+
+_with_reflected_borders.defvjp(_reflected_forward, _reflected_backward)
+
+
 def _add_at(x: Array, part: Array, axis: int, start: int) -> Array:
-    """Returns x with `part` added from index `start` of an axis on. Its gradient copies nothing."""
+    """Returns x with `part` added from index `start` of an axis on."""
     old = lax.slice_in_dim(x, start, start + part.shape[axis], axis=axis)
     return lax.dynamic_update_slice_in_dim(x, old + part, start, axis)
-
-
-def _add_at_forward(x: Array, part: Array, axis: int, start: int) -> tuple[Array, int]:
-    return _add_at(x, part, axis, start), part.shape[axis]
-
-
-def _add_at_backward(axis: int, start: int, length: int, gradient: Array) -> tuple[Array, Array]:
-    return gradient, lax.slice_in_dim(gradient, start, start + length, axis=axis)
-
-
-_add_at.defvjp(_add_at_forward, _add_at_backward)

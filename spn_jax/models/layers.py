@@ -162,6 +162,7 @@ def statistics_dtype(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
+@jax.named_scope("norm")
 def instance_norm(x: Array) -> Array:
     """Normalises each image and channel to zero mean and unit (biased, two-pass) variance, without
     parameters.
@@ -201,6 +202,7 @@ class RegionNorm(nnx.Module):
     def __init__(self, features: int):
         self.hole_gamma, self.hole_beta, self.known_gamma, self.known_beta = (nnx.Param(jnp.zeros(features)) for _ in range(4))
 
+    @jax.named_scope("norm")
     def __call__(self, x: Array, mask: Array) -> Array:
         """x (b, h, w, c), mask (b, H, W, 1) at a multiple of x's size -> (b, h, w, c)."""
         wide = x.astype(statistics_dtype(x))

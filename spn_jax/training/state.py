@@ -155,6 +155,7 @@ def scale_by_adam(settings: OptimizerConfig) -> optax.GradientTransformation:
     return optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon)
 
 
+@jax.named_scope("optimizer")
 def update(graph: StepGraph, step: Array, name: str, parameters: nnx.State, optimizer: optax.OptState, gradients: nnx.State) -> Updated:
     """Makes one Adam update of the network that the metrics call `name`."""
     direction, optimizer = scale_by_adam(graph.optimizer).update(gradients, optimizer)
@@ -181,6 +182,7 @@ def prior_switch(schedule: Schedule, step: Array) -> Array | float:
     return 1.0 if schedule.prior_loss_until is None else jnp.where(step < schedule.prior_loss_until, 1.0, 0.0)
 
 
+@jax.named_scope("optimizer")
 def moving_average(graph: StepGraph, average: nnx.State | None, parameters: nnx.State) -> nnx.State | None:
     """Returns the EMA decay * average + (1 - decay) * parameters, or None if the config has
     none.

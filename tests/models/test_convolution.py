@@ -2,6 +2,7 @@
 holds.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -58,12 +59,12 @@ def test_reflected_convolution_has_right_values_and_gradients_in_either_form(
     assert "pad = [[0, 0], [0, 0]]" in text
 
 
-@pytest.mark.parametrize(("size", "padding", "enlarged"), [(3, 1, 0), (3, 2, 0), (7, 3, 3)])
-def test_reflected_convolution_is_padded_with_zeros_on_the_cpu(size: int, padding: int, enlarged: int) -> None:
+@pytest.mark.parametrize(("size", "padding", "enlarged", "features"), [(3, 1, 0, 4), (3, 2, 0, 4), (7, 3, 3, 20)])
+def test_reflected_convolution_is_padded_with_zeros_on_the_cpu(size: int, padding: int, enlarged: int, features: int) -> None:
     """A 3x3 one is of the map itself, and gets what its borders lack afterwards; a larger one is of
     the reflected map.
     """
-    x, kernel = jnp.ones((1, 8, 6, 3)), jnp.ones((size, size, 3, 4))
+    x, kernel = jnp.ones((1, 8, 6, 3)), jnp.ones((size, size, 3, features))
     dilation = padding if size == 3 else 1
     function = jax.jit(lambda x, kernel: convolve_reflected(x, kernel, padding=padding, dilation=dilation))
     text = function.trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
@@ -72,18 +73,19 @@ def test_reflected_convolution_is_padded_with_zeros_on_the_cpu(size: int, paddin
     assert f"(tensor<1x{8 + 2 * enlarged}x{6 + 2 * enlarged}x3xf32>" in line
 
 
+@pytest.mark.parametrize("photos", [1, 2])
 @pytest.mark.parametrize("widths", [(3, 5), (5, 3)])
 @pytest.mark.parametrize(
     ("size", "stride", "padding", "dilation"),
     [(3, 1, 1, 1), (4, 2, 1, 1), (2, 2, 0, 1), (6, 2, 2, 1), (3, 2, 1, 1), (3, 1, 0, 2), (7, 1, 3, 1), (4, 1, 1, 1), (1, 2, 0, 1)],
 )
 def test_forms_for_the_cpu_are_the_convolution(
-    size: int, stride: int, padding: int, dilation: int, widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    size: int, stride: int, padding: int, dilation: int, widths: tuple[int, int], photos: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Value and both gradients, with spare rows, in phases, in strips of one row, of some and of
     all, whatever the sizes.
     """
-    x, kernel = random(2, 18, 14, widths[0]), random(size, size, *widths)
+    x, kernel = random(photos, 18, 14, widths[0]), random(size, size, *widths) / size
     monkeypatch.setattr(cpu_convolution, "MANY_PRODUCTS", 0)
 
     def results(convolution: Callable[..., jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -128,12 +130,12 @@ def test_kernel_gradients_in_bfloat16_are_summed_in_float32(widths: tuple[int, i
 LOWERED_FOR = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # JAX's names of lowering platforms
 
 
-def convolutions(platform: str, stride: int = 1, widths: tuple[int, int] = (16, 8)) -> list[str]:
+def convolutions(platform: str, stride: int = 1, widths: tuple[int, int] = (16, 8), photos: int = 1) -> list[str]:
     """Results of the convolutions in the program of one convolution and its gradients, lowered for
     a platform.
     """
     gradient = jax.jit(jax.value_and_grad(lambda x, kernel: jnp.sin(convolve(x, kernel, stride=stride, padding=1)).sum(), (0, 1)))
-    x, kernel = jnp.ones((1, 128, 128, widths[0])), jnp.ones((2 + stride, 2 + stride, *widths))
+    x, kernel = jnp.ones((photos, 128, 128, widths[0])), jnp.ones((2 + stride, 2 + stride, *widths))
     with compiled_for(platform):
         text = gradient.trace(x, kernel).lower(lowering_platforms=(LOWERED_FOR[platform],)).as_text()
     assert "stablehlo.case" not in text
@@ -166,8 +168,30 @@ def test_kernel_gradients_exchange_their_operands_only_with_few_outputs(widths: 
     assert f"tensor<{ahead}x3x3x{behind}xf32>" in convolutions("cpu", widths=widths)
 
 
+@pytest.mark.parametrize(("photos", "strips"), [(1, 16), (8, 32), (32, 128)])
+def test_strips_of_kernel_gradients_are_smaller_with_many_photos(photos: int, strips: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strip's gradients have 1 MB at most, unless it has its fewest rows."""
+    monkeypatch.setattr(cpu_convolution, "STRIP_ROWS", 1)
+    assert convolutions("cpu", widths=(8, 64), photos=photos).count("tensor<8x3x3x64xf32>") == strips
+
+
+def test_several_photos_have_no_spare_rows() -> None:
+    assert "tensor<1x130x128x8xf32>" in convolutions("cpu", widths=(16, 8))
+    assert "tensor<2x130x128x8xf32>" not in convolutions("cpu", widths=(16, 8), photos=2)
+
+
+@pytest.mark.parametrize(("widths", "kernel"), [((3, 16), "7x1x21x16"), ((16, 3), "7x1x16x21"), ((3, 17), "7x7x3x17")])
+@pytest.mark.parametrize("reflected", [False, True])
+def test_convolutions_of_colours_have_a_kernel_of_one_column(widths: tuple[int, int], kernel: str, reflected: bool) -> None:
+    function = convolve_reflected if reflected else convolve
+    program = jax.jit(functools.partial(function, padding=3))
+    with compiled_for("cpu"):
+        text = program.trace(jnp.ones((1, 16, 16, widths[0])), jnp.ones((7, 7, *widths))).lower(lowering_platforms=("cpu",)).as_text()
+    assert f", tensor<{kernel}xf32>) -> " in text
+
+
 def test_a_program_is_traced_anew_for_another_platform_and_a_program_for_all_chooses_where_it_runs() -> None:
-    x, kernel = jnp.asarray(random(1, 8, 8, 3)), jnp.asarray(random(7, 7, 3, 4))
+    x, kernel = jnp.asarray(random(1, 8, 8, 3)), jnp.asarray(random(7, 7, 3, 20))
     function = jax.jit(lambda x, kernel: convolve_reflected(x, kernel, padding=3))
     texts = {}
     for platform in ("cpu", "gpu", EVERY_PLATFORM):
@@ -179,8 +203,8 @@ def test_a_program_is_traced_anew_for_another_platform_and_a_program_for_all_cho
         assert "custom_vjp" not in str(jax.make_jaxpr(lambda x, kernel: convolve_reflected(x, kernel, padding=3))(x, kernel))
     with compiled_for(EVERY_PLATFORM):
         of_all = function.trace(x, kernel)
-    assert "tensor<1x14x14x3xf32>, tensor<7x7x3x4xf32>) -> tensor<1x8x8x4xf32>" in of_all.lower(lowering_platforms=("cuda",)).as_text()
-    assert "-> tensor<1x14x14x4xf32>" in texts[EVERY_PLATFORM]  # padded and cut on the CPU
+    assert "tensor<1x14x14x3xf32>, tensor<7x7x3x20xf32>) -> tensor<1x8x8x20xf32>" in of_all.lower(lowering_platforms=("cuda",)).as_text()
+    assert "-> tensor<1x14x14x20xf32>" in texts[EVERY_PLATFORM]  # padded and cut on the CPU
 
 
 @pytest.mark.gpu

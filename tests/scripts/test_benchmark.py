@@ -18,6 +18,7 @@ import pytest
 from scripts import benchmark_step
 from spn_jax.config import Config, load_config
 from spn_jax.errors import InputError
+from spn_jax.runtime import compiling
 from spn_jax.runtime.sharding import make_mesh
 from tests.devices import memory
 from tests.trainer import CONFIG_FILE, Inputs
@@ -56,7 +57,7 @@ def scan_of(length: int) -> Any:
 
 def test_operations_are_those_of_the_program_before_it_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(benchmark_step, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(compiling, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     class Program:
         """Compiled on a GPU: convolutions are calls that XLA does not count."""
@@ -78,7 +79,7 @@ def test_operations_are_those_of_the_program_before_it_is_compiled(monkeypatch: 
             clock[0] += 3
             return Lowered()
 
-    compiled = benchmark_step.compiled_for(Function(), (1, 2), load_config(Path("configs/tiny.py"), []))
+    compiled = benchmark_step.compile_program(Function(), (1, 2), load_config(Path("configs/tiny.py"), []))
     assert (compiled.operations, compiled.trace_s, compiled.compile_s) == (5e9, 3, 40)
 
 
@@ -112,7 +113,10 @@ def test_numbers_and_devices_are_chosen(capsys: pytest.CaptureFixture[str], tmp_
         ["step", "--config", "configs/tiny.py", "--pass", "forward", "--repeats", "1", "--devices", "1", "--numbers", "float32", "bfloat16"]
         + ["--trace", str(tmp_path)]
     )
-    rows = [line.split(" | ")[3] for line in capsys.readouterr().out.splitlines() if line.startswith("| forward")]
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split(" | ")[3] for line in lines if line.startswith("| forward | ")]
+    # of each profile a table of kinds, whose shares add up
+    assert [line.split(" | ")[2] for line in lines if line.startswith("| all | ")] == ["100.0%", "100.0%"]
     assert rows == ["float32", "bfloat16"]
     assert all(list((tmp_path / f"forward-{numbers}-1").rglob("*.xplane.pb")) for numbers in rows)
 
