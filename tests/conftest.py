@@ -3,6 +3,7 @@ count under CI=true.
 """
 
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -71,6 +72,16 @@ def _fail_if_skipped(report: Report) -> Report:
         report.outcome = "failed"
         report.longrepr = f"CI=true allows no skipped test except those marked gpu; this one said: {reason}"
     return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs() -> Generator[None]:
+    """Frees what a file compiled at its end: a process that keeps it all comes to seven gigabytes, and
+    every profile and every search for garbage gets slower.
+    """
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(scope="session")
