@@ -76,8 +76,8 @@ def _fail_if_skipped(report: Report) -> Report:
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_compiled_programs() -> Generator[None]:
-    """Frees what a file compiled at its end: a process that keeps it all comes to seven gigabytes, and
-    every profile and every search for garbage gets slower.
+    """Frees what a file compiled at its end: a process that keeps it all comes to seven gigabytes,
+    and every profile and every search for garbage gets slower.
     """
     yield
     if "jax" in sys.modules:
