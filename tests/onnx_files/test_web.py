@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from spn_jax import export, predict
 from spn_jax.errors import InputError
@@ -38,6 +38,7 @@ from tests.tiny import photo
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 CACHE = Path(__file__).resolve().parent.parent.parent / ".cache"
+INSECURE = "photos.test"  # a name of this machine to which browsers grant less than to 127.0.0.1
 PATIENCE = 120_000  # milliseconds
 HEIGHT, WIDTH = 61, 97
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -68,56 +69,60 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
+@pytest.fixture(scope="module")
+def addresses(folders: dict[str, Path]) -> Iterator[dict[str, str]]:
+    """Where a server has the page of each kind of model."""
+    root = folders["spn"].parent
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(root))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/"
+            yield {kind: f"http://127.0.0.1:{server.server_address[1]}/{folder.name}/" for kind, folder in folders.items()}
         finally:
             server.shutdown()
             thread.join()
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    flags = [*FLAGS.split(), f"--host-resolver-rules=MAP {INSECURE} 127.0.0.1"]
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=flags)
+        yield browser
+        browser.close()
+
+
 @contextlib.contextmanager
-def opened(
-    folder: Path, profile: Path, replaced: Mapping[str, bytes | None] = MappingProxyType({}), host: str = "127.0.0.1"
-) -> Iterator[Page]:
-    """The page, in a browser that reaches nothing but its files; what a script complains about
-    fails the test, unless files are replaced: by other bytes, or by none.
+def opened(browser: Browser, address: str, replaced: Mapping[str, bytes | None] = MappingProxyType({})) -> Iterator[Page]:
+    """The page, with a profile of its own, which reaches nothing but its files; what a script
+    complains about fails the test, unless files are replaced: by other bytes, or by none.
     """
-    with served(folder) as address, sync_playwright() as driver:
-        address = address.replace("127.0.0.1", host)
-        flags = [*FLAGS.split(), f"--host-resolver-rules=MAP {host} 127.0.0.1"]
-        options = {"executable_path": CHROMIUM, "headless": True, "args": flags, "viewport": {"width": 1280, "height": 900}}
-        browser = driver.chromium.launch_persistent_context(str(profile), **options)  # type: ignore[arg-type]
-        complaints: list[str] = []
-        page = browser.pages[0]
+    complaints: list[str] = []
 
-        def only_files(route: Any) -> None:
-            request = route.request
-            if not request.url.startswith(address) or request.method != "GET":
-                complaints.append(f"{request.method} {request.url}")
-                route.abort()
-            elif (name := request.url.removeprefix(address)) in replaced:
-                route.fulfill(status=404 if replaced[name] is None else 200, body=replaced[name] or b"")
-            else:
-                route.continue_()
+    def only_files(route: Any) -> None:
+        request = route.request
+        if not request.url.startswith(address) or request.method != "GET":
+            complaints.append(f"{request.method} {request.url}")
+            route.abort()
+        elif (name := request.url.removeprefix(address)) in replaced:
+            route.fulfill(status=404 if replaced[name] is None else 200, body=replaced[name] or b"")
+        else:
+            route.continue_()
 
-        browser.route(re.compile("^https?:"), only_files)
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        context.route(re.compile("^https?:"), only_files)
+        page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.goto(address)
         expect(page.locator("#error" if "page.json" in replaced else "#limits")).not_to_be_empty()  # the script has begun
         yield page
-        browser.close()
     assert replaced or not complaints
 
 
 @pytest.fixture
-def page(folders: dict[str, Path], tmp_path: Path) -> Iterator[Page]:
-    with opened(folders["spn"], tmp_path / "profile") as page:
+def page(addresses: dict[str, str], browser: Browser) -> Iterator[Page]:
+    with opened(browser, addresses["spn"]) as page:
         yield page
 
 
@@ -191,10 +196,10 @@ def test_a_painted_mask_is_saved_and_grows_as_the_command_has_it(page: Page, che
     assert np.abs(read_photo(path, "filled").pixels.astype(int) - wanted).max() <= 1
 
 
-def test_several_completions_of_the_probabilistic_model(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_several_completions_of_the_probabilistic_model(addresses: dict[str, str], browser: Browser) -> None:
     image, mask = photo(40, 40), np.zeros((40, 40, 1), np.uint8)
     mask[10:30, 10:30] = 1
-    with opened(folders["spn-probabilistic"], tmp_path / "profile") as page:
+    with opened(browser, addresses["spn-probabilistic"]) as page:
         load(page, encoded(image), mask)
         page.fill("#samples", "2")
         fill(page)
@@ -325,9 +330,9 @@ def test_a_browser_that_changes_what_pages_read_is_one_sentence(page: Page) -> N
 # --- servers ---
 
 
-def test_a_server_without_https_suffices(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_server_without_https_suffices(addresses: dict[str, str], browser: Browser) -> None:
     """At such an address browsers lack what they give to secure pages alone."""
-    with opened(folders["spn"], tmp_path / "profile", host="photos.test") as page:
+    with opened(browser, addresses["spn"].replace("127.0.0.1", INSECURE)) as page:
         assert not page.evaluate("window.isSecureContext")
         load(page, encoded(photo(HEIGHT, WIDTH)), hole())
         fill(page)
@@ -343,9 +348,9 @@ def test_a_server_without_https_suffices(folders: dict[str, Path], tmp_path: Pat
     ],
 )
 def test_a_missing_or_damaged_file_is_one_sentence(
-    name: str, content: bytes | None, message: str, folders: dict[str, Path], tmp_path: Path
+    name: str, content: bytes | None, message: str, addresses: dict[str, str], browser: Browser
 ) -> None:
-    with opened(folders["spn"], tmp_path / "profile", {name: content}) as page:
+    with opened(browser, addresses["spn"], {name: content}) as page:
         load(page, encoded(photo(HEIGHT, WIDTH)), hole())
         page.click("#fill")
         expect(page.locator("#error")).to_contain_text(message, timeout=PATIENCE)
@@ -353,20 +358,18 @@ def test_a_missing_or_damaged_file_is_one_sentence(
         assert "\n" not in page.locator("#error").inner_text()
 
 
-def test_a_page_without_its_description_is_one_sentence(folders: dict[str, Path], tmp_path: Path) -> None:
-    with opened(folders["spn"], tmp_path / "profile", {"page.json": None}) as page:
+def test_a_page_without_its_description_is_one_sentence(addresses: dict[str, str], browser: Browser) -> None:
+    with opened(browser, addresses["spn"], {"page.json": None}) as page:
         expect(page.locator("#error")).to_have_text("The page's file page.json is not there (status 404); put all its files on the server.")
 
 
-def test_opened_as_a_file_it_asks_for_a_server(folders: dict[str, Path]) -> None:
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        page = browser.new_page()
+def test_opened_as_a_file_it_asks_for_a_server(folders: dict[str, Path], browser: Browser) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
         page.goto((folders["spn"] / "index.html").as_uri())
         expect(page.locator("#error")).to_have_text(
             'Browsers do not run this page from a file: start a web server in its folder, for instance "python -m http.server".'
         )
-        browser.close()
 
 
 # --- windows.js beside windows.py ---
