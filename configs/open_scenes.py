@@ -23,7 +23,7 @@ continued from around the hole, which alone score what OpenCV's Navier-Stokes do
 28.98 at 64 x 64 pixels). With white holes a model of this size needs hours to come so far.
 Optimiser: Adam with beta1 = 0.9 and beta2 = 0.99 instead of the paper's 0 and 0.9, which the
 adversarial loss asks for: it weighs 0.1 here and not 1.
-Hardware: two CPU cores. Cost: 12 photos/s of 64 x 64 pixels when nothing else runs.
+Hardware: two CPU cores. Cost: 18 photos/s of 64 x 64 pixels when nothing else runs.
 Expected: spn_jax/pretrained/open_scenes/MODEL_CARD.md has the scores.
 """
 
