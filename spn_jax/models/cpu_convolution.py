@@ -242,7 +242,7 @@ def _with_reflected_borders(x: Array, kernel: Array, reach: int) -> Array:
     """
     out = convolve(x, kernel, 1, ((reach, reach), (reach, reach)), reach)
     for border in borders(x.shape[1:3], reach):
-        out = _add_at(out, border.contribution(border.seen(x), kernel, reach), border.axis, border.start)
+        out = _add_at(out, border.contribution(border.seen(x), kernel), border.axis, border.start)
     return out
 
 
@@ -259,10 +259,10 @@ class Border(NamedTuple):
         """Returns the rows or columns of the map (b, h, w, c) that are reflected."""
         return lax.slice_in_dim(x, self.first, self.first + self.reach, axis=self.axis)
 
-    def contribution(self, seen: Array, kernel: Array, reach: int) -> Array:
+    def contribution(self, seen: Array, kernel: Array) -> Array:
         """Returns what the reflected rows or columns add to the incomplete ones."""
         mirrored, weights = jnp.flip(seen, self.axis), lax.index_in_dim(kernel, self.tap, self.axis - 1, keepdims=False)
-        along = 3 - self.axis
+        reach, along = self.reach, 3 - self.axis
         # the rows cover the corners
         mode = "reflect" if self.axis == 1 else "constant"
         line = jnp.pad(mirrored, [(reach, reach) if axis == along else (0, 0) for axis in range(4)], mode=mode)
@@ -288,7 +288,7 @@ def _reflected_backward(reach: int, saved: tuple[Array, Array], gradient: Array)
     for_x = _input_gradient(x, kernel, gradient, 1, ((reach, reach), (reach, reach)), reach)
     for border in borders(x.shape[1:3], reach):
         incomplete = lax.slice_in_dim(gradient, border.start, border.start + reach, axis=border.axis)
-        pull_back = jax.linear_transpose(functools.partial(border.contribution, kernel=kernel, reach=reach), border.seen(x))
+        pull_back = jax.linear_transpose(functools.partial(border.contribution, kernel=kernel), border.seen(x))
         (part,) = pull_back(incomplete)
         for_x = _add_at(for_x, part, border.axis, border.first)
     return for_x, _kernel_gradient(reflect(x, reach), kernel, gradient, 1, ((0, 0), (0, 0)), reach)
