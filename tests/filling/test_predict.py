@@ -75,6 +75,13 @@ def read(path: str | Path) -> np.ndarray:
     return read_photo(Path(path), str(path)).pixels
 
 
+def copy_photo(names: str) -> None:
+    """Makes the folder photos, with one copy of photo.png for each letter."""
+    Path("photos").mkdir()
+    for name in names:
+        shutil.copy("photo.png", f"photos/{name}.png")
+
+
 @pytest.mark.parametrize("suffix", ["png", "webp", "TIFF", "bmp"])
 def test_command_writes_the_completed_photo(
     folder: Path, run, expected: np.ndarray, suffix: str, capsys: pytest.CaptureFixture[str]
@@ -261,9 +268,7 @@ def test_photos_and_masks_in_one_folder(folder: Path, run) -> None:
 
 
 def test_a_broken_photo_is_told_at_the_end_and_the_others_are_done(folder: Path, run, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("photos").mkdir()
-    for name in "ac":
-        shutil.copy("photo.png", f"photos/{name}.png")
+    copy_photo("ac")
     Path("photos/b.png").write_bytes(Path("photo.png").read_bytes()[:500])
     Image.new("RGB", (9, 9)).save("photos/d.png")
     assert run("--image photos --output results") == 1
@@ -277,9 +282,7 @@ def test_a_broken_photo_is_told_at_the_end_and_the_others_are_done(folder: Path,
 
 
 def test_a_full_disk_ends_a_folder_at_once(folder: Path, run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("photos").mkdir()
-    for name in "abcd":
-        shutil.copy("photo.png", f"photos/{name}.png")
+    copy_photo("abcd")
     write = folders.write_atomically
 
     def write_until_it_is_full(path: Path, data: bytes) -> None:
@@ -301,9 +304,7 @@ def test_a_full_disk_ends_a_folder_at_once(folder: Path, run, monkeypatch: pytes
 def test_a_fault_of_the_program_costs_one_photo(
     folder: Path, run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("photos").mkdir()
-    for name in "abcd":
-        shutil.copy("photo.png", f"photos/{name}.png")
+    copy_photo("abcd")
     reader = folders.read_photo
 
     def read_and_fail(path: Path, name: str) -> Photo:
