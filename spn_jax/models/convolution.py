@@ -13,7 +13,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
 from spn_jax.models import cpu_convolution
-from spn_jax.models.cpu_convolution import plain_convolution
+from spn_jax.models.cpu_convolution import plain_convolution, reflect
 
 EVERY_PLATFORM = "every platform"
 
@@ -67,8 +67,7 @@ def convolve_reflected(x: Array, kernel: Array, *, padding: int, dilation: int =
     """
 
     def padded_before(x: Array, kernel: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
-        return plain_convolution(x, kernel, 1, ((0, 0), (0, 0)), dilation)
+        return plain_convolution(reflect(x, padding), kernel, 1, ((0, 0), (0, 0)), dilation)
 
     def form(x: Array, kernel: Array) -> Array:
         return choose_form(
