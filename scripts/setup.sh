@@ -41,7 +41,8 @@ stop() {
     exit 2
 }
 
-install() { "$venv/bin/python" -m pip install -qq --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} "$@"; }
+# Python compiles a module when it is first imported; to compile all of them here takes half a minute, and most are never used.
+install() { "$venv/bin/python" -m pip install --no-compile -qq --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} "$@"; }
 
 # The marker says that this script made the environment, and whether the set-up came to its end.
 marker=$venv/.made-by-spn-setup

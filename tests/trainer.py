@@ -39,8 +39,10 @@ from spn_jax.training.step import compile_train_step
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_FILE = "configs/tiny.py"
 STEPS = 6  # of configs/tiny.py
-# A checkpoint after every step, so that tests can start at any of them.
-SETTINGS = ("train.ema_decay=0.5", "train.checkpoint_every=1", "train.eval_every=4")
+SETTINGS = ("train.ema_decay=0.5", "train.checkpoint_every=100", "train.eval_every=4")
+# The settings of a run from whose every step a test can start. Saving the smallest model takes half
+# a second, so other runs save where they evaluate, stop or end.
+EVERY_STEP = ("train.checkpoint_every=1", "train.keep_last=100")
 PHOTOS = 12
 LEVELS = tuple(
     Level(level=level, name=f"layer{level}", channels=channels, height=size, width=size)
@@ -104,6 +106,10 @@ class Inputs:
     test: Path
     cache: Path
 
+    @classmethod
+    def of(cls, folder: Path) -> "Inputs":
+        return cls(train=folder / "train", test=folder / "test", cache=folder / "cache")
+
     def arguments(self, workdir: Path, *more: str) -> list[str]:
         """Command line of a run on these inputs; what comes last counts."""
         paths = [f"data.train_photos={self.train}", f"data.test_photos={self.test}", f"teacher.cache={self.cache}"]
@@ -111,8 +117,11 @@ class Inputs:
 
 
 def make_inputs(folder: Path) -> Inputs:
-    train = make_photos(folder / "train", PHOTOS, seed=0)
-    return Inputs(train=train, test=make_photos(folder / "test", 6, seed=1), cache=make_cache(folder / "cache", train))
+    inputs = Inputs.of(folder)
+    make_photos(inputs.train, PHOTOS, seed=0)
+    make_photos(inputs.test, 6, seed=1)
+    make_cache(inputs.cache, inputs.train)
+    return inputs
 
 
 def start(

@@ -406,6 +406,22 @@ def test_killed_ten_times_an_export_ends_with_the_same_bytes(config: Config, ran
     assert contents(cache) == contents(straight)
 
 
+def test_processes_of_torchrun_each_write_their_shards(
+    config: Config, random_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = many_shards(config, tmp_path, 24)
+    straight = tmp_path / "straight"
+    export(apply_overrides(config, [f"teacher.cache={straight}"]), random_teacher)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "0", "1":
+        monkeypatch.setenv("RANK", rank)
+        main(arguments(config, tmp_path))
+        assert (Path(config.teacher.cache) / MANIFEST).exists() == (rank == "1")
+    assert "24 shards" in capsys.readouterr().out
+    assert contents(config.teacher.cache) == contents(straight)
+
+
+@pytest.mark.long
 def test_processes_side_by_side_under_torchrun_s_environment(
     config: Config, random_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -505,6 +505,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return teach
 
 
+@pytest.mark.long
 def test_a_trained_model_s_prior_teaches_another(student: Callable[..., Path]) -> None:
     """Table 5: SPL distils the coarsest prior of an SPN."""
     first = student("sobel")

@@ -41,6 +41,7 @@ def resumed_at(step: int, reference: Path, workdir: Path) -> Path:
     return workdir
 
 
+@pytest.mark.long
 def test_four_devices_compute_what_one_does_and_take_over_from_it(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     workdir = resumed_at(4, reference, tmp_path / "run")
     output, _ = trainer.run(inputs.arguments(workdir), devices=4)
@@ -55,7 +56,7 @@ def test_a_split_state_computes_what_a_whole_one_does_and_either_continues_the_o
     from them.
     """
     workdir = resumed_at(4, reference, tmp_path / "run")
-    trainer.run(inputs.arguments(workdir, "train.shard_parameters=true", "train.keep_last=100"), devices=4)
+    trainer.run(inputs.arguments(workdir, "train.shard_parameters=true", *trainer.EVERY_STEP), devices=4)
     assert_close(workdir, reference, trainer.STEPS, exact=5)
 
     whole = resumed_at(5, workdir, tmp_path / "whole")
@@ -199,6 +200,7 @@ def test_batch_that_does_not_divide_over_processes(inputs: Inputs, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_an_error_in_one_process_ends_the_other(inputs: Inputs, tmp_path: Path) -> None:
     """Process 1 alone meets a photo that cannot be read."""
     broken = tmp_path / "broken"

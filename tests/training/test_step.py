@@ -172,16 +172,17 @@ def test_rematerialisation_changes_memory_not_numbers(plain: tuple) -> None:
     for ours, theirs in zip(metrics, plain[1], strict=False):
         assert_metrics_close(ours, theirs, 1e-5)
     graph, state = new_state(tiny("train.rematerialise=true"))
-    assert "remat" in str(jax.make_jaxpr(train_step, static_argnums=0)(graph, state, Frozen(), random_batch(tiny())))
+    assert "remat" in str(compiled_step(graph).trace(state, Frozen(), random_batch(tiny())).jaxpr)
 
 
 def test_bfloat16_keeps_parameters_optimiser_and_losses_in_float32(plain: tuple) -> None:
     config = tiny("train.compute_dtype=bfloat16")
-    graph, state = new_state(config)
-    new, metrics = jax.eval_shape(lambda s: train_step(graph, s, Frozen(), random_batch(config)), state)
+    new, history = run_steps(config, 1)
     assert {x.dtype for x in jax.tree.leaves(new)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+    graph, state = new_state(config)
+    metrics = compiled_step(graph).trace(state, Frozen(), random_batch(config)).out_info[1]
     assert {x.dtype for x in metrics.values()} == {jnp.dtype("float32")}
-    assert_metrics_close(run_steps(config, 1)[1][0], plain[1][0], 0.03)
+    assert_metrics_close(history[0], plain[1][0], 0.03)
 
 
 def test_moving_average_follows_the_parameters() -> None:
@@ -321,7 +322,7 @@ def test_vgg19_and_the_teacher_compute_at_highest_precision_on_a_gpu_and_the_tra
     }
 
 
-@pytest.mark.parametrize("options", [(), PROBABILISTIC], ids=["spn", "probabilistic"])
+@pytest.mark.parametrize("options", [(), pytest.param(PROBABILISTIC, marks=pytest.mark.long)], ids=["spn", "probabilistic"])
 def test_the_accelerators_program_computes_what_the_cpus_does(options: tuple[str, ...]) -> None:
     """It is run here, on the CPU, which is what the context is told otherwise."""
     config, frozen = tiny(*options), Frozen(vgg=Perceiver() if options else None)
@@ -497,7 +498,7 @@ def test_photos_are_judged_once_a_step() -> None:
     the same.
     """
     graph, state = new_state(tiny(*PROBABILISTIC))
-    lowered = jax.jit(train_step, static_argnums=0).lower(graph, state, Frozen(vgg=Perceiver()), random_batch(tiny()))
+    lowered = compiled_step(graph).lower(state, Frozen(vgg=Perceiver()), random_batch(tiny()))
     lines = str(lowered.compile().as_text()).splitlines()
     assert sum("f32[4,16,16,4]{3,2,1,0} convolution(" in line and "size=4x4 stride=2x2" in line for line in lines) == 1
 

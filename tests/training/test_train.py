@@ -35,7 +35,7 @@ from spn_jax.training.processes import Stop, Stopped, join_processes, only_run_i
 from spn_jax.training.reports import check_finite, out_of_memory_in_words
 from spn_jax.training.resume import final_learning_rate
 from tests import trainer
-from tests.trainer import STEPS, Inputs, assert_same_run, last_arrays, make_cache, make_photos, metrics, saved_arrays
+from tests.trainer import STEPS, Inputs, assert_same_run, last_arrays, make_cache, make_inputs, make_photos, metrics, saved_arrays
 
 # Runs the trainer as its command line does, but on a disk where no file may grow beyond 100 kB: a
 # checkpoint does, a log does not.
@@ -101,7 +101,7 @@ def kill_while_saving(process: subprocess.Popen[str], workdir: Path, delay: floa
 
 def test_killed_while_saving_and_restarted_equals_uninterrupted(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    process = trainer.start(inputs.arguments(workdir))
+    process = trainer.start(inputs.arguments(workdir, *trainer.EVERY_STEP))
     trainer.wait_for(process, "step 4/")
     kill_while_saving(process, workdir, delay=0)
     assert process.returncode == -signal.SIGKILL
@@ -173,6 +173,7 @@ def test_finished_run_started_again_says_so_and_changes_nothing(inputs: Inputs, 
     assert {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_while_saving_spoils_nothing(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
     workdir = copy_at(reference, tmp_path / "run", 2)
     before = saved_arrays(workdir / FOLDER / "2")
@@ -191,7 +192,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(inputs: Inpu
     config = load_config(trainer.CONFIG_FILE, paths)
     batches = read_batches(config, open_data(config, ""), 0, trainer.PHOTOS // config.train.batch_size)
     bad_step = 1 + next(step for step, batch in enumerate(batches) if np.isnan(batch["targets"][3].astype(np.float32)).any())
-    _, errors = trainer.run_here(inputs.arguments(tmp_path / "run", f"teacher.cache={cache}"), status=2)
+    arguments = inputs.arguments(tmp_path / "run", f"teacher.cache={cache}", "train.checkpoint_every=1")
+    _, errors = trainer.run_here(arguments, status=2)
     assert errors.startswith(f"error: at step {bad_step} these values are not finite: ") and errors.count("\n") == 1
     assert "generator/prior" in errors and "Lower optimizer.learning_rate" in errors
     assert steps(tmp_path / "run") == list(range(max(1, bad_step - 2), bad_step))
@@ -302,7 +304,7 @@ def test_too_little_memory_is_one_sentence_that_names_what_helps() -> None:
 
 
 def test_init_starts_a_new_run_from_the_moving_average(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
-    arguments = inputs.arguments(tmp_path / "run", "schedule.length=2", "train.log_every=2", "--init", str(reference))
+    arguments = inputs.arguments(tmp_path / "run", "schedule.length=2", "train.log_every=2", *trainer.EVERY_STEP, "--init", str(reference))
     output, _ = trainer.run_here(arguments)
     assert f"starts from the parameters of {reference / FOLDER / '6'}" in output
     # The parameters that it starts from are scored before the first step.
@@ -427,21 +429,19 @@ def test_resuming_with_changed_settings_lists_them(refused, reference: Path) -> 
     assert (reference / "config.txt").read_text() == config
 
 
-def test_resuming_with_another_teacher_cache_is_refused(refused, inputs: Inputs, reference: Path, tmp_path: Path) -> None:
-    shutil.copytree(reference, tmp_path / "copy")
-    others = make_cache(tmp_path / "cache", inputs.train, seed=1)
-    moved = Inputs(inputs.train, inputs.test, inputs.cache.with_name("cache"))
-    shutil.move(inputs.cache, tmp_path / "kept")
-    try:
-        shutil.copytree(others, inputs.cache)
-        error = refused(workdir=reference)
-    finally:
-        shutil.rmtree(inputs.cache)
-        shutil.move(tmp_path / "kept", moved.cache)
+def test_resuming_with_another_teacher_cache_is_refused(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(loop, "compile_train_step", trainer.idle_step)
+    inputs = make_inputs(tmp_path)
+    arguments = inputs.arguments(tmp_path / "run", "schedule.length=1")
+    trainer.run_here(arguments)
+    shutil.rmtree(inputs.cache)
+    make_cache(inputs.cache, inputs.train, seed=1)
+    error = error_of(arguments, monkeypatch, capsys)
     assert "teacher: " in error and "random(seed=0)" in error and "random(seed=1)" in error
 
 
-def test_safe_settings_may_change_on_resume(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+def test_safe_settings_may_change_on_resume(inputs: Inputs, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "compile_train_step", trainer.idle_step)
     workdir = copy_at(reference, tmp_path / "run", 5)
     output, _ = trainer.run_here(
         inputs.arguments(
