@@ -12,7 +12,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from spn_jax.data.manifest import MANIFEST, PLAN, Manifest, Shard, plan_differences, read_manifest
-from spn_jax.data.shards import READER_OPTIONS, TEMPORARY, BeingWritten, count_records, leftovers, locked_file, new_shard, write_text
+from spn_jax.data.shards import READER_OPTIONS, UNFINISHED, BeingWritten, count_records, leftovers, locked_file, new_shard, write_text
 from spn_jax.data.teacher import damaged_shards
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import FolderLock
@@ -24,7 +24,7 @@ from spn_jax.runtime.files import FolderLock
 # threads or time.
 WRITER_OPTIONS = {"zstd": "group_size:1,zstd:1", "none": "group_size:1,uncompressed"}
 RECORDS_AT_ONCE = 16  # read together when a shard is verified
-MERGE_LOCK = TEMPORARY + "verification"
+MERGE_LOCK = UNFINISHED + "verification"
 
 # features of the next record, checksum of its photo
 Write = Callable[[Mapping[int, np.ndarray], int], None]
@@ -91,7 +91,7 @@ class CacheWriter(contextlib.AbstractContextManager["CacheWriter"]):
         for leftover in leftovers(self.folder, "features-*", "verification"):
             if self.processes == 1:
                 leftover.unlink(missing_ok=True)
-            elif leftover.name.startswith(f"{TEMPORARY}features-"):
+            elif leftover.name.startswith(f"{UNFINISHED}features-"):
                 with locked_file(leftover, create=False) as mine:
                     if mine:
                         leftover.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from spn_jax.errors import InputError
 from spn_jax.runtime.files import is_same_file, keep_mode, replace_file, without_links
 
-TEMPORARY = "unfinished-"  # prefix of files that are being written
+UNFINISHED = "unfinished-"  # prefix of files that are being written
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
@@ -78,7 +78,7 @@ def _reserve(path: Path) -> Iterator[tuple[Path, Path]]:
     with contextlib.ExitStack() as stack:
         try:
             final = without_links(path)
-            temporary = final.parent / (TEMPORARY + final.name)
+            temporary = final.parent / (UNFINISHED + final.name)
             mine = stack.enter_context(locked_file(temporary, create=True))
         except OSError as error:
             raise write_failed(path, error) from error
@@ -86,7 +86,7 @@ def _reserve(path: Path) -> Iterator[tuple[Path, Path]]:
             raise BeingWritten(path.name)
         if mine is None:
             temporary.unlink(missing_ok=True)
-            temporary = final.parent / f"{TEMPORARY}{final.name}-{socket.gethostname()}-{os.getpid()}"
+            temporary = final.parent / f"{UNFINISHED}{final.name}-{socket.gethostname()}-{os.getpid()}"
         yield temporary, final
 
 
@@ -142,7 +142,7 @@ def leftovers(folder: Path, *patterns: str) -> list[Path]:
     those of `new_shard` for names of these patterns. A user's own file may begin with the same
     word.
     """
-    found = [*folder.glob(TEMPORARY + "[0-9a-f]" * 12), *(path for pattern in patterns for path in folder.glob(TEMPORARY + pattern))]
+    found = [*folder.glob(UNFINISHED + "[0-9a-f]" * 12), *(path for pattern in patterns for path in folder.glob(UNFINISHED + pattern))]
     return sorted(path for path in found if path.is_file())
 
 
@@ -161,7 +161,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         InputError: it cannot be written.
     """
     try:
-        written = replace_file(path, data, TEMPORARY)
+        written = replace_file(path, data, UNFINISHED)
         _flush(written.parent)
     except OSError as error:
         raise write_failed(path, error) from error
