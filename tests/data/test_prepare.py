@@ -27,7 +27,7 @@ from spn_jax.config import Config, apply_overrides
 from spn_jax.data import images, mask_set, official, prepare
 from spn_jax.data.images import open_photos
 from spn_jax.data.masks import open_masks
-from spn_jax.data.shards import TEMPORARY, write_text
+from spn_jax.data.shards import UNFINISHED, write_text
 from spn_jax.data.sources import open_source
 from spn_jax.errors import InputError
 from spn_jax.evaluation.pairs import make_pair_list, match
@@ -146,7 +146,7 @@ def test_each_data_set_is_prepared_from_its_published_layout(name: str, pack: Ca
     made = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert (made["data_set"], made["photos"], made["notes"]) == (name, {"train": len(train), "test": len(test)}, [])
     assert sorted(made["bytes"]["train"]) == [path.name for path in sorted((tmp_path / "out" / "train").glob("photos-*"))]
-    assert not list((tmp_path / "out").rglob(f"{TEMPORARY}*")) and not (tmp_path / "out" / "plan.json").exists()
+    assert not list((tmp_path / "out").rglob(f"{UNFINISHED}*")) and not (tmp_path / "out" / "plan.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_broken_photos_are_all_named_and_what_is_whole_is_kept(tmp_path: Path, c
         run("celeba", [source], tmp_path / "out")
     kept = [path.name for path in sorted((tmp_path / "out" / "train").glob("*.array_record"))]
     assert kept == ["photos-00001-of-00003.array_record", "photos-00002-of-00003.array_record"]
-    assert not list((tmp_path / "out").rglob(f"{TEMPORARY}*"))
+    assert not list((tmp_path / "out").rglob(f"{UNFINISHED}*"))
     files["Img/img_align_celeba/000003.jpg"] = picture(99)  # of a shard that is there
     mended = {**files, **{name: celeba()[name] for name in ("Img/img_align_celeba/000001.jpg", "Img/img_align_celeba/000009.jpg")}}
     run("celeba", [as_folder(tmp_path / "source", mended)], tmp_path / "out")
@@ -279,7 +279,7 @@ def test_interrupted_and_continued_a_preparation_ends_with_the_same_bytes(tmp_pa
     assert (tmp_path / "out" / "plan.json").exists() and not (tmp_path / "out" / "dataset.json").exists()
     with pytest.raises(InputError, match="data_set: celeba -> folder"):
         run("folder", [source], tmp_path / "out")
-    (tmp_path / "out" / "train" / f"{TEMPORARY}photos-00000-of-00009.array_record").write_bytes(b"of a killed process")
+    (tmp_path / "out" / "train" / f"{UNFINISHED}photos-00000-of-00009.array_record").write_bytes(b"of a killed process")
     run("celeba", [source], tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
     run("celeba", [source], tmp_path / "out")
@@ -411,16 +411,16 @@ def test_a_preparation_killed_in_its_first_moment_goes_on(tmp_path: Path) -> Non
         write_text(tmp_path / "text", "")
     (tmp_path / "out" / names[0]).write_text("{")
     run("folder", [source], tmp_path / "out")
-    assert not list((tmp_path / "out").rglob(f"{TEMPORARY}*"))
+    assert not list((tmp_path / "out").rglob(f"{UNFINISHED}*"))
 
 
 def test_what_a_user_calls_unfinished_is_never_deleted(tmp_path: Path) -> None:
     source = as_folder(tmp_path / "source", {f"{i}.jpg": picture(i) for i in range(3)})
-    (tmp_path / "out" / f"{TEMPORARY}edits").mkdir(parents=True)
-    (tmp_path / "out" / f"{TEMPORARY}portrait.jpg").write_bytes(b"mine")
+    (tmp_path / "out" / f"{UNFINISHED}edits").mkdir(parents=True)
+    (tmp_path / "out" / f"{UNFINISHED}portrait.jpg").write_bytes(b"mine")
     with pytest.raises(InputError, match="is not empty and no preparation of this program; choose another folder"):
         run("folder", [source], tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{TEMPORARY}edits", f"{TEMPORARY}portrait.jpg"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{UNFINISHED}edits", f"{UNFINISHED}portrait.jpg"]
 
 
 def test_more_shards_than_open_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

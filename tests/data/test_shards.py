@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spn_jax.data.shards import TEMPORARY, BeingWritten, count_records, new_shard, write_text
+from spn_jax.data.shards import UNFINISHED, BeingWritten, count_records, new_shard, write_text
 from spn_jax.errors import InputError
 
 OPTIONS = "group_size:1,uncompressed"
@@ -66,7 +66,7 @@ def test_a_text_of_the_longest_name_that_may_be(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_taken_over_and_bears_the_mark_of_what_is_unfinished(tmp_path: Path) -> None:
-    (tmp_path / f"{TEMPORARY}shard").write_bytes(b"half of it")
+    (tmp_path / f"{UNFINISHED}shard").write_bytes(b"half of it")
     write_shard(tmp_path, records=2)
     assert [path.name for path in tmp_path.iterdir()] == ["shard"] and count_records(tmp_path / "shard") == 2
 
@@ -83,7 +83,7 @@ def test_a_text_that_cannot_be_put_in_place_leaves_the_old_one_and_nothing_else(
     with pytest.raises(InputError, match=r"^writing .*plan\.json failed: No space left on device; free some space and run the same"):
         write_text(tmp_path / "plan.json", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"] and (tmp_path / "plan.json").read_text() == "old"
-    assert seen[0].startswith(TEMPORARY)  # by which the leftover of a killed process is found
+    assert seen[0].startswith(UNFINISHED)  # by which the leftover of a killed process is found
 
 
 def test_no_two_write_the_same_shard(tmp_path: Path) -> None:

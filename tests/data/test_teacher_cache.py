@@ -18,7 +18,7 @@ import spn_jax.data.teacher as teacher_module
 from spn_jax.config import Config, apply_overrides
 from spn_jax.data.cache_writer import WRITER_OPTIONS, CacheWriter
 from spn_jax.data.manifest import DTYPES, MANIFEST, PLAN, Level, Manifest, dequantise, quantise
-from spn_jax.data.shards import TEMPORARY, BeingWritten, new_shard
+from spn_jax.data.shards import UNFINISHED, BeingWritten, new_shard
 from spn_jax.data.teacher import TeacherCache, preparation
 from spn_jax.errors import InputError
 
@@ -182,7 +182,7 @@ def test_finishing_a_shared_export_leaves_the_files_of_others_alone(tmp_path: Pa
         for writer in (first, second):
             for index in writer.unfinished:
                 write_shard(writer, index)
-        left = tmp_path / f"{TEMPORARY}features-00009-of-00009.array_record"
+        left = tmp_path / f"{UNFINISHED}features-00009-of-00009.array_record"
         left.write_bytes(b"of a killed process")
         with first.verification() as mine, new_shard(tmp_path, "features-sample", WRITER_OPTIONS["none"]) as put:
             assert mine
@@ -191,7 +191,7 @@ def test_finishing_a_shared_export_leaves_the_files_of_others_alone(tmp_path: Pa
             with second.verification() as other:
                 assert not other
         assert (tmp_path / "features-sample").is_file() and not left.exists()
-        assert not list(tmp_path.glob(f"{TEMPORARY}*"))
+        assert not list(tmp_path.glob(f"{UNFINISHED}*"))
         with second.verification() as other:
             assert other
 
@@ -431,14 +431,14 @@ def test_an_interrupted_export_ends_with_the_same_bytes(tmp_path: Path) -> None:
             write(record(writer.plan, 2, 0), 0)
             raise KeyboardInterrupt
     assert sorted(contents(folder)) == [make_plan().shard_file(0), PLAN]
-    (folder / f"{TEMPORARY}{make_plan().shard_file(1)}").write_bytes(b"of a killed process")
-    (folder / f"{TEMPORARY}{'0a' * 6}").write_bytes(b"of a killed process")
-    (folder / f"{TEMPORARY}portrait.jpg").write_bytes(b"a user's own")
-    (folder / f"{TEMPORARY}edits").mkdir()
+    (folder / f"{UNFINISHED}{make_plan().shard_file(1)}").write_bytes(b"of a killed process")
+    (folder / f"{UNFINISHED}{'0a' * 6}").write_bytes(b"of a killed process")
+    (folder / f"{UNFINISHED}portrait.jpg").write_bytes(b"a user's own")
+    (folder / f"{UNFINISHED}edits").mkdir()
     with CacheWriter(str(folder), make_plan()) as writer:
-        assert [path.name for path in sorted(folder.glob(f"{TEMPORARY}*"))] == [f"{TEMPORARY}edits", f"{TEMPORARY}portrait.jpg"]
-        (folder / f"{TEMPORARY}edits").rmdir()
-        (folder / f"{TEMPORARY}portrait.jpg").unlink()
+        assert [path.name for path in sorted(folder.glob(f"{UNFINISHED}*"))] == [f"{UNFINISHED}edits", f"{UNFINISHED}portrait.jpg"]
+        (folder / f"{UNFINISHED}edits").rmdir()
+        (folder / f"{UNFINISHED}portrait.jpg").unlink()
         assert (writer.complete, writer.unfinished) == (False, [1, 2, 3])
     make_cache(folder)
     assert contents(folder) == contents(tmp_path / "straight")

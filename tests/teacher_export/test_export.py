@@ -21,7 +21,7 @@ from spn_jax.data.images import open_photos, teacher_photo
 from spn_jax.data.manifest import DTYPES, MANIFEST, dequantise
 from spn_jax.data.masks import open_train_masks
 from spn_jax.data.pipeline import training_batches
-from spn_jax.data.shards import TEMPORARY
+from spn_jax.data.shards import UNFINISHED
 from spn_jax.data.teacher import TeacherCache
 from spn_jax.errors import InputError
 from spn_jax.runtime.progress import Progress
@@ -133,7 +133,7 @@ def test_an_undecodable_photo_stops_the_export_and_the_rest_is_continued(config:
     photo.write_bytes(b"x" * len(good))
     with pytest.raises(InputError, match="003.png"):
         export(config, random_teacher)
-    assert not any(Path(config.teacher.cache).glob(TEMPORARY + "*"))
+    assert not any(Path(config.teacher.cache).glob(UNFINISHED + "*"))
     with pytest.raises(InputError, match="unfinished"):
         TeacherCache.open(config.teacher.cache)
     photo.write_bytes(good)
@@ -150,7 +150,7 @@ def test_too_small_a_disk_is_noticed_before_the_start(
         export(config, random_teacher)
     assert "bytes needed" in capsys.readouterr().out
     assert not any(Path(config.teacher.cache).glob("features-*"))
-    assert not any(Path(config.teacher.cache).glob(TEMPORARY + "*"))
+    assert not any(Path(config.teacher.cache).glob(UNFINISHED + "*"))
 
 
 def test_features_that_are_not_finite_are_refused(config: Config, tmp_path: Path) -> None:
