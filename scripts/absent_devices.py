@@ -99,6 +99,7 @@ NAMES = (
 )
 # JAX's packages for GPUs, for two versions of CUDA; both compile
 PLUGINS = (("jax-cuda12-plugin", "jax-cuda12-pjrt"), ("jax-cuda13-plugin", "jax-cuda13-pjrt"))
+PTXAS = "nvidia-cuda-nvcc-cu12"  # NVIDIA's assembler, which a CUDA toolkit has too
 
 
 def mesh_of_absent(topology: str) -> Mesh:
@@ -142,7 +143,7 @@ def gpus(gpu: Gpu, count: int) -> list[jax.Device]:
     """
     needed = importlib.metadata.version("jaxlib")
     if not any(all(installed(package) == needed for package in pair) for pair in PLUGINS):
-        packages = " ".join(f"{package}=={needed}" for package in PLUGINS[0])
+        packages = " ".join([*(f"{package}=={needed}" for package in PLUGINS[0]), PTXAS])
         raise InputError(
             f"compiling for a GPU needs {enumerated(PLUGINS[0])} of version {needed}, which are not installed; "
             f"pip install --no-deps --target DIR {packages} brings them into a folder for PYTHONPATH, a GPU is not needed"

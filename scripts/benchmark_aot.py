@@ -2,7 +2,7 @@
 them.
 
 The compilers are packages that need no such device: libtpu for TPUs, which `pip install -e
-'.[tpu]'` installs, and jax-cuda12-plugin with jax-cuda12-pjrt for GPUs.
+'.[tpu]'` installs, and for GPUs jax-cuda12-plugin, jax-cuda12-pjrt and nvidia-cuda-nvcc-cu12.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from scripts.absent_devices import NAMES, memory_gib, mesh_of_absent
+from scripts.absent_devices import NAMES, PTXAS, memory_gib, mesh_of_absent
 from scripts.benchmark_step import CHANNELS, ROOT, draw_batch, draw_frozen, jitted_step, numbers
 from spn_jax.config import Config, apply_overrides, load_config
-from spn_jax.errors import counted
+from spn_jax.errors import InputError, counted
 from spn_jax.runtime.compiling import compile_timed
 from spn_jax.training.state import build_networks, create_state, resolve_schedule
 from spn_jax.training.step import matmul_precision
@@ -131,6 +131,11 @@ def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
         with matmul_precision(config):
             made = compile_timed(step, *shapes)
     except jax.errors.JaxRuntimeError as error:
+        if "No PTX compilation provider" in str(error):
+            raise InputError(
+                f"compiling for a GPU needs NVIDIA's program ptxas, which is not here; pip install --no-deps --target DIR {PTXAS} "
+                "brings it, into the folder of JAX's packages for GPUs"
+            ) from error
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return known | {"compile_s": None, "memory_gb": None, "temporary_gb": None, "fusions": None, "collectives": []}
@@ -148,7 +153,7 @@ def compile_for(config: Config, mesh: Mesh) -> dict[str, Any]:
 def numbers_there(config: Config, mesh: Mesh) -> str:
     """Returns the type that the matrix units of absent devices compute in."""
     if config.train.compute_dtype == "float32" and config.train.precision != "highest":
-        return DEFAULT_NUMBERS[mesh.devices.flat[0].platform]
+        return DEFAULT_NUMBERS.get(mesh.devices.flat[0].platform, "float32")
     return numbers(config)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from scripts.absent_devices import PLUGINS, mesh_of_absent
 from scripts.benchmark_aot import Collective, collectives, numbers_there
 from spn_jax.config import load_config
 from spn_jax.errors import InputError
+from spn_jax.runtime.sharding import make_mesh
 
 JAXLIB = importlib.metadata.version("jaxlib")
 BENCHMARK = str(Path(benchmark_aot.__file__).parent / "benchmark.py")
@@ -90,7 +92,7 @@ def test_without_the_packages_for_gpus_the_command_says_what_to_install(there: d
     with pytest.raises(InputError) as error:
         mesh_of_absent("h100:2")
     assert f"needs jax-cuda12-plugin and jax-cuda12-pjrt of version {JAXLIB}, which are not installed; pip install" in str(error.value)
-    assert f"--target DIR jax-cuda12-plugin=={JAXLIB} jax-cuda12-pjrt=={JAXLIB} " in str(error.value)
+    assert f"--target DIR jax-cuda12-plugin=={JAXLIB} jax-cuda12-pjrt=={JAXLIB} nvidia-cuda-nvcc-cu12 " in str(error.value)
 
 
 @pytest.mark.parametrize("pair", PLUGINS)
@@ -108,6 +110,28 @@ def test_packages_for_either_version_of_cuda_serve(pair: tuple[str, str], monkey
     assert list(mesh_of_absent("h100:2")) == ["first", "second"]
     assert (asked["platform"], asked["topology"]) == ("cuda", "1x1x2")
     assert 'name: "NVIDIA H100 80GB HBM3"' in asked["target_config"]
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, words: str) -> dict[str, Any]:
+    """What `compile_for` says of the smallest model where the compiler refuses it."""
+
+    def compile_timed(*arguments: Any) -> Any:
+        raise jax.errors.JaxRuntimeError(words)
+
+    monkeypatch.setattr(benchmark_aot, "compile_timed", compile_timed)
+    return benchmark_aot.compile_for(load_config(Path("configs/tiny.py"), []), make_mesh(1))
+
+
+def test_without_ptxas_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"needs NVIDIA's program ptxas, which is not here; pip install .* nvidia-cuda-nvcc-cu12 brings"):
+        refuse(monkeypatch, "UNAVAILABLE: No PTX compilation provider is available.")
+
+
+def test_only_a_batch_that_does_not_fit_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = refuse(monkeypatch, "RESOURCE_EXHAUSTED: Out of memory")
+    assert [found[name] for name in ("batch", "memory_gb", "temporary_gb", "compile_s", "collectives")] == [4, None, None, None, []]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        refuse(monkeypatch, "INTERNAL: something else")
 
 
 def absent(platform: str) -> Any:
