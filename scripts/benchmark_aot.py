@@ -158,11 +158,20 @@ def numbers_there(config: Config, mesh: Mesh) -> str:
 
 
 def rows(measured: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield "| photos a device | numbers | rematerialised | compile s | GB a device | temporary GB | fusions | collectives (MB) |"
+    yield "| photos a device | numbers | rematerialised | compile s | GB a device | temporary GB | fusions | collectives (together MB) |"
     yield "|---|---|---|---|---|---|---|---|"
     for m in measured:
         fits = m["memory_gb"] is not None
         memory = f"{m['memory_gb']:.2f} | {m['temporary_gb']:.2f} | {m['fusions']}" if fits else "does not fit | - | -"
-        talk = ", ".join(f"{c['kind']} of {counted(c['arrays'], 'array')} ({c['bytes'] / 1e6:.1f})" for c in m["collectives"]) or "none"
         seconds = f"{m['compile_s']:.0f}" if fits else "-"
-        yield f"| {m['batch']} | {m['numbers']} | {m['rematerialise']} | {seconds} | {memory} | {talk} |"
+        yield f"| {m['batch']} | {m['numbers']} | {m['rematerialise']} | {seconds} | {memory} | {talk(m['collectives'])} |"
+
+
+def talk(found: Sequence[Mapping[str, Any]]) -> str:
+    """Sums up collectives by kind: how many, of how many arrays and megabytes together."""
+    parts = []
+    for kind in KINDS:
+        if same := [c for c in found if c["kind"] == kind]:
+            arrays, size = sum(c["arrays"] for c in same), sum(c["bytes"] for c in same)
+            parts.append(f"{len(same)} {kind} of {counted(arrays, 'array')} ({size / 1e6:.1f})")
+    return ", ".join(parts) or "none"

@@ -2,6 +2,7 @@
 compilation, are said in words.
 """
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -107,7 +108,8 @@ def test_packages_for_either_version_of_cuda_serve(pair: tuple[str, str], monkey
     monkeypatch.setattr(absent_devices.topologies, "get_topology_desc", describe)
     monkeypatch.setattr(absent_devices, "jax", SimpleNamespace(config=SimpleNamespace(update=lambda *setting: None)))
     monkeypatch.setattr(absent_devices, "Mesh", lambda devices, *axes, **options: devices)
-    assert list(mesh_of_absent("h100:2")) == ["first", "second"]
+    devices: Any = mesh_of_absent("h100:2")
+    assert list(devices) == ["first", "second"]
     assert (asked["platform"], asked["topology"]) == ("cuda", "1x1x2")
     assert 'name: "NVIDIA H100 80GB HBM3"' in asked["target_config"]
 
@@ -142,7 +144,8 @@ def absent(platform: str) -> Any:
 def measured(batch: int, memory: float | None) -> dict[str, Any]:
     """What `compile_for` finds out; memory of None does not fit."""
     found = {"batch": batch, "numbers": "TF32", "rematerialise": False, "compile_s": 61.2, "memory_gb": memory, "temporary_gb": 3.21}
-    return found | {"fusions": 7, "collectives": [{"kind": "all-reduce", "arrays": 1, "bytes": 2_000_000}]}
+    talk = [("all-reduce", 1, 2_000_000), ("all-gather", 5, 900_000), ("all-reduce", 2, 400_000)]
+    return found | {"fusions": 7, "collectives": [dataclasses.asdict(Collective(*each)) for each in talk]}
 
 
 def test_table_names_the_largest_batch_that_fits_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +157,7 @@ def test_table_names_the_largest_batch_that_fits_a_gpu(monkeypatch: pytest.Monke
     runpy.run_path(BENCHMARK)["main"](["aot", "h100:2", "--config", "configs/tiny.py", "--batch", *map(str, memory)])
     printed = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["topology"] for line in printed[:4]] == ["h100:2"] * 4
-    assert "| 1 | TF32 | False | 61 | 4.00 | 3.21 | 7 | all-reduce of 1 array (2.0) |" in printed
+    assert "| 1 | TF32 | False | 61 | 4.00 | 3.21 | 7 | 2 all-reduce of 3 arrays (2.4), 1 all-gather of 5 arrays (0.9) |" in printed
     assert any(line.startswith("| 32 | TF32 | False | - | does not fit | - | - |") for line in printed)
     # 79 GiB are 84.8 GB
     assert "of these batches, the largest that fits 79 GiB: 16 photos a device" in printed
