@@ -21,7 +21,7 @@ from spn_jax.settings import help_text  # noqa: E402
 SETTING = re.compile(r"[a-z_0-9]+\.[a-z_0-9.]+=")  # such as train.batch_size=4
 STEP = ("model.*", "data.image_size", "loss.*", "optimizer.*", "schedule.*", "train.*")
 COMMANDS = {  # what they measure, and their settings
-    "aot": ("the training step compiled for TPUs that are not there: memory and collectives", STEP),
+    "aot": ("the training step compiled for TPUs or GPUs that are not there: memory and collectives", STEP),
     "beside": ("ours and another program taking turns: the ratio of their times", STEP),
     "evaluation": ("shares of decoding, model and metrics", ("model.*", *SCORING_KEYS)),
     "input": ("photos/s of reading photos, masks and features, alone and beside the training step", TRAINING_KEYS),
