@@ -213,7 +213,7 @@ def _kernel_gradient_in_strips(x: Array, size: int, gradient: Array, stride: int
         seen = x[:, first * stride : (last - 1) * stride + reach]
         return plain_convolution(seen, kernels[first:last], dilation, ((0, 0), sides), stride, wide)
 
-    total = functools.reduce(jnp.add, map(strip, range(0, height, rows)))
+    total = functools.reduce(lax.add, map(strip, range(0, height, rows)))
     return total[:, :, :size].transpose(1, 2, 0, 3).astype(gradient.dtype)
 
 

@@ -3,6 +3,7 @@ schedule.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 
 from spn_jax.config import Config, LossConfig, OptimizerConfig
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.layers import SpectralVector
 from spn_jax.models.spn import SPN
+from spn_jax.models.tracing import traced_once
 
 Metrics = dict[str, Array]
 Batch = Mapping[str, Any]
@@ -160,13 +162,30 @@ def update(graph: StepGraph, step: Array, name: str, parameters: nnx.State, opti
     """Makes one Adam update of the network that the metrics call `name`."""
     direction, optimizer = scale_by_adam(graph.optimizer).update(gradients, optimizer)
     rate = learning_rate(graph.schedule, step)
-    new = jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), parameters, direction)
+    new = jax.tree.map(functools.partial(moved, rate), parameters, direction)
     norms = {
-        f"{name}/gradient_norm": optax.tree.norm(gradients),
-        f"{name}/parameter_norm": optax.tree.norm(new),
-        f"{name}/update_norm": rate * optax.tree.norm(direction),
+        f"{name}/gradient_norm": norm(gradients),
+        f"{name}/parameter_norm": norm(new),
+        f"{name}/update_norm": rate * norm(direction),
     }
     return Updated(new, optimizer, norms)
+
+
+@traced_once()
+def moved(rate: Array, parameter: Array, direction: Array) -> Array:
+    """Returns a parameter after a step of length `rate` against a direction of its shape."""
+    return parameter - (rate * direction).astype(parameter.dtype)
+
+
+def norm(tree: nnx.State) -> Array:
+    """Returns the Euclidean norm of all numbers of a tree."""
+    return jnp.sqrt(functools.reduce(lax.add, map(sum_of_squares, jax.tree.leaves(tree))))
+
+
+@traced_once()
+def sum_of_squares(x: Array) -> Array:
+    """Returns the sum () of the squares of all numbers."""
+    return jnp.sum(jnp.square(x))
 
 
 def learning_rate(schedule: Schedule, step: Array) -> Array:
