@@ -67,10 +67,10 @@ def torch_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int)
     """Draws PyTorch's default initialisation of weights and biases alike: uniform in
     +-1/sqrt(fan_in).
 
-    NumPy draws it, so every backend has the same numbers, and no random program must be compiled
-    for each of a hundred shapes.
+    NumPy draws it, so every backend has the same numbers, and no program must be compiled for each
+    of a hundred shapes (`jnp.asarray` would compile one).
     """
-    return jnp.asarray((2 * rng.random(shape, np.float32) - 1) * np.float32(fan_in**-0.5))
+    return jax.device_put((2 * rng.random(shape, np.float32) - 1) * np.float32(fan_in**-0.5))
 
 
 def resize_mask(mask: Array, height: int) -> Array:
@@ -329,8 +329,8 @@ class SpectralConv(nnx.Module):
     ):
         fan_in = size * size * features_in
         self.kernel = nnx.Param(torch_uniform(rng, (size, size, features_in, features_out), fan_in))
-        self.u = SpectralVector(jnp.asarray(random_direction(rng, features_out)))
-        self.v = SpectralVector(jnp.asarray(random_direction(rng, fan_in)))
+        self.u = SpectralVector(jax.device_put(random_direction(rng, features_out)))
+        self.v = SpectralVector(jax.device_put(random_direction(rng, fan_in)))
         self.dtype, self.stride, self.padding = dtype, stride, padding
 
     def matrix(self) -> Array:

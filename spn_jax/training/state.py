@@ -139,11 +139,18 @@ def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: 
         model=parameters,
         discriminator=kernels,
         spectral=spectral,
-        model_optimizer=adam.init(parameters),
-        discriminator_optimizer=adam.init(kernels),
-        ema=jax.tree.map(jnp.copy, parameters) if graph.ema_decay is not None else None,
+        model_optimizer=zeros_of(jax.eval_shape(adam.init, parameters)),
+        discriminator_optimizer=zeros_of(jax.eval_shape(adam.init, kernels)),
+        ema=jax.tree.map(lambda x: jax.device_put(np.array(x)), parameters) if graph.ema_decay is not None else None,
     )
     return graph, state
+
+
+def zeros_of(shapes: optax.OptState) -> optax.OptState:
+    """Returns the state of Adam before the first update. NumPy makes its zeros, so that no program
+    must be compiled for each shape.
+    """
+    return jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), shapes)
 
 
 def scale_by_adam(settings: OptimizerConfig) -> optax.GradientTransformation:
