@@ -38,6 +38,7 @@ def convolve(x: Array, kernel: Array, stride: int, padding: Padding, dilation: i
 
 @traced_once(2, 3, 4)
 def _value(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> Array:
+    """Returns what `convolve` does, with or without its gradients."""
     if is_of_colours(kernel, stride, dilation):
         return _convolve_colours(x, kernel, padding)
     if stride == 1 and runs_on_one_core(x, kernel):
@@ -253,6 +254,7 @@ def _with_reflected_borders(x: Array, kernel: Array, reach: int) -> Array:
 
 @traced_once(2)
 def _reflected_value(x: Array, kernel: Array, reach: int) -> Array:
+    """Returns what `_with_reflected_borders` does, with or without its gradients."""
     out = _value(x, kernel, 1, ((reach, reach), (reach, reach)), reach)
     for border in borders(x.shape[1:3], reach):
         out = _add_at(out, border.contribution(border.seen(x), kernel), border.axis, border.start)

@@ -40,6 +40,7 @@ def leaky_relu(x: Array, slope: float = 0.2) -> Array:
 
 @traced_once(1)
 def _activated(x: Array, slope: float) -> Array:
+    """Returns what `leaky_relu` does, with or without its gradient."""
     return jax.nn.leaky_relu(x, slope) if slope else jax.nn.relu(x)
 
 
