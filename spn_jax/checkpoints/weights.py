@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 from jax import Array
@@ -356,9 +356,10 @@ def _from_torch(array: np.ndarray) -> Array:
     """Converts kernels (out, in, h, w) to (h, w, in, out) and LPIPS's own (1, c, 1, 1) to (c,).
     Vectors stay as they are.
     """
+    # `jnp.asarray` would compile a program for each shape.
     if array.ndim == 4 and array.shape[0] == array.shape[2] == array.shape[3] == 1:
-        return jnp.asarray(array.reshape(-1))
-    return jnp.asarray(from_released(array))
+        return jax.device_put(array.reshape(-1))
+    return jax.device_put(from_released(array))
 
 
 LEAVES_OF_TORCH = {"kernel": "weight", "bias": "bias"}

@@ -22,6 +22,7 @@ from spn_jax.filling.photos import Photo, Source, as_mask, as_photo
 from spn_jax.filling.windows import STRATEGIES, Canvas, Shown, Strategy, Window, at_least, choose_strategy, enlarged, plan, show
 from spn_jax.models.spn import SPN, Encoding
 from spn_jax.pretrained.catalogue import DEFAULT
+from spn_jax.runtime.compiling import without_garbage_collection
 from spn_jax.runtime.memory import SMALLER, free_memory, out_of_memory_in_words
 
 __all__ = ["STRATEGIES", "Inpainter", "Strategy"]
@@ -359,7 +360,7 @@ def largest_convolution(jaxpr: Any) -> int:
 @jax.jit
 def _encode(model: SPN, image: Array, mask: Array) -> Encoding:
     """Computes what all completions of a photo (h, w, 3) have in common."""
-    with PRECISION():
+    with without_garbage_collection(), PRECISION():
         return model.encode(image[None].astype(jnp.float32) / 255, mask[None].astype(jnp.float32))
 
 
@@ -369,7 +370,7 @@ def _decode(model: SPN, image: Array, mask: Array, encoding: Encoding, seed: Arr
     rounded later, when it is put into the photo.
     """
     noise = draw_noise(model, seed, window[None], sample[None], *image.shape[:2])
-    with PRECISION():
+    with without_garbage_collection(), PRECISION():
         prediction = model.decode(encoding, noise).image[0, 0].astype(jnp.float32)
     return 255 * jnp.clip(prediction, 0, 1), jnp.isfinite(prediction).all()
 

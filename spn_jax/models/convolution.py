@@ -14,6 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from spn_jax.models import cpu_convolution
 from spn_jax.models.cpu_convolution import plain_convolution, reflect
+from spn_jax.models.tracing import traced_once
 
 EVERY_PLATFORM = "every platform"
 
@@ -122,13 +123,20 @@ _in_the_type_of_x.defvjp(_forward, _backward)
 @jax.custom_vjp
 def add_bias(x: Array, bias: Array) -> Array:
     """Adds a bias (c,) to x (b, h, w, c) in the type of x; its gradient has its own type."""
+    return _sum(x, bias)
+
+
+@traced_once()
+def _sum(x: Array, bias: Array) -> Array:
+    """Returns what `add_bias` does, with or without its gradients."""
     return x + bias.astype(x.dtype)
 
 
 def _add_forward(x: Array, bias: Array) -> tuple[Array, Array]:
-    return add_bias(x, bias), jnp.zeros((), bias.dtype)  # its type alone is needed
+    return _sum(x, bias), jnp.zeros((), bias.dtype)  # its type alone is needed
 
 
+@traced_once()
 def _add_backward(kept: Array, gradient: Array) -> tuple[Array, Array]:
     return gradient, gradient.sum((0, 1, 2), dtype=kept.dtype)
 

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from spn_jax.models.tracing import traced_once
+
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros before and after, of height and of width
 
 # pixels of the output in one strip of the kernel's gradient, the most numbers of the strip's
@@ -31,6 +33,12 @@ def convolve(x: Array, kernel: Array, stride: int, padding: Padding, dilation: i
     """Computes the cross-correlation of (b, h, w, in) and (k, k, in, out) -> (b, h', w', out). The
     value and both gradients have forms of their own.
     """
+    return _value(x, kernel, stride, padding, dilation)
+
+
+@traced_once(2, 3, 4)
+def _value(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> Array:
+    """Returns what `convolve` does, with or without its gradients."""
     if is_of_colours(kernel, stride, dilation):
         return _convolve_colours(x, kernel, padding)
     if stride == 1 and runs_on_one_core(x, kernel):
@@ -100,9 +108,10 @@ def _with_spare_rows(x: Array, kernel: Array, padding: Padding, dilation: int) -
 
 
 def _forward(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> tuple[Array, tuple[Array, Array]]:
-    return convolve(x, kernel, stride, padding, dilation), (x, kernel)
+    return _value(x, kernel, stride, padding, dilation), (x, kernel)
 
 
+@traced_once(0, 1, 2)
 def _backward(stride: int, padding: Padding, dilation: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
     return (
@@ -205,7 +214,7 @@ def _kernel_gradient_in_strips(x: Array, size: int, gradient: Array, stride: int
         seen = x[:, first * stride : (last - 1) * stride + reach]
         return plain_convolution(seen, kernels[first:last], dilation, ((0, 0), sides), stride, wide)
 
-    total = functools.reduce(jnp.add, map(strip, range(0, height, rows)))
+    total = functools.reduce(lax.add, map(strip, range(0, height, rows)))
     return total[:, :, :size].transpose(1, 2, 0, 3).astype(gradient.dtype)
 
 
@@ -240,7 +249,13 @@ def _with_reflected_borders(x: Array, kernel: Array, reach: int) -> Array:
     Only rows and columns closer to a border than `reach` are incomplete: each lacks one row or
     column of the kernel.
     """
-    out = convolve(x, kernel, 1, ((reach, reach), (reach, reach)), reach)
+    return _reflected_value(x, kernel, reach)
+
+
+@traced_once(2)
+def _reflected_value(x: Array, kernel: Array, reach: int) -> Array:
+    """Returns what `_with_reflected_borders` does, with or without its gradients."""
+    out = _value(x, kernel, 1, ((reach, reach), (reach, reach)), reach)
     for border in borders(x.shape[1:3], reach):
         out = _add_at(out, border.contribution(border.seen(x), kernel), border.axis, border.start)
     return out
@@ -277,9 +292,10 @@ def borders(size: tuple[int, ...], reach: int) -> list[Border]:
 
 
 def _reflected_forward(x: Array, kernel: Array, reach: int) -> tuple[Array, tuple[Array, Array]]:
-    return _with_reflected_borders(x, kernel, reach), (x, kernel)
+    return _reflected_value(x, kernel, reach), (x, kernel)
 
 
+@traced_once(0)
 def _reflected_backward(reach: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     """Differentiates with respect to x as the forward pass computes, adding at the borders in
     place; with respect to the kernel with the reflected map, which has no borders.

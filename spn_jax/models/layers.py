@@ -17,6 +17,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from spn_jax.models.convolution import add_bias, convolve, convolve_reflected
+from spn_jax.models.tracing import traced_once
 
 EPSILON = 1e-5  # of every instance and region normalisation (PyTorch's default)
 
@@ -34,14 +35,21 @@ def leaky_relu(x: Array, slope: float = 0.2) -> Array:
     an accelerator's compiler would compute the output anew, and keep all that the input is made of:
     in SPADE that is one map more for each norm.
     """
+    return _activated(x, slope)
+
+
+@traced_once(1)
+def _activated(x: Array, slope: float) -> Array:
+    """Returns what `leaky_relu` does, with or without its gradient."""
     return jax.nn.leaky_relu(x, slope) if slope else jax.nn.relu(x)
 
 
 def _activate(x: Array, slope: float) -> tuple[Array, Array]:
-    out = leaky_relu(x, slope)
+    out = _activated(x, slope)
     return out, out
 
 
+@traced_once(0)
 def _pull_back(slope: float, out: Array, gradient: Array) -> tuple[Array]:
     # Without the barrier the compiler would see through `out` and keep what it is made of.
     out = lax.optimization_barrier(out)
@@ -60,10 +68,10 @@ def torch_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int)
     """Draws PyTorch's default initialisation of weights and biases alike: uniform in
     +-1/sqrt(fan_in).
 
-    NumPy draws it, so every backend has the same numbers, and no random program must be compiled
-    for each of a hundred shapes.
+    NumPy draws it, so every backend has the same numbers, and no program must be compiled for each
+    of a hundred shapes (`jnp.asarray` would compile one).
     """
-    return jnp.asarray((2 * rng.random(shape, np.float32) - 1) * np.float32(fan_in**-0.5))
+    return jax.device_put((2 * rng.random(shape, np.float32) - 1) * np.float32(fan_in**-0.5))
 
 
 def resize_mask(mask: Array, height: int) -> Array:
@@ -163,6 +171,7 @@ def statistics_dtype(x: Array) -> jnp.dtype:
 
 
 @jax.named_scope("norm")
+@traced_once()
 def instance_norm(x: Array) -> Array:
     """Normalises each image and channel to zero mean and unit (biased, two-pass) variance, without
     parameters.
@@ -321,8 +330,8 @@ class SpectralConv(nnx.Module):
     ):
         fan_in = size * size * features_in
         self.kernel = nnx.Param(torch_uniform(rng, (size, size, features_in, features_out), fan_in))
-        self.u = SpectralVector(jnp.asarray(random_direction(rng, features_out)))
-        self.v = SpectralVector(jnp.asarray(random_direction(rng, fan_in)))
+        self.u = SpectralVector(jax.device_put(random_direction(rng, features_out)))
+        self.v = SpectralVector(jax.device_put(random_direction(rng, fan_in)))
         self.dtype, self.stride, self.padding = dtype, stride, padding
 
     def matrix(self) -> Array:
@@ -336,8 +345,9 @@ class SpectralConv(nnx.Module):
         begins with it.
         """
         matrix = lax.stop_gradient(self.matrix())
-        self.v[...] = unit_vector(jnp.matmul(self.u[...], matrix, precision="highest"))
-        self.u[...] = unit_vector(jnp.matmul(matrix, self.v[...], precision="highest"))
+        # An assignment to self.v[...] compares shardings, for which JAX searches the whole program.
+        self.v.set_value(unit_vector(jnp.matmul(self.u[...], matrix, precision="highest")))
+        self.u.set_value(unit_vector(jnp.matmul(matrix, self.v[...], precision="highest")))
 
     def __call__(self, x: Array) -> Array:
         """(b, h, w, in) -> (b, h', w', out) with the stored u and v."""

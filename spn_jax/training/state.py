@@ -3,6 +3,7 @@ schedule.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 
 from spn_jax.config import Config, LossConfig, OptimizerConfig
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.layers import SpectralVector
 from spn_jax.models.spn import SPN
+from spn_jax.models.tracing import traced_once
 
 Metrics = dict[str, Array]
 Batch = Mapping[str, Any]
@@ -137,11 +139,18 @@ def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: 
         model=parameters,
         discriminator=kernels,
         spectral=spectral,
-        model_optimizer=adam.init(parameters),
-        discriminator_optimizer=adam.init(kernels),
-        ema=jax.tree.map(jnp.copy, parameters) if graph.ema_decay is not None else None,
+        model_optimizer=zeros_of(jax.eval_shape(adam.init, parameters)),
+        discriminator_optimizer=zeros_of(jax.eval_shape(adam.init, kernels)),
+        ema=jax.tree.map(lambda x: jax.device_put(np.array(x)), parameters) if graph.ema_decay is not None else None,
     )
     return graph, state
+
+
+def zeros_of(shapes: optax.OptState) -> optax.OptState:
+    """Returns the state of Adam before the first update. NumPy makes its zeros, so that no program
+    must be compiled for each shape.
+    """
+    return jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), shapes)
 
 
 def scale_by_adam(settings: OptimizerConfig) -> optax.GradientTransformation:
@@ -160,13 +169,30 @@ def update(graph: StepGraph, step: Array, name: str, parameters: nnx.State, opti
     """Makes one Adam update of the network that the metrics call `name`."""
     direction, optimizer = scale_by_adam(graph.optimizer).update(gradients, optimizer)
     rate = learning_rate(graph.schedule, step)
-    new = jax.tree.map(lambda p, d: p - (rate * d).astype(p.dtype), parameters, direction)
+    new = jax.tree.map(functools.partial(moved, rate), parameters, direction)
     norms = {
-        f"{name}/gradient_norm": optax.tree.norm(gradients),
-        f"{name}/parameter_norm": optax.tree.norm(new),
-        f"{name}/update_norm": rate * optax.tree.norm(direction),
+        f"{name}/gradient_norm": norm(gradients),
+        f"{name}/parameter_norm": norm(new),
+        f"{name}/update_norm": rate * norm(direction),
     }
     return Updated(new, optimizer, norms)
+
+
+@traced_once()
+def moved(rate: Array, parameter: Array, direction: Array) -> Array:
+    """Returns a parameter after a step of length `rate` against a direction of its shape."""
+    return parameter - (rate * direction).astype(parameter.dtype)
+
+
+def norm(tree: nnx.State) -> Array:
+    """Returns the Euclidean norm of all numbers of a tree."""
+    return jnp.sqrt(functools.reduce(lax.add, map(sum_of_squares, jax.tree.leaves(tree))))
+
+
+@traced_once()
+def sum_of_squares(x: Array) -> Array:
+    """Returns the sum () of the squares of all numbers."""
+    return jnp.sum(jnp.square(x))
 
 
 def learning_rate(schedule: Schedule, step: Array) -> Array:

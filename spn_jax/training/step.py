@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from spn_jax.config import Config
 from spn_jax.models.convolution import batch_split_over, compiled_for
+from spn_jax.runtime.compiling import without_garbage_collection
 from spn_jax.training.accumulation import accumulated_train_step
 from spn_jax.training.gradients import (
     DiscriminatorState,
@@ -97,7 +98,7 @@ def compile_train_step(
         if state_sharding is not None:
             model, discriminator = jax.lax.with_sharding_constraint((state.model, state.discriminator), replicated)
             state = dataclasses.replace(state, model=model, discriminator=discriminator)
-        with compiled_for(platform), batch_split_over(mesh):
+        with without_garbage_collection(), compiled_for(platform), batch_split_over(mesh):
             return one_step(graph, state, frozen, batch)
 
     return jax.jit(step, donate_argnums=0, in_shardings=(between_steps, replicated, by_photo), out_shardings=(between_steps, replicated))

@@ -3,7 +3,7 @@ holds.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,20 @@ NO_ZEROS = ((0, 0), (0, 0))
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def constants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Changes constants of the CPU's forms, and makes JAX forget what it traced with others."""
+
+    def change(**values: int) -> None:
+        for name, value in values.items():
+            monkeypatch.setattr(cpu_convolution, name, value)
+        jax.clear_caches()
+
+    yield change
+    monkeypatch.undo()
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize(
@@ -80,13 +94,13 @@ def test_reflected_convolution_is_padded_with_zeros_on_the_cpu(size: int, paddin
     [(3, 1, 1, 1), (4, 2, 1, 1), (2, 2, 0, 1), (6, 2, 2, 1), (3, 2, 1, 1), (3, 1, 0, 2), (7, 1, 3, 1), (4, 1, 1, 1), (1, 2, 0, 1)],
 )
 def test_forms_for_the_cpu_are_the_convolution(
-    size: int, stride: int, padding: int, dilation: int, widths: tuple[int, int], photos: int, monkeypatch: pytest.MonkeyPatch
+    size: int, stride: int, padding: int, dilation: int, widths: tuple[int, int], photos: int, constants: Callable[..., None]
 ) -> None:
     """Value and both gradients, with spare rows, in phases, in strips of one row, of some and of
     all, whatever the sizes.
     """
     x, kernel = random(photos, 18, 14, widths[0]), random(size, size, *widths) / size
-    monkeypatch.setattr(cpu_convolution, "MANY_PRODUCTS", 0)
+    constants(MANY_PRODUCTS=0)
 
     def results(convolution: Callable[..., jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -99,17 +113,15 @@ def test_forms_for_the_cpu_are_the_convolution(
 
     expected = results(plain)
     for pixels, rows in ((1, 1), (30, 1), (64, 8)):
-        monkeypatch.setattr(cpu_convolution, "STRIP_PIXELS", pixels)
-        monkeypatch.setattr(cpu_convolution, "STRIP_ROWS", rows)
+        constants(STRIP_PIXELS=pixels, STRIP_ROWS=rows)
         for ours, theirs in zip(jax.tree.leaves(results(convolve)), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("widths", [(8, 16), (16, 8)])
-def test_kernel_gradients_in_bfloat16_are_summed_in_float32(widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_gradients_in_bfloat16_are_summed_in_float32(widths: tuple[int, int], constants: Callable[..., None]) -> None:
     """As exact as those of one convolution, however many strips there are."""
-    monkeypatch.setattr(cpu_convolution, "STRIP_PIXELS", 1)
-    monkeypatch.setattr(cpu_convolution, "STRIP_ROWS", 1)
+    constants(STRIP_PIXELS=1, STRIP_ROWS=1)
     whole = ((1, 1), (1, 1))
     x, gradient = jnp.asarray(random(2, 64, 64, widths[0]), jnp.bfloat16), jnp.asarray(random(2, 64, 64, widths[1], seed=1), jnp.bfloat16)
 
@@ -143,8 +155,8 @@ def convolutions(platform: str, stride: int = 1, widths: tuple[int, int] = (16, 
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_only_the_cpu_has_forms_of_its_own(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_convolution, "MANY_PRODUCTS", 0)
+def test_only_the_cpu_has_forms_of_its_own(stride: int, constants: Callable[..., None]) -> None:
+    constants(MANY_PRODUCTS=0)
     side, size = 128 // stride, 2 + stride
     plain = [f"tensor<1x{side}x{side}x8xf32>", "tensor<1x128x128x16xf32>", f"tensor<{size}x{size}x16x8xf32>"]
     for platform in ("gpu", "tpu"):
@@ -169,9 +181,9 @@ def test_kernel_gradients_exchange_their_operands_only_with_few_outputs(widths: 
 
 
 @pytest.mark.parametrize(("photos", "strips"), [(1, 16), (8, 32), (32, 128)])
-def test_strips_of_kernel_gradients_are_smaller_with_many_photos(photos: int, strips: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_of_kernel_gradients_are_smaller_with_many_photos(photos: int, strips: int, constants: Callable[..., None]) -> None:
     """A strip's gradients have 1 MB at most, unless it has its fewest rows."""
-    monkeypatch.setattr(cpu_convolution, "STRIP_ROWS", 1)
+    constants(STRIP_ROWS=1)
     assert convolutions("cpu", widths=(8, 64), photos=photos).count("tensor<8x3x3x64xf32>") == strips
 
 
