@@ -27,7 +27,7 @@ MANY_PRODUCTS = 2**24  # from this many products on, running on one core costs n
 # a convolution of colours: its kernel's least side, features of the photo's side and of the other
 LARGE_KERNEL, COLOURS, NARROW = 5, 4, 16
 # Winograd's form is faster from this many features on both sides, and between these numbers of
-# pixels of a batch; it takes four times the map's memory
+# pixels of a photo; it takes four times the map's memory
 MANY_FEATURES, WINOGRAD_PIXELS = 128, (2**10, 2**14)
 
 
@@ -69,7 +69,7 @@ def suits_winograd(x: Array, kernel: Array, stride: int, padding: Padding, dilat
     sides = [length + sum(zeros) - 2 * dilation for length, zeros in zip(x.shape[1:3], padding, strict=True)]
     fits = stride == 1 and kernel.shape[:2] == (3, 3) and all(side % (2 * dilation) == 0 for side in sides)
     least, most = WINOGRAD_PIXELS
-    large = min(kernel.shape[2:]) >= MANY_FEATURES and least <= x.shape[0] * sides[0] * sides[1] <= most
+    large = min(kernel.shape[2:]) >= MANY_FEATURES and least <= sides[0] * sides[1] <= most
     return fits and large and x.dtype in (jnp.float32, jnp.float64)
 
 

@@ -251,7 +251,6 @@ def test_winograds_form_takes_other_paddings(padding: int, side: int, monkeypatc
         (4, 64, (256, 128), jnp.float32, "cpu", True),
         (1, 30, (128, 128), jnp.float32, "cpu", False),
         (1, 256, (128, 128), jnp.float32, "cpu", False),
-        (5, 64, (128, 128), jnp.float32, "cpu", False),
         (1, 32, (127, 128), jnp.float32, "cpu", False),
         (1, 32, (128, 127), jnp.float32, "cpu", False),
         (1, 32, (128, 128), jnp.bfloat16, "cpu", False),
@@ -267,6 +266,17 @@ def test_winograds_form_is_for_large_convolutions_in_float32_on_the_cpu(
         with compiled_for(platform):
             text = jax.jit(gradient).trace(x, kernel).lower(lowering_platforms=(LOWERED_FOR[platform],)).as_text()
         assert ("stablehlo.convolution" not in text) == chosen
+
+
+def test_winograds_form_takes_batches_of_any_size_in_one_program() -> None:
+    """Exported programs do not know how many photos they get."""
+    kernel = random(3, 3, 128, 128) / 32
+    x = random(3, 32, 32, 128, seed=1)
+    function = jax.jit(functools.partial(convolve, padding=1))
+    (photos,) = jax.export.symbolic_shape("b")
+    exported = jax.export.export(function)(jax.ShapeDtypeStruct((photos, 32, 32, 128), jnp.float32), kernel)
+    assert "stablehlo.convolution" not in exported.mlir_module()
+    np.testing.assert_allclose(exported.call(x, kernel), function(x, kernel), rtol=1e-5, atol=1e-5)
 
 
 def test_winograds_form_rounds_little() -> None:
