@@ -280,7 +280,7 @@ def test_winograds_form_takes_batches_of_any_size_in_one_program() -> None:
 
 
 def test_winograds_form_rounds_little() -> None:
-    """The error relative to the largest value is about 1e-6, where the plain form has 1e-7."""
+    """The errors relative to the largest value are 4e-7 to 6e-7; the plain form's 4e-7 to 9e-7."""
     x, kernel, gradient = random(1, 64, 64, 128), random(3, 3, 128, 128, seed=1), random(1, 64, 64, 128, seed=2)
 
     def results(form: Callable[..., jax.Array], dtype: type) -> list[np.ndarray]:
@@ -291,7 +291,7 @@ def test_winograds_form_rounds_little() -> None:
     with jax.enable_x64(True):
         exact = results(lambda x, kernel: plain_convolution(x, kernel, 1, whole, 1), np.float64)
     for ours, right in zip(results(functools.partial(convolve, padding=1), np.float32), exact, strict=True):
-        assert np.abs(ours - right).max() < 3e-6 * np.abs(right).max()
+        assert np.abs(ours - right).max() < 2e-6 * np.abs(right).max()
 
 
 def test_a_program_is_traced_anew_for_another_platform_and_a_program_for_all_chooses_where_it_runs() -> None:
