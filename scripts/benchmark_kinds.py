@@ -70,7 +70,7 @@ def kind(instruction: Instruction) -> str:
     primitive = instruction.scopes[-1] if instruction.scopes else ""
     if "optimizer" in scopes:
         return "optimisers, moving average"
-    if primitive == "conv_general_dilated" or instruction.opcode == "convolution":
+    if primitive == "conv_general_dilated" or instruction.opcode == "convolution" or "winograd" in scopes:
         if "kernel_gradient" in scopes or "BackwardFilter" in target:
             return "gradients of kernels"
         backward = "input_gradient" in scopes or "BackwardInput" in target or any(scope.startswith("transpose(") for scope in scopes)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from spn_jax.models import winograd
 from spn_jax.models.tracing import traced_once
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros before and after, of height and of width
@@ -26,6 +27,9 @@ FEW_PIXELS, FEW_OUTPUTS, FEW_FEATURES = 2**14, 2**20, 32
 MANY_PRODUCTS = 2**24  # from this many products on, running on one core costs noticeable time
 # a convolution of colours: its kernel's least side, features of the photo's side and of the other
 LARGE_KERNEL, COLOURS, NARROW = 5, 4, 16
+# Winograd's form is faster from this many features on both sides, and between these numbers of
+# pixels of a photo; it takes four times the map's memory
+MANY_FEATURES, WINOGRAD_PIXELS = 128, (2**10, 2**14)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -39,6 +43,8 @@ def convolve(x: Array, kernel: Array, stride: int, padding: Padding, dilation: i
 @traced_once(2, 3, 4)
 def _value(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> Array:
     """Returns what `convolve` does, with or without its gradients."""
+    if suits_winograd(x, kernel, stride, padding, dilation):
+        return winograd.convolve(jnp.pad(x, around(padding)), kernel, dilation)
     if is_of_colours(kernel, stride, dilation):
         return _convolve_colours(x, kernel, padding)
     if stride == 1 and runs_on_one_core(x, kernel):
@@ -59,6 +65,24 @@ def plain_convolution(x: Array, kernel: Array, stride: int, padding: Padding, di
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         preferred_element_type=result_type,
     )
+
+
+def suits_winograd(x: Array, kernel: Array, stride: int, padding: Padding, dilation: int) -> bool:
+    """Returns whether the convolution is one that Winograd's form computes, and faster.
+
+    In float32 it rounds as little as the plain form. In a narrower type each transformed map would
+    be rounded as well.
+    """
+    sides = [length + sum(zeros) - 2 * dilation for length, zeros in zip(x.shape[1:3], padding, strict=True)]
+    fits = stride == 1 and kernel.shape[:2] == (3, 3) and all(side % (2 * dilation) == 0 for side in sides)
+    least, most = WINOGRAD_PIXELS
+    large = min(kernel.shape[2:]) >= MANY_FEATURES and least <= sides[0] * sides[1] <= most
+    return fits and large and x.dtype in (jnp.float32, jnp.float64)
+
+
+def around(padding: Padding) -> tuple[tuple[int, int], ...]:
+    """Returns the padding of all four axes."""
+    return ((0, 0), *padding, (0, 0))
 
 
 def is_of_colours(kernel: Array, stride: int, dilation: int) -> bool:
@@ -114,6 +138,10 @@ def _forward(x: Array, kernel: Array, stride: int, padding: Padding, dilation: i
 @traced_once(0, 1, 2)
 def _backward(stride: int, padding: Padding, dilation: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
+    if suits_winograd(x, kernel, stride, padding, dilation):
+        for_padded, for_kernel = winograd.gradients(jnp.pad(x, around(padding)), kernel, gradient, dilation)
+        (top, _), (left, _) = padding
+        return for_padded[:, top : top + x.shape[1], left : left + x.shape[2]], for_kernel
     return (
         _input_gradient(x, kernel, gradient, stride, padding, dilation),
         _kernel_gradient(x, kernel, gradient, stride, padding, dilation),
@@ -241,6 +269,18 @@ def reflect(x: Array, reach: int) -> Array:
     return jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
 
 
+def fold(padded: Array, reach: int) -> Array:
+    """Adds the border of a map to the pixels that `reflect` made it of, which is the transpose:
+    (b, h + 2 reach, w + 2 reach, c) -> (b, h, w, c).
+    """
+    for axis in (1, 2):
+        whole = padded.shape[axis]
+        before, x, after = jnp.split(padded, (reach, whole - reach), axis)
+        x = _add_at(x, jnp.flip(before, axis), axis, 1)
+        padded = _add_at(x, jnp.flip(after, axis), axis, whole - 3 * reach - 1)
+    return padded
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _with_reflected_borders(x: Array, kernel: Array, reach: int) -> Array:
     """Convolves 3x3 with zero padding, padding and dilation both `reach`, then adds what reflection
@@ -255,7 +295,10 @@ def _with_reflected_borders(x: Array, kernel: Array, reach: int) -> Array:
 @traced_once(2)
 def _reflected_value(x: Array, kernel: Array, reach: int) -> Array:
     """Returns what `_with_reflected_borders` does, with or without its gradients."""
-    out = _value(x, kernel, 1, ((reach, reach), (reach, reach)), reach)
+    zeros = ((reach, reach), (reach, reach))
+    if suits_winograd(x, kernel, 1, zeros, reach):
+        return winograd.convolve(reflect(x, reach), kernel, reach)
+    out = _value(x, kernel, 1, zeros, reach)
     for border in borders(x.shape[1:3], reach):
         out = _add_at(out, border.contribution(border.seen(x), kernel), border.axis, border.start)
     return out
@@ -301,7 +344,11 @@ def _reflected_backward(reach: int, saved: tuple[Array, Array], gradient: Array)
     place; with respect to the kernel with the reflected map, which has no borders.
     """
     x, kernel = saved
-    for_x = _input_gradient(x, kernel, gradient, 1, ((reach, reach), (reach, reach)), reach)
+    zeros = ((reach, reach), (reach, reach))
+    if suits_winograd(x, kernel, 1, zeros, reach):
+        for_padded, for_kernel = winograd.gradients(reflect(x, reach), kernel, gradient, reach)
+        return fold(for_padded, reach), for_kernel
+    for_x = _input_gradient(x, kernel, gradient, 1, zeros, reach)
     for border in borders(x.shape[1:3], reach):
         incomplete = lax.slice_in_dim(gradient, border.start, border.start + reach, axis=border.axis)
         pull_back = jax.linear_transpose(functools.partial(border.contribution, kernel=kernel), border.seen(x))

@@ -19,6 +19,8 @@ ENTRY %main {
   %fusion.7 = f32[9]{0} fusion(%a), metadata={op_name="jit(s)/jvp(generator)/norm/sub"}
   %fusion.8 = f32[9]{0} fusion(%a), metadata={op_name="jit(s)/optimizer/sqrt"}
   %while.9 = (s32[], f32[3]{0}) while(%a), condition=%d, body=%e
+  %ynn_fusion.11 = f32[9]{0} fusion(%a), metadata={op_name="jit(s)/jvp(generator)/winograd/dot_general"}
+  %fusion.12 = f32[9]{0} fusion(%a), metadata={op_name="jit(s)/transpose(jvp(generator))/winograd/stack"}
   ROOT %add.10 = f32[9]{0} add(%a, %b), metadata={op_name="jit(s)/jvp()/add"}
 }
 """
@@ -35,6 +37,8 @@ def test_kinds_and_networks_of_instructions() -> None:
         ("dot.6", "1x1 convolutions and other matrix products", "teacher, VGG19"),
         ("fusion.7", "norms", "generator"),
         ("fusion.8", "optimisers, moving average", "updates"),
+        ("ynn_fusion.11", "forward convolutions", "generator"),
+        ("fusion.12", "gradients of inputs", "generator"),
         ("add.10", "other elementwise work, sums", "losses, rest"),
     ]
     assert {kind(instruction) for instruction in known.values()} == set(KINDS)
