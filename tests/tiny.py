@@ -4,7 +4,6 @@ its checkpoints, random photos.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def random_batch(config: Config, seed: int = 0) -> dict[str, Any]:
 
 
 @functools.cache
-def compiled_step(graph: StepGraph) -> Callable[..., Any]:
+def compiled_step(graph: StepGraph) -> Any:
     """One jitted step a graph for all tests of a process."""
     return compile_train_step(graph, make_mesh(1))
 
