@@ -60,7 +60,7 @@ check: lint
 
 test: lint
 	@echo "tests: pytest"
-	@$(RUN) -m pytest -n 3 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder --durations 40  # two at a time; a file is one process, which shares what its tests compile
+	@$(RUN) -m pytest -n 3 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder --durations 40  # three at a time, since they wait for browsers and disks too; a file is one process, which shares what its tests compile
 
 test-long: setup
 	@echo "tests: pytest -m long"

@@ -41,8 +41,16 @@ stop() {
     exit 2
 }
 
-# Python compiles a module when it is first imported; to compile all of them here takes half a minute, and most are never used.
+# pip would compile modules on one core; `compile_modules` does it on all.
 install() { "$venv/bin/python" -m pip install --no-compile -qq --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} "$@"; }
+
+# Before they are first imported, since many processes may start at a time, and some are told to write no such files.
+compile_modules() {
+    local packages
+    packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    # Packages bring templates that are no Python, which end it with an error, and tests that nobody imports.
+    "$venv/bin/python" -m compileall -qq -j 0 -x '/tests/' "$packages" spn_jax teacher_export >/dev/null || true
+}
 
 # The marker says that this script made the environment, and whether the set-up came to its end.
 marker=$venv/.made-by-spn-setup
@@ -97,5 +105,6 @@ if [ -n "$driver" ]; then
     echo "setup: jax for NVIDIA (extra $extra)"
     install --editable ".[$extra]" || echo "setup: the NVIDIA packages did not install; jax will run on the CPU"
 fi
+compile_modules
 if [ -f "$marker" ]; then echo finished >"$marker"; fi
 echo "setup: done"

@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # make that a sixth as long.
         flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
         os.environ.setdefault("XLA_FLAGS", flags)
-    # Tests run two at a time on two cores, where threads of one would wait for those of the other.
+    # Several tests run at a time, and threads of one would wait for those of the others.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     cache = Path(__file__).resolve().parent.parent / ".cache" / "jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
