@@ -27,6 +27,7 @@ from spn_jax.checkpoints.released import (
 )
 from spn_jax.checkpoints.weights import vgg19_names
 from spn_jax.config import Config, LossConfig, ModelConfig, TeacherConfig, TrainConfig
+from spn_jax.models.abstract import abstract_network
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.spn import SPN, merge_samples
 from spn_jax.models.vgg import VGG19
@@ -118,8 +119,8 @@ def load(module: nnx.Module, arrays: dict[str, np.ndarray], dtype: DTypeLike) ->
 
 def golden_networks(golden: Golden, dtype: DTypeLike) -> tuple[SPN, Discriminator]:
     config = golden.model
-    model = nnx.eval_shape(lambda: SPN(config, golden.teacher_channels, rng=np.random.default_rng(0), dtype=dtype))
-    discriminator = nnx.eval_shape(lambda: Discriminator(config, rng=np.random.default_rng(0), dtype=dtype))
+    model = abstract_network(lambda rng: SPN(config, golden.teacher_channels, rng=rng, dtype=dtype))
+    discriminator = abstract_network(lambda rng: Discriminator(config, rng=rng, dtype=dtype))
     load(model, model_from_released(released_generator(golden), config), dtype)
     load(discriminator, discriminator_from_released(released_discriminator(golden), config), dtype)
     return model, discriminator
@@ -129,7 +130,7 @@ def golden_frozen(golden: Golden, dtype: DTypeLike) -> Frozen:
     """VGG19 with the golden weights, where the losses need it."""
     if not golden.loss.perceptual:
         return Frozen()
-    vgg = nnx.eval_shape(lambda: VGG19(rng=np.random.default_rng(0), dtype=dtype))
+    vgg = abstract_network(lambda rng: VGG19(rng=rng, dtype=dtype))
     values = {name.partition(".")[2]: parity_fill.weight("vgg." + name, shape) for name, shape in layout("prob", "vgg19").items()}
     arrays = {ours: values[theirs.partition(".")[2]] for ours, theirs in vgg19_names().items()}
     load(vgg, {name: from_released(array) for name, array in arrays.items()}, dtype)

@@ -165,21 +165,20 @@ def model_layout(config: ModelConfig, teacher_channels: Mapping[int, int] = TEAC
     """
     if config.conditioning != "spade":
         raise InputError(f"model.conditioning={config.conditioning} is an ablation that the released programs do not have; use spade")
-    from flax import nnx  # imported after the cheap checks, because it takes seconds
-
+    # imported after the cheap checks, because it takes seconds
+    from spn_jax.models.abstract import abstract_network
     from spn_jax.models.spn import SPN
 
-    model = nnx.eval_shape(lambda: SPN(config, teacher_channels, rng=np.random.default_rng(0)))
+    model = abstract_network(lambda rng: SPN(config, teacher_channels, rng=rng))
     return _layout(model, model_modules(config, teacher_channels))
 
 
 def discriminator_layout(config: ModelConfig) -> Layout:
     """Returns the released layout of the discriminator."""
-    from flax import nnx
-
+    from spn_jax.models.abstract import abstract_network
     from spn_jax.models.discriminator import Discriminator
 
-    discriminator = nnx.eval_shape(lambda: Discriminator(config, rng=np.random.default_rng(0), dtype=np.float32))
+    discriminator = abstract_network(lambda rng: Discriminator(config, rng=rng, dtype=np.float32))
     return _layout(discriminator, discriminator_modules(config))
 
 

@@ -31,6 +31,7 @@ from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_nam
 from spn_jax.checkpoints.reading import CHECKSUMS, changed_arrays, checksums, drop_late_reports, quiet, read_checksums
 from spn_jax.config import Config, from_dict
 from spn_jax.errors import InputError, first_few, first_line
+from spn_jax.models.abstract import abstract_network
 from spn_jax.models.spn import SPN
 from spn_jax.pretrained import catalogue as pretrained
 from spn_jax.runtime.files import is_disk_full
@@ -530,9 +531,7 @@ def load_model(path: str | Path, dtype: Any = None) -> LoadedModel:
     info = read_info(folder)
     config = from_dict(info["config"], origin=str(folder))
     computed_in = jnp.dtype(config.train.compute_dtype if dtype is None else dtype)
-    graph, shapes = nnx.split(
-        nnx.eval_shape(lambda: SPN(config.model, teacher_channels(info), rng=np.random.default_rng(0), dtype=computed_in))
-    )
+    graph, shapes = nnx.split(abstract_network(lambda rng: SPN(config.model, teacher_channels(info), rng=rng, dtype=computed_in)))
     shapes = nnx.as_pure(shapes)
     arrays = load_parameters(folder, named_arrays(shapes))
     model = nnx.merge(graph, with_named_arrays(shapes, arrays, what=str(folder)))

@@ -27,6 +27,7 @@ from spn_jax.checkpoints.parameters import compare_names, named_arrays, with_nam
 from spn_jax.checkpoints.released import from_released, shape_to_released
 from spn_jax.errors import InputError
 from spn_jax.models import efficientnet, inception, tresnet
+from spn_jax.models.abstract import abstract_network
 from spn_jax.models.efficientnet import EfficientNetTrunk
 from spn_jax.models.inception import InceptionV3
 from spn_jax.models.lpips import LPIPS, TRUNKS, Net
@@ -166,7 +167,7 @@ def load_vgg19(weights: str, seed: int, dtype: DTypeLike) -> tuple[VGG19, str]:
     if weights == "random":
         return VGG19(rng=np.random.default_rng(seed), dtype=dtype), f"random(seed={seed})"
     arrays, info = read_weights(weights, "vgg19")
-    model = nnx.eval_shape(lambda: VGG19(rng=np.random.default_rng(0), dtype=dtype))
+    model = abstract_network(lambda rng: VGG19(rng=rng, dtype=dtype))
     fill(model, {name: _from_torch(arrays[theirs]) for name, theirs in vgg19_names().items()}, weights)
     return model, describe(info)
 
@@ -193,7 +194,7 @@ def build_tresnet(arrays: Mapping[str, np.ndarray], levels: tuple[int, ...], dty
     """Builds the trunk up to the last of `levels` from the release's arrays. `path` names their
     file in errors.
     """
-    model = nnx.eval_shape(lambda: TResNetTrunk(levels, rng=np.random.default_rng(0), dtype=dtype))
+    model = abstract_network(lambda rng: TResNetTrunk(levels, rng=rng, dtype=dtype))
     released = fold_batch_norm(arrays, tresnet.EPSILON)
     for name, array in arrays.items():
         if ".se." in name:
@@ -207,7 +208,7 @@ def build_efficientnet(arrays: Mapping[str, np.ndarray], names: Iterable[str], d
     """Builds the trunk up to the deepest of its maps `names` from the release's arrays. `path`
     names their file in errors.
     """
-    model = nnx.eval_shape(lambda: EfficientNetTrunk(names, rng=np.random.default_rng(0), dtype=dtype))
+    model = abstract_network(lambda rng: EfficientNetTrunk(names, rng=rng, dtype=dtype))
     renamed = {}
     for ours, (conv, norm) in efficientnet.released_names().items():
         renamed[f"{ours}.conv.weight"] = arrays[f"{conv}.weight"]
@@ -250,14 +251,14 @@ def vgg19_names() -> dict[str, str]:
 
 def vgg19_shapes() -> Shapes:
     """Returns the shapes of VGG19's arrays up to relu5_1, under torchvision's names."""
-    model = nnx.eval_shape(lambda: VGG19(rng=np.random.default_rng(0), dtype=np.float32))
+    model = abstract_network(lambda rng: VGG19(rng=rng, dtype=np.float32))
     ours = named_arrays(nnx.as_pure(nnx.state(model)))
     return {theirs: shape_to_released(ours[name].shape) for name, theirs in vgg19_names().items()}
 
 
 def abstract_inception() -> InceptionV3:
     """Returns InceptionV3 with shapes in place of parameters."""
-    return nnx.eval_shape(lambda: InceptionV3(rng=np.random.default_rng(0)))
+    return abstract_network(lambda rng: InceptionV3(rng=rng))
 
 
 def inception_shapes() -> Shapes:
@@ -287,7 +288,7 @@ def tresnet_names(model: TResNetTrunk) -> dict[str, str]:
 
 def tresnet_shapes() -> Shapes:
     """Returns the shapes of TResNet-L's trunk under timm's names, batch norm unfolded."""
-    model = nnx.eval_shape(lambda: TResNetTrunk((1, 2, 3), rng=np.random.default_rng(0), dtype=np.float32))
+    model = abstract_network(lambda rng: TResNetTrunk((1, 2, 3), rng=rng, dtype=np.float32))
     ours, shapes = named_arrays(nnx.as_pure(nnx.state(model))), {}
     for name, theirs in tresnet_names(model).items():
         layer, leaf = theirs.rsplit(".", 1)
@@ -303,7 +304,7 @@ def efficientnet_shapes() -> Shapes:
     """Returns the shapes of EfficientNet-Lite0's trunk under the released names, batch norm
     unfolded.
     """
-    model = nnx.eval_shape(lambda: EfficientNetTrunk(efficientnet.MAPS, rng=np.random.default_rng(0), dtype=np.float32))
+    model = abstract_network(lambda rng: EfficientNetTrunk(efficientnet.MAPS, rng=rng, dtype=np.float32))
     ours, shapes = named_arrays(nnx.as_pure(nnx.state(model))), {}
     for layer, (conv, norm) in efficientnet.released_names().items():
         kernel = ours[f"{layer}.kernel"].shape
@@ -328,7 +329,7 @@ def fold_batch_norm(arrays: Mapping[str, np.ndarray], epsilon: float) -> dict[st
 
 def abstract_lpips(net: Net) -> LPIPS:
     """Returns LPIPS with shapes in place of parameters."""
-    return nnx.eval_shape(lambda: LPIPS(net, rng=np.random.default_rng(0)))
+    return abstract_network(lambda rng: LPIPS(net, rng=rng))
 
 
 def lpips_names(net: Net) -> dict[str, str]:

@@ -32,7 +32,7 @@ from spn_jax.runtime.log import has_evaluation
 from spn_jax.settings import ANOTHER_BEST, changed_settings, to_dict
 from spn_jax.training.inputs import Data, DistillationTargets, weights_identity
 from spn_jax.training.reports import Say
-from spn_jax.training.state import TrainState, learning_rate, resolve_schedule
+from spn_jax.training.state import TrainState, learning_rate, placed, resolve_schedule
 
 HEADS = "prior_learner.distillation_heads."
 
@@ -135,7 +135,7 @@ def initialise_from(state: TrainState, path: str, rate: float, say: Say) -> Trai
     folder = find_checkpoint(path)
     wanted = named_arrays(state.model)
     arrays = {name: np.asarray(array) for name, array in load_parameters(folder, wanted, optional=HEADS).items()}
-    model = jax.tree.map(jnp.array, with_named_arrays(state.model, {**wanted, **arrays}, what=str(folder)))
+    model = jax.tree.map(placed, with_named_arrays(state.model, {**wanted, **arrays}, what=str(folder)))
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise InputError(
             f"checkpoint {folder} holds parameters that are not finite, its training diverged; pass an earlier one with --init"
@@ -152,7 +152,7 @@ def initialise_from(state: TrainState, path: str, rate: float, say: Say) -> Trai
     if anew := [name for name in wanted if name not in arrays]:
         say(f"these of this run's start anew: {', '.join(anew)}")
     # The step donates both, so they must not share memory.
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, model)
+    ema = None if state.ema is None else jax.tree.map(placed, model)
     state = dataclasses.replace(state, model=model, ema=ema)
 
     stored = load_discriminator(folder)
@@ -161,7 +161,7 @@ def initialise_from(state: TrainState, path: str, rate: float, say: Say) -> Trai
         say(f"the discriminator starts anew: the checkpoint has {'none' if stored is None else 'another kind'}")
         return state
     discriminator, spectral = (
-        jax.tree.map(jnp.array, with_named_arrays(tree, {name: np.asarray(stored[name]) for name in names}, what=str(folder)))
+        jax.tree.map(placed, with_named_arrays(tree, {name: np.asarray(stored[name]) for name in names}, what=str(folder)))
         for tree, names in ((state.discriminator, kernels), (state.spectral, vectors))
     )
     return dataclasses.replace(state, discriminator=discriminator, spectral=spectral)

@@ -141,9 +141,16 @@ def create_state(config: Config, schedule: Schedule, model: SPN, discriminator: 
         spectral=spectral,
         model_optimizer=zeros_of(jax.eval_shape(adam.init, parameters)),
         discriminator_optimizer=zeros_of(jax.eval_shape(adam.init, kernels)),
-        ema=jax.tree.map(lambda x: jax.device_put(np.array(x)), parameters) if graph.ema_decay is not None else None,
+        ema=jax.tree.map(placed, parameters) if graph.ema_decay is not None else None,
     )
     return graph, state
+
+
+def placed(array: Array | np.ndarray) -> Array:
+    """Returns a copy of an array on the device, for which no program must be compiled, as
+    `jnp.array` would for each shape.
+    """
+    return jax.device_put(np.array(array))
 
 
 def zeros_of(shapes: optax.OptState) -> optax.OptState:

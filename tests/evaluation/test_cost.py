@@ -15,6 +15,7 @@ from spn_jax.config import ModelConfig
 from spn_jax.errors import InputError
 from spn_jax.evaluation import cost as profile
 from spn_jax.evaluation import paper
+from spn_jax.models.abstract import abstract_network
 from spn_jax.models.spn import SPN
 from spn_jax.runtime import compiling
 from tests.tiny import CHANNELS, tiny
@@ -89,7 +90,7 @@ def test_full_size_model_has_the_operations_of_its_layers_added_by_hand() -> Non
     generator += spade(256, 64, 128, times=2) + spade(256, 64, 64) + layer(256, 128, 64, 3, times=2) + layer(256, 64, 64, 3)
     generator += layer(256, 64, 3, 7)
 
-    graph, shapes = nnx.split(nnx.eval_shape(lambda: SPN(ModelConfig(), {1: 76, 2: 76, 3: 152}, rng=np.random.default_rng(0))))
+    graph, shapes = nnx.split(abstract_network(lambda rng: SPN(ModelConfig(), {1: 76, 2: 76, 3: 152}, rng=rng)))
     image, mask = jax.ShapeDtypeStruct((1, 256, 256, 3), np.float32), jax.ShapeDtypeStruct((1, 256, 256, 1), np.float32)
     counted = profile.count_operations(lambda s, i, m: nnx.merge(graph, s)(i, m).image, shapes, image, mask)
     assert counted == prior + generator == 725_631_369_216  # without the distillation heads

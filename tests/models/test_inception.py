@@ -10,13 +10,13 @@ import pytest
 
 # isort: skip after our import of torch, which makes that of torchvision work
 import pytorch_fid.inception
-from flax import nnx
 from PIL import Image
 from skimage import data
 
 from spn_jax.checkpoints.weights import inception_shapes, load_inception
 from spn_jax.metrics.sets import frechet_distance
 from spn_jax.models import inception
+from spn_jax.models.abstract import abstract_network
 from spn_jax.models.inception import FEATURES, SIZE, InceptionV3
 from teacher_export.frameworks import torch
 from teacher_export.weights import main
@@ -162,6 +162,6 @@ def test_what_the_file_has_more_is_named(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_images_of_any_size_and_features_of_one() -> None:
-    model = nnx.eval_shape(lambda: InceptionV3(rng=np.random.default_rng(0)))
+    model = abstract_network(lambda rng: InceptionV3(rng=rng))
     for size in ((8, 8), (300, 500)):
         assert jax.eval_shape(lambda model, x: model(x), model, jax.ShapeDtypeStruct((3, *size, 3), np.float32)).shape == (3, FEATURES)

@@ -14,6 +14,7 @@ from flax import nnx
 
 from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.config import ModelConfig
+from spn_jax.models.abstract import abstract_network
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.spn import SPN, SPNOutput
 from tests.tiny import CHANNELS, tiny
@@ -26,7 +27,7 @@ def parameter_count(module: nnx.Module) -> int:
 
 
 def abstract_spn(config: ModelConfig, channels: dict[int, int] = FULL_CHANNELS) -> SPN:
-    return nnx.eval_shape(lambda: SPN(config, channels, rng=np.random.default_rng(0)))
+    return abstract_network(lambda rng: SPN(config, channels, rng=rng))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ SPL = {"decoder": "region_norm", "prior_levels": (3,), "prior_encoder_slope": 0.
 def test_all_three_models_have_the_released_number_of_parameters(changes: dict, generator: int, discriminator: int) -> None:
     config = dataclasses.replace(ModelConfig(), **changes)
     assert parameter_count(abstract_spn(config)) == generator
-    judge = nnx.eval_shape(lambda: Discriminator(config, rng=np.random.default_rng(0), dtype=jnp.float32))
+    judge = abstract_network(lambda rng: Discriminator(config, rng=rng, dtype=jnp.float32))
     assert parameter_count(judge) == discriminator
 
 

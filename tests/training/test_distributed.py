@@ -49,17 +49,20 @@ def test_four_devices_compute_what_one_does_and_take_over_from_it(inputs: Inputs
     assert_close(workdir, reference, trainer.STEPS, exact=5)
 
 
-def test_a_split_state_computes_what_a_whole_one_does_and_either_continues_the_other(
-    inputs: Inputs, reference: Path, tmp_path: Path
-) -> None:
-    """Four devices with a part of the parameters each take over from one device, and one
-    from them.
-    """
-    workdir = resumed_at(4, reference, tmp_path / "run")
+def split_run(inputs: Inputs, reference: Path, folder: Path) -> Path:
+    """A run in which four devices with a part of the parameters each take over from one device."""
+    workdir = resumed_at(4, reference, folder / "run")
     trainer.run(inputs.arguments(workdir, "train.shard_parameters=true", *trainer.EVERY_STEP), devices=4)
-    assert_close(workdir, reference, trainer.STEPS, exact=5)
+    return workdir
 
-    whole = resumed_at(5, workdir, tmp_path / "whole")
+
+def test_a_split_state_computes_what_a_whole_one_does(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    assert_close(split_run(inputs, reference, tmp_path), reference, trainer.STEPS, exact=5)
+
+
+@pytest.mark.long
+def test_one_device_takes_over_from_a_split_state(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    whole = resumed_at(5, split_run(inputs, reference, tmp_path), tmp_path / "whole")
     output, _ = trainer.run_here(inputs.arguments(whole))
     assert "continues at step 5" in output
     assert_close(whole, reference, trainer.STEPS, exact=5)

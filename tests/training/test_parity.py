@@ -21,6 +21,7 @@ from jax import Array
 
 from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.checkpoints.store import find_checkpoint, load_discriminator, load_model
+from spn_jax.models.abstract import abstract_network
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.generator import Generator
 from spn_jax.models.spn import SPN
@@ -99,7 +100,7 @@ def networks_from_file(golden: Golden, folder: Path) -> tuple[SPN, Discriminator
     tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in entries.items()}
     torch.save(tensors | {"adversarial_loss.real_label": torch.tensor(1.0)}, folder / "released.pt")
     convert([str(folder / "released.pt"), str(folder / "converted")])
-    discriminator = nnx.eval_shape(lambda: Discriminator(golden.model, rng=np.random.default_rng(0), dtype=jnp.float32))
+    discriminator = abstract_network(lambda rng: Discriminator(golden.model, rng=rng, dtype=jnp.float32))
     arrays = load_discriminator(find_checkpoint(folder / "converted"))
     assert arrays is not None
     load(discriminator, {name: np.asarray(array) for name, array in arrays.items()}, np.float32)
