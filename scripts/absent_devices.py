@@ -15,7 +15,7 @@ from spn_jax.errors import InputError, enumerated, first_line
 
 # names of kinds of TPU that libtpu 0.0.42.1 knows
 TPUS = ("v2", "v3", "v4", "v5e", "v5p", "v6e", "tpu7x")
-TPU_GIB = 16.0  # memory of a v5e
+TPU_GIB = {"v5e": 16.0}  # memory of a chip
 QUIET = {"TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_SKIP_MDS_QUERY": "1"}
 
 
@@ -118,9 +118,15 @@ def mesh_of_absent(topology: str) -> Mesh:
 
 
 def memory_gib(topology: str) -> float:
-    """Returns the memory of one device of a topology, in units of 2^30 bytes."""
-    gpu = GPUS.get(topology.partition(":")[0])
-    return gpu.memory_gib if gpu else TPU_GIB
+    """Returns the memory of one device of a topology, in units of 2^30 bytes. Raises InputError if
+    it is not known here.
+    """
+    name = topology.partition(":")[0]
+    if name in GPUS:
+        return GPUS[name].memory_gib
+    if name not in TPU_GIB:
+        raise InputError(f"the memory of {name} is not known; pass that of one device with --memory GIB")
+    return TPU_GIB[name]
 
 
 def tpus(topology: str) -> list[jax.Device]:

@@ -91,9 +91,7 @@ def add_arguments(part: argparse.ArgumentParser) -> None:
     part.add_argument("topology", help=NAMES)
     part.add_argument("--config", type=Path, default=ROOT / "configs" / "celeba.py")
     part.add_argument("--batch", type=int, nargs="+", default=[8], help="photos a device; several are compiled one after the other")
-    part.add_argument(
-        "--memory", type=float, metavar="GIB", help="of a device, in units of 2^30 bytes; a GPU's own or, for TPUs, 16 if not given"
-    )
+    part.add_argument("--memory", type=float, metavar="GIB", help="of a device, in units of 2^30 bytes; a GPU's or v5e's own if not given")
     part.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as train.compute_dtype=bfloat16")
     part.set_defaults(run=run)
 
@@ -101,11 +99,11 @@ def add_arguments(part: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> str:
     """Returns the table in Markdown, and prints each line as JSON as soon as it is known."""
     mesh, measured = mesh_of_absent(options.topology), []
+    gib = options.memory or memory_gib(options.topology)
     for batch in options.batch:
         config = apply_overrides(load_config(options.config, options.overrides), [f"train.batch_size={batch * mesh.size}"])
         measured.append(compile_for(config, mesh))
         print(json.dumps({"topology": options.topology, **measured[-1]}), flush=True)
-    gib = options.memory or memory_gib(options.topology)
     fitting = [line["batch"] for line in measured if line["memory_gb"] is not None and 1e9 * line["memory_gb"] <= 2**30 * gib]
     largest = f"of these batches, the largest that fits {gib:g} GiB: {max(fitting, default='none')} photos a device"
     lines = [f"{options.config.stem} on {options.topology}, jax {jax.__version__}", "", *rows(measured), "", largest]

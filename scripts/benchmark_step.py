@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from scripts import benchmark_kinds
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
+from spn_jax.models.convolution import compiled_for
 from spn_jax.models.vgg import VGG19
 from spn_jax.runtime.compiling import compile_timed
 from spn_jax.runtime.device import only_cpu
@@ -33,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHANNELS = {1: 76, 2: 76, 3: 152}  # channels of TResNet-L's features
 PASSES = ("forward", "step")
 TRACED = 5  # calls that a profile is kept of
+PLAIN = "an accelerator"  # a platform for which convolutions have no form of the CPU's
 MATRIX = 4096  # side of the matrices whose product measures the device's peak rate (1024 on a CPU)
 NUMBERS = {
     "float32": ("train.compute_dtype=float32", "train.precision=highest"),
@@ -263,16 +265,18 @@ def needed_operations(what: str, config: Config, mesh: Mesh) -> float | None:
     count; else None.
 
     Micro-batches and rematerialisation compute parts of the forward pass again, which is no
-    progress, and XLA counts the body of a loop once.
+    progress, and XLA counts the body of a loop once. On a CPU convolutions have forms with more
+    products or, by Winograd, fewer; those of an accelerator are counted, so that a faster form
+    does not show as less work.
     """
     plain = apply_overrides(config, ["train.micro_batches=1", "train.rematerialise=false"])
-    if plain == config:
+    if plain == config and mesh.devices.flat[0].platform != "cpu":
         return None
     if what == "forward":
         program, arguments = forward_program(plain, mesh)
     else:
-        program, arguments = step_program(plain, mesh, channels_of(plain), draw_batch(plain), draw_frozen(plain))
-    with matmul_precision(plain):
+        program, arguments = step_program(plain, mesh, channels_of(plain), draw_batch(plain), draw_frozen(plain), PLAIN)
+    with matmul_precision(plain), compiled_for(PLAIN):
         return operations_of(program.lower(*arguments))
 
 
@@ -294,12 +298,14 @@ def forward_program(config: Config, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     return jax.jit(lambda state, image, mask, noise: nnx.merge(graph, state)(image, mask, noise).image), arguments
 
 
-def step_program(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen) -> tuple[Any, tuple[Any, Any, Any]]:
+def step_program(
+    config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen, written_for: str | None = None
+) -> tuple[Any, tuple[Any, Any, Any]]:
     """Returns the trainer's step as a jitted function, and its arguments: state, frozen networks,
-    batch. Channels are as in `stepper`.
+    batch. Channels are as in `stepper`, `written_for` as in `compile_train_step`.
     """
     graph, state = create_state(config, resolve_schedule(config, 1000), *build_networks(config, channels))
-    program, sharding = jitted_step(config, graph, state, mesh)
+    program, sharding = jitted_step(config, graph, state, mesh, written_for)
     return program, (jax.device_put(state, sharding), replicate(frozen, mesh), shard_batch(batch, mesh))
 
 
@@ -326,11 +332,11 @@ def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any,
     return compiled, step
 
 
-def jitted_step(config: Config, graph: StepGraph, state: Any, mesh: Mesh) -> tuple[Any, Any]:
+def jitted_step(config: Config, graph: StepGraph, state: Any, mesh: Mesh, written_for: str | None = None) -> tuple[Any, Any]:
     """Returns the trainer's step, not yet compiled, and the sharding of its state between steps."""
     split = config.train.shard_parameters
     sharding = state_sharding(state, mesh, split)
-    return compile_train_step(graph, mesh, sharding if split else None), sharding
+    return compile_train_step(graph, mesh, sharding if split else None, written_for), sharding
 
 
 def matrix_rate(config: Config, mesh: Mesh) -> float:

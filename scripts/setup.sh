@@ -41,15 +41,15 @@ stop() {
     exit 2
 }
 
-# pip would compile modules on one core; `compile_modules` does it on all.
-install() { "$venv/bin/python" -m pip install --no-compile -qq --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} "$@"; }
+# pip compiles modules on one core; in an environment that this script made, `compile_modules` does it on all of them.
+install() { "$venv/bin/python" -m pip install $([ ! -f "$marker" ] || echo --no-compile) -qq --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} "$@"; }
 
-# Before they are first imported, since many processes may start at a time, and some are told to write no such files.
+# Modules are compiled before anybody imports them, because many processes may start at once, and some may not write .pyc files.
 compile_modules() {
     local packages
     packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    # Packages bring templates that are no Python, which end it with an error, and tests that nobody imports.
-    "$venv/bin/python" -m compileall -qq -j 0 -x '/tests/' "$packages" spn_jax teacher_export >/dev/null || true
+    # Some packages bring templates that are not Python, for which compileall fails when all else is done, and tests that nobody imports.
+    "$venv/bin/python" -m compileall -qq -j 0 -x 'site-packages/.*/tests/' "$packages" spn_jax teacher_export >/dev/null || true
 }
 
 # The marker says that this script made the environment, and whether the set-up came to its end.
@@ -105,6 +105,8 @@ if [ -n "$driver" ]; then
     echo "setup: jax for NVIDIA (extra $extra)"
     install --editable ".[$extra]" || echo "setup: the NVIDIA packages did not install; jax will run on the CPU"
 fi
-compile_modules
-if [ -f "$marker" ]; then echo finished >"$marker"; fi
+if [ -f "$marker" ]; then
+    compile_modules
+    echo finished >"$marker"
+fi
 echo "setup: done"

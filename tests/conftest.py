@@ -4,6 +4,7 @@ count under CI=true.
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -96,14 +97,15 @@ def _forget_compiled_programs() -> Generator[None]:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """The folder `name`, which the first test process that asks for it makes; the others wait, and
-    read it.
+    """Returns the folder `name`, which the first test process that asks for it makes; the others
+    wait, and read it.
     """
     own = factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
     made = folder.with_suffix(".made")
     with FileLock(folder.with_suffix(".lock")):
         if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed to make it
             make(folder)
             made.touch()
     return folder

@@ -260,7 +260,7 @@ def count_operations(function: Callable[..., Any], *arguments: Any) -> int:
     Raises:
         ValueError: a loop has an unknown length.
     """
-    with compiled_for("an accelerator"):  # compiled for one, convolutions compute no spare rows
+    with compiled_for("an accelerator"):  # compiled for one, convolutions have no form of the CPU's
         return _operations(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
@@ -341,7 +341,8 @@ def report(profile: Profile) -> str:
     ]
     notes = (
         "A multiply-add is 2 FLOPs. The first count is of the program as written, on every device the same, taps on padding counted; "
-        "XLA's has all other arithmetic too, leaves those taps out, and on GPUs may lack what is handed to libraries.\n\n"
+        "XLA's has all other arithmetic too, leaves those taps out, on CPUs has the fewer products of Winograd's convolutions, "
+        "and on GPUs may lack what is handed to libraries.\n\n"
         "Pre- and post-processing: from the bytes of a JPEG photo and a PNG mask to those of a PNG composite, in one thread. "
         "Tracing comes with every start, compilation is without a cache; both are in no other time.\n"
     )

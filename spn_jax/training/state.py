@@ -176,7 +176,7 @@ def update(graph: StepGraph, step: Array, name: str, parameters: nnx.State, opti
     """Makes one Adam update of the network that the metrics call `name`."""
     direction, optimizer = scale_by_adam(graph.optimizer).update(gradients, optimizer)
     rate = learning_rate(graph.schedule, step)
-    new = jax.tree.map(functools.partial(moved, rate), parameters, direction)
+    new = jax.tree.map(functools.partial(after_update, rate), parameters, direction)
     norms = {
         f"{name}/gradient_norm": norm(gradients),
         f"{name}/parameter_norm": norm(new),
@@ -186,7 +186,7 @@ def update(graph: StepGraph, step: Array, name: str, parameters: nnx.State, opti
 
 
 @traced_once()
-def moved(rate: Array, parameter: Array, direction: Array) -> Array:
+def after_update(rate: Array, parameter: Array, direction: Array) -> Array:
     """Returns a parameter after a step of length `rate` against a direction of its shape."""
     return parameter - (rate * direction).astype(parameter.dtype)
 

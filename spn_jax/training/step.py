@@ -75,7 +75,7 @@ def train_step(graph: StepGraph, state: TrainState, frozen: Frozen, batch: Batch
 
 
 def compile_train_step(
-    graph: StepGraph, mesh: Mesh, state_sharding: Any = None
+    graph: StepGraph, mesh: Mesh, state_sharding: Any = None, written_for: str | None = None
 ) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
     """Compiles the step of a graph for a mesh with the axis "data": (state, frozen, batch) ->
     (state, metrics).
@@ -88,11 +88,13 @@ def compile_train_step(
         state_sharding: shardings of the state between steps, see `runtime.sharding`. With them a
             step begins by gathering the parameters, and each device updates its shard of them with
             its shard of the optimisers.
+        written_for: platform whose forms of convolutions the step has, see `compiled_for`; the
+            mesh's own if it is not given.
     """
     replicated, by_photo = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     between_steps = replicated if state_sharding is None else state_sharding
     one_step = train_step if graph.micro_batches == 1 else accumulated_train_step
-    platform = mesh.devices.flat[0].platform
+    platform = written_for or mesh.devices.flat[0].platform
 
     def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
         if state_sharding is not None:

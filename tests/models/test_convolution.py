@@ -259,8 +259,9 @@ def test_winograds_form_takes_other_paddings(padding: int, side: int, constants:
     [
         (1, 32, (128, 128), jnp.float32, "cpu", True),
         (4, 64, (256, 128), jnp.float32, "cpu", True),
+        (1, 128, (128, 128), jnp.float32, "cpu", True),
         (1, 30, (128, 128), jnp.float32, "cpu", False),
-        (1, 256, (128, 128), jnp.float32, "cpu", False),
+        (1, 132, (128, 128), jnp.float32, "cpu", False),
         (1, 32, (127, 128), jnp.float32, "cpu", False),
         (1, 32, (128, 127), jnp.float32, "cpu", False),
         (1, 32, (128, 128), jnp.bfloat16, "cpu", False),
@@ -289,18 +290,26 @@ def test_winograds_form_takes_batches_of_any_size_in_one_program() -> None:
     np.testing.assert_allclose(exported.call(x, kernel), function(x, kernel), rtol=1e-5, atol=1e-5)
 
 
-def test_winograds_form_rounds_little() -> None:
+@pytest.mark.parametrize(("reflected", "dilation", "features"), [(False, 1, 128), (True, 2, 256)])
+def test_winograds_form_rounds_little(reflected: bool, dilation: int, features: int) -> None:
     """The errors relative to the largest value are 4e-7 to 6e-7; the plain form's 4e-7 to 9e-7."""
-    x, kernel, gradient = random(1, 64, 64, 128), random(3, 3, 128, 128, seed=1), random(1, 64, 64, 128, seed=2)
+    shape = (1, 64, 64, features)
+    x, kernel, gradient = random(*shape), random(3, 3, features, features, seed=1), random(*shape, seed=2)
 
     def results(form: Callable[..., jax.Array], dtype: type) -> list[np.ndarray]:
         out, pull_back = jax.vjp(form, x.astype(dtype), kernel.astype(dtype))
         return [np.asarray(result) for result in (out, *pull_back(gradient.astype(dtype)))]
 
-    whole = ((1, 1), (1, 1))
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        border = ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0))
+        padded = jnp.pad(x, border, mode="reflect" if reflected else "constant")
+        return plain_convolution(padded, kernel, 1, NO_ZEROS, dilation)
+
     with jax.enable_x64(True):
-        exact = results(lambda x, kernel: plain_convolution(x, kernel, 1, whole, 1), np.float64)
-    for ours, right in zip(results(functools.partial(convolve, padding=1), np.float32), exact, strict=True):
+        exact = results(plain, np.float64)
+    function = functools.partial(convolve_reflected if reflected else convolve, padding=dilation, dilation=dilation)
+    assert "stablehlo.convolution" not in jax.jit(function).lower(x, kernel).as_text()
+    for ours, right in zip(results(function, np.float32), exact, strict=True):
         assert np.abs(ours - right).max() < 2e-6 * np.abs(right).max()
 
 

@@ -1,4 +1,4 @@
-"""Python's search for garbage while JAX traces."""
+"""Python does not search for garbage while JAX traces."""
 
 import gc
 
@@ -32,4 +32,14 @@ def test_search_for_garbage_is_off_during_a_trace_and_then_as_it_was(was_on: boo
 def test_search_for_garbage_goes_on_after_an_error() -> None:
     with pytest.raises(ValueError, match="wrong shape"), without_garbage_collection():
         raise ValueError("wrong shape")
+    assert gc.isenabled()
+
+
+def test_of_several_threads_the_last_one_turns_the_search_on_again() -> None:
+    first, second = without_garbage_collection(), without_garbage_collection()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not gc.isenabled()
+    second.__exit__(None, None, None)
     assert gc.isenabled()

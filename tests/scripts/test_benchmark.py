@@ -101,10 +101,17 @@ def test_micro_batches_and_rematerialisation_are_no_further_work(monkeypatch: py
 
     monkeypatch.setattr(benchmark_step, f"{what}_program", program)
     mesh, plain = make_mesh(1), load_config(Path("configs/tiny.py"), [])
-    assert benchmark_step.needed_operations(what, plain, mesh) is None
     for setting in "train.micro_batches=2", "train.rematerialise=true":
         assert benchmark_step.needed_operations(what, load_config(Path("configs/tiny.py"), [setting]), mesh) == 7
     assert asked == [plain, plain]
+
+
+def test_products_that_winograds_form_saves_count_as_work() -> None:
+    sizes = ["train.batch_size=1", "data.image_size=128", *(f"model.{name}=128" for name in ("width", "spade_hidden"))]
+    config, mesh = load_config(Path("configs/tiny.py"), sizes), make_mesh(1)
+    program, arguments = benchmark_step.forward_program(config, mesh)
+    found = benchmark_step.needed_operations("forward", config, mesh)
+    assert found is not None and found > 1.2 * benchmark_step.operations_of(program.lower(*arguments))
 
 
 def test_numbers_and_devices_are_chosen(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

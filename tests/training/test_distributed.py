@@ -50,7 +50,7 @@ def test_four_devices_compute_what_one_does_and_take_over_from_it(inputs: Inputs
 
 
 def split_run(inputs: Inputs, reference: Path, folder: Path) -> Path:
-    """A run in which four devices with a part of the parameters each take over from one device."""
+    """Returns a run in which four devices, with a part of the parameters each, go on from one."""
     workdir = resumed_at(4, reference, folder / "run")
     trainer.run(inputs.arguments(workdir, "train.shard_parameters=true", *trainer.EVERY_STEP), devices=4)
     return workdir

@@ -168,8 +168,9 @@ def largest(tree: nnx.State) -> float:
 
 
 def test_rematerialisation_is_in_the_program_where_asked() -> None:
-    graph, state = new_state(tiny("train.rematerialise=true"))
-    assert "remat" in str(compiled_step(graph).trace(state, Frozen(), random_batch(tiny())).jaxpr)
+    for asked in "true", "false":
+        graph, state = new_state(tiny(f"train.rematerialise={asked}"))
+        assert ("remat" in str(compiled_step(graph).trace(state, Frozen(), random_batch(tiny())).jaxpr)) == (asked == "true")
 
 
 @pytest.mark.long

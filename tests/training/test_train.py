@@ -165,12 +165,13 @@ def test_stopped_by_sigterm_and_continued_equals_uninterrupted(
     assert_same_run(workdir, reference)
 
 
-def test_finished_run_started_again_says_so_and_changes_nothing(inputs: Inputs, reference: Path) -> None:
-    before = {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
-    output, errors = trainer.run_here(inputs.arguments(reference))
-    assert f"finished: {reference} has all 6 steps; raise schedule.length to train on" in output and not errors
+def test_finished_run_started_again_says_so_and_changes_nothing(inputs: Inputs, reference: Path, tmp_path: Path) -> None:
+    workdir = copy_at(reference, tmp_path / "run", STEPS)
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    output, errors = trainer.run_here(inputs.arguments(workdir))
+    assert f"finished: {workdir} has all 6 steps; raise schedule.length to train on" in output and not errors
     assert "evaluation" not in output
-    assert {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.long
@@ -422,11 +423,12 @@ def test_masks_that_do_not_fit(inputs: Inputs, tmp_path: Path, monkeypatch, caps
     assert str(tmp_path / "masks" / "m.png") in error and text in error
 
 
-def test_resuming_with_changed_settings_lists_them(refused, reference: Path) -> None:
-    config = (reference / "config.txt").read_text()
-    error = refused("train.seed=1", "optimizer.beta2=0.99", "train.keep_last=3", workdir=reference)
-    assert f"{reference} holds a run with other settings (optimizer.beta2: 0.9 -> 0.99; train.seed: 0 -> 1)" in error
-    assert (reference / "config.txt").read_text() == config
+def test_resuming_with_changed_settings_lists_them(refused, reference: Path, tmp_path: Path) -> None:
+    workdir = copy_at(reference, tmp_path / "copy", STEPS)
+    config = (workdir / "config.txt").read_text()
+    error = refused("train.seed=1", "optimizer.beta2=0.99", "train.keep_last=3", workdir=workdir)
+    assert f"{workdir} holds a run with other settings (optimizer.beta2: 0.9 -> 0.99; train.seed: 0 -> 1)" in error
+    assert (workdir / "config.txt").read_text() == config
 
 
 def test_resuming_with_another_teacher_cache_is_refused(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -441,7 +443,7 @@ def test_resuming_with_another_teacher_cache_is_refused(tmp_path: Path, monkeypa
 
 
 def test_safe_settings_may_change_on_resume(inputs: Inputs, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "compile_train_step", trainer.idle_step)
+    monkeypatch.setattr(loop, "compile_train_step", trainer.traced_step)
     workdir = copy_at(reference, tmp_path / "run", 5)
     output, _ = trainer.run_here(
         inputs.arguments(
