@@ -23,7 +23,7 @@ from tests.tiny import CHANNELS, tiny
 
 AGREEMENT = 1e-4  # of the largest value
 HALF = 2**-10  # the precision of float16 near 1
-SIZES = [(32, 32), (64, 96), (96, 32), (128, 64), (160, 192)]
+SIZES, MORE_SIZES = [(32, 32), (64, 96), (160, 192)], [(96, 32), (128, 64)]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,11 @@ def files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "size"), [(kind, size) for kind in KINDS for size in (SIZES if kind in (*PAPER, "smooth fill") else SIZES[1:2])]
+    ("kind", "size"),
+    [
+        *((kind, size) for kind in KINDS for size in (SIZES if kind in (*PAPER, "smooth fill") else SIZES[1:2])),
+        *(pytest.param(kind, size, marks=pytest.mark.long) for kind in (*PAPER, "smooth fill") for size in MORE_SIZES),
+    ],
 )
 def test_onnx_runtime_computes_what_jax_does(kind: str, size: tuple[int, int], files: dict[str, bytes]) -> None:
     model = loaded(kind).model

@@ -116,11 +116,15 @@ def test_a_converted_file_holds_the_same_networks(golden: Golden, tmp_path: Path
         assert [name for name in expected if not np.array_equal(found[name], expected[name])] == []
 
 
-def test_first_training_step_in_float32(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written_for", ["an accelerator", pytest.param("cpu", marks=pytest.mark.long)])
+def test_first_training_step_in_float32(written_for: str, tmp_path: Path) -> None:
+    """The forms of convolutions that only the CPU has make the program a third larger; each of them
+    has its own tests in models/test_convolution.py.
+    """
     golden = DETERMINISTIC
     with jax.default_matmul_precision("highest"):
         batch = golden_batch(golden, golden_targets(golden, tmp_path, double=False), np.float32)
-        errors = compare_training(golden, golden_networks(golden, jnp.float32), batch, steps=1)
+        errors = compare_training(golden, golden_networks(golden, jnp.float32), batch, steps=1, written_for=written_for)
     assert errors["losses"] < 1e-4
     # Of the norms of 449 gradients the root mean square: rounding switches a ReLU here and there,
     # which moves the smallest of them by a thousandth (plain convolutions: 1.3e-3), whatever form

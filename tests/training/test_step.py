@@ -225,6 +225,18 @@ class DoublingTeacher(nnx.Module):
 
 
 def test_targets_computed_on_the_device_equal_the_same_targets_from_a_cache() -> None:
+    teacher = DoublingTeacher()
+    photo = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    cached = jax.tree.map(np.asarray, teacher(jnp.asarray(photo, jnp.float32) / 255))
+    of_cache = jax.jit(functools.partial(targets, Frozen()))({"targets": cached})
+    on_device = jax.jit(functools.partial(targets, Frozen(teacher)))({"image_2x": photo})
+    assert of_cache.keys() == on_device.keys() == CHANNELS.keys()
+    for level, features in of_cache.items():
+        np.testing.assert_allclose(on_device[level], features, rtol=1e-6)
+
+
+@pytest.mark.long
+def test_a_step_with_a_teacher_on_the_device_is_one_with_a_cache() -> None:
     config, teacher = tiny(), DoublingTeacher()
     batch = random_batch(config)
     photo = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), np.uint8)
@@ -459,6 +471,7 @@ def test_bfloat16_changes_the_probabilistic_losses_little(sampled: tuple) -> Non
     assert np.isfinite(low["generator/diversity"])
 
 
+@pytest.mark.long
 def test_noise_follows_from_seed_and_step_and_may_be_given(sampled: tuple) -> None:
     config, vgg = tiny(*PROBABILISTIC), Frozen(vgg=Perceiver())
     same, later = (run_steps(config, 1, vgg, random_batch(config) | {"noise": noise(config, i)})[1][0] for i in (0, 1))
