@@ -49,7 +49,7 @@ lint: setup
 	@echo "lint 2/3: ruff check"
 	@$(RUN) -m ruff check $(CODE)
 	@echo "lint 3/3: mypy"
-	@$(RUN) -m mypy
+	@$(RUN) -m mypy --num-workers auto
 
 # For the daily work, under a minute: the packages that import no other of ours, and what is said about the whole program.
 LEAVES := tests/runtime tests/drawing tests/metrics tests/test_config.py tests/test_imports.py tests/test_docs.py

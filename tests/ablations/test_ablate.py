@@ -50,7 +50,7 @@ def sweep(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     workdir = tmp_path_factory.mktemp("sweep") / "runs"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "compile_train_step", trainer.traced_step)
+        patched.setattr(loop, "compile_train_step", trainer.idle_step)
         ablate.main(arguments(inputs, workdir, "3", "--only", "scales-1", "spl"))
     return workdir
 

@@ -5,8 +5,6 @@ network is refused in words.
 import hashlib
 import io
 import json
-import os
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -19,11 +17,10 @@ import torch
 
 from spn_jax.checkpoints import weights
 from spn_jax.checkpoints.weights import INFO, Network, load_vgg19, read_weights, write_weights
-from spn_jax.errors import InputError
+from spn_jax.errors import InputError, run_command
 from teacher_export.frameworks import timm
 from teacher_export.weights import main
 
-ROOT = Path(__file__).resolve().parents[2]
 SHAPES = {"features.0.weight": (4, 3, 3, 3), "features.0.bias": (4,)}
 ORIGIN = {"origin": "file small-12345678.pth", "weights_sha256": 64 * "0"}
 
@@ -212,11 +209,14 @@ def test_nothing_is_written_over_a_file_of_another_kind(tmp_path: Path) -> None:
         main(["small", "--weights", str(tmp_path / "new.npz"), source])
 
 
-def test_wrong_input_is_one_line_on_the_terminal(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "teacher_export.weights", "vgg19", "--weights", "nowhere.pth", str(tmp_path / "out.npz")]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
-    assert finished.returncode == 2
-    assert finished.stderr == "error: --weights nowhere.pth is not a file; pass a weights file or timm:NAME\n"
+def test_wrong_input_is_one_line_on_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["weights", "vgg19", "--weights", "nowhere.pth", str(tmp_path / "out.npz")])
+    with pytest.raises(SystemExit) as stopped:
+        run_command(main)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: --weights nowhere.pth is not a file; pass a weights file or timm:NAME\n"
 
 
 # --- reading ---

@@ -290,11 +290,11 @@ def test_winograds_form_takes_batches_of_any_size_in_one_program() -> None:
     np.testing.assert_allclose(exported.call(x, kernel), function(x, kernel), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("reflected", "dilation", "features"), [(False, 1, 128), (True, 2, 256)])
-def test_winograds_form_rounds_little(reflected: bool, dilation: int, features: int) -> None:
+@pytest.mark.parametrize(("reflected", "dilation"), [(False, 1), (True, 2)])
+def test_winograds_form_rounds_little(reflected: bool, dilation: int) -> None:
     """The errors relative to the largest value are 4e-7 to 6e-7; the plain form's 4e-7 to 9e-7."""
-    shape = (1, 64, 64, features)
-    x, kernel, gradient = random(*shape), random(3, 3, features, features, seed=1), random(*shape, seed=2)
+    shape = (1, 32, 32, 128)
+    x, kernel, gradient = random(*shape), random(3, 3, 128, 128, seed=1), random(*shape, seed=2)
 
     def results(form: Callable[..., jax.Array], dtype: type) -> list[np.ndarray]:
         out, pull_back = jax.vjp(form, x.astype(dtype), kernel.astype(dtype))

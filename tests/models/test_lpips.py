@@ -61,7 +61,7 @@ def pairs(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 # the package calls torchvision the old way
 @pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
-@pytest.mark.parametrize("net", ["alex", "vgg"])
+@pytest.mark.parametrize("net", ["alex", pytest.param("vgg", marks=pytest.mark.long)])
 def test_distances_of_photos_are_the_packages(tmp_path: Path, net: Net) -> None:
     files = torch_files(tmp_path, net)
     model, _ = load_lpips(converted(tmp_path, net, *files), net)

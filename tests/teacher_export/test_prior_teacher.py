@@ -51,7 +51,7 @@ def test_every_convolution_has_the_highest_precision(checkpoint: Path) -> None:
     assert convolutions and all("HIGHEST" in line for line in convolutions)
 
 
-@pytest.mark.parametrize(("device", "shown"), [("cuda:3", "3 None"), ("cpu", "all cpu")])
+@pytest.mark.parametrize(("device", "shown"), [("cuda:3", "3 None"), pytest.param("cpu", "all cpu", marks=pytest.mark.long)])
 def test_jax_computes_where_torch_does_and_leaves_it_memory(device: str, shown: str) -> None:
     program = f"""
 import os, jax

@@ -349,7 +349,7 @@ def test_threads_do_not_mix_up_the_photos_of_a_network_with_hooks() -> None:
             assert all(torch.equal(ours[level], theirs[level]) for level in theirs)
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "vgg11"])
+@pytest.mark.parametrize("name", ["convnext_atto", pytest.param("vgg11", marks=pytest.mark.long)])
 def test_timm_file_fits_a_wrapper_with_underscores_for_dots(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
     whole = timm.create_model(name)
