@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from scripts import benchmark_kinds
 from spn_jax.config import Config, apply_overrides, load_config
 from spn_jax.errors import InputError
-from spn_jax.models.convolution import compiled_for
+from spn_jax.models.convolution import AN_ACCELERATOR, compiled_for
 from spn_jax.models.vgg import VGG19
 from spn_jax.runtime.compiling import compile_timed
 from spn_jax.runtime.device import only_cpu
@@ -34,7 +34,6 @@ ROOT = Path(__file__).resolve().parent.parent
 CHANNELS = {1: 76, 2: 76, 3: 152}  # channels of TResNet-L's features
 PASSES = ("forward", "step")
 TRACED = 5  # calls that a profile is kept of
-PLAIN = "an accelerator"  # a platform for which convolutions have no form of the CPU's
 MATRIX = 4096  # side of the matrices whose product measures the device's peak rate (1024 on a CPU)
 NUMBERS = {
     "float32": ("train.compute_dtype=float32", "train.precision=highest"),
@@ -275,8 +274,8 @@ def needed_operations(what: str, config: Config, mesh: Mesh) -> float | None:
     if what == "forward":
         program, arguments = forward_program(plain, mesh)
     else:
-        program, arguments = step_program(plain, mesh, channels_of(plain), draw_batch(plain), draw_frozen(plain), PLAIN)
-    with matmul_precision(plain), compiled_for(PLAIN):
+        program, arguments = step_program(plain, mesh, channels_of(plain), draw_batch(plain), draw_frozen(plain), AN_ACCELERATOR)
+    with matmul_precision(plain), compiled_for(AN_ACCELERATOR):
         return operations_of(program.lower(*arguments))
 
 

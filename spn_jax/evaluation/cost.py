@@ -29,7 +29,7 @@ from spn_jax.errors import InputError
 from spn_jax.evaluation import paper
 from spn_jax.filling.completion import check_samples, composite, draw_noise, quantise
 from spn_jax.filling.photos import Photo, encode_photo
-from spn_jax.models.convolution import compiled_for
+from spn_jax.models.convolution import AN_ACCELERATOR, compiled_for
 from spn_jax.models.spn import SPN
 from spn_jax.runtime.compiling import TimedProgram, compile_timed
 from spn_jax.runtime.memory import is_out_of_memory
@@ -260,7 +260,7 @@ def count_operations(function: Callable[..., Any], *arguments: Any) -> int:
     Raises:
         ValueError: a loop has an unknown length.
     """
-    with compiled_for("an accelerator"):  # compiled for one, convolutions have no form of the CPU's
+    with compiled_for(AN_ACCELERATOR):
         return _operations(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 

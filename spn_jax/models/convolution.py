@@ -17,6 +17,7 @@ from spn_jax.models.cpu_convolution import plain_convolution, reflect
 from spn_jax.models.tracing import traced_once
 
 EVERY_PLATFORM = "every platform"
+AN_ACCELERATOR = "an accelerator"  # none in particular: convolutions have no form of the CPU's
 
 # The platform ("cpu", "gpu", "tpu", ...) that the program being traced will run on:
 # `with compiled_for("gpu"): ...`. None means JAX's default device; EVERY_PLATFORM is for exported

@@ -364,6 +364,13 @@ def kill_after_a_new_shard(process: "subprocess.Popen[str]", cache: Path, pause:
     process.communicate()
 
 
+def straight_export(config: Config, teacher: Teacher, tmp_path: Path) -> Path:
+    """The cache of the same export by one process that nothing interrupts."""
+    straight = tmp_path / "straight"
+    export(apply_overrides(config, [f"teacher.cache={straight}"]), teacher)
+    return straight
+
+
 def many_shards(config: Config, tmp_path: Path, photos: int) -> Config:
     folder = write_photos(tmp_path / "many", photos)
     return apply_overrides(config, [f"data.train_photos={folder}", "teacher.records_per_shard=2"])
@@ -373,8 +380,7 @@ def test_killed_and_restarted_an_export_ends_with_the_same_bytes(
     config: Config, random_teacher: Teacher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = many_shards(config, tmp_path, 64)
-    cache, straight = Path(config.teacher.cache), tmp_path / "straight"
-    export(apply_overrides(config, [f"teacher.cache={straight}"]), random_teacher)
+    cache, straight = Path(config.teacher.cache), straight_export(config, random_teacher, tmp_path)
     pause = random.uniform(0, 0.1)
     process = start(arguments(config, tmp_path))
     kill_after_a_new_shard(process, cache, pause)
@@ -391,8 +397,7 @@ def test_killed_and_restarted_an_export_ends_with_the_same_bytes(
 @pytest.mark.long
 def test_killed_ten_times_an_export_ends_with_the_same_bytes(config: Config, random_teacher: Teacher, tmp_path: Path) -> None:
     config = many_shards(config, tmp_path, 300)
-    cache, straight = Path(config.teacher.cache), tmp_path / "straight"
-    export(apply_overrides(config, [f"teacher.cache={straight}"]), random_teacher)
+    cache, straight = Path(config.teacher.cache), straight_export(config, random_teacher, tmp_path)
     for _ in range(10):
         process = start(arguments(config, tmp_path))
         if random.random() < 0.3:  # anywhere, the start included
@@ -410,8 +415,7 @@ def test_processes_of_torchrun_each_write_their_shards(
     config: Config, random_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = many_shards(config, tmp_path, 24)
-    straight = tmp_path / "straight"
-    export(apply_overrides(config, [f"teacher.cache={straight}"]), random_teacher)
+    straight = straight_export(config, random_teacher, tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in "0", "1":
         monkeypatch.setenv("RANK", rank)
@@ -426,8 +430,7 @@ def test_processes_side_by_side_under_torchrun_s_environment(
     config: Config, random_teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = many_shards(config, tmp_path, 24)
-    straight = tmp_path / "straight"
-    export(apply_overrides(config, [f"teacher.cache={straight}"]), random_teacher)
+    straight = straight_export(config, random_teacher, tmp_path)
     line = arguments(config, tmp_path)
     # The second has the first one's number: both own the same shards and must not write the same
     # one.

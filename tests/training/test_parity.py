@@ -22,6 +22,7 @@ from jax import Array
 from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.checkpoints.store import find_checkpoint, load_discriminator, load_model
 from spn_jax.models.abstract import abstract_network
+from spn_jax.models.convolution import AN_ACCELERATOR
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.generator import Generator
 from spn_jax.models.spn import SPN
@@ -116,7 +117,7 @@ def test_a_converted_file_holds_the_same_networks(golden: Golden, tmp_path: Path
         assert [name for name in expected if not np.array_equal(found[name], expected[name])] == []
 
 
-@pytest.mark.parametrize("written_for", ["an accelerator", pytest.param("cpu", marks=pytest.mark.long)])
+@pytest.mark.parametrize("written_for", [AN_ACCELERATOR, pytest.param("cpu", marks=pytest.mark.long)])
 def test_first_training_step_in_float32(written_for: str, tmp_path: Path) -> None:
     """The forms of convolutions that only the CPU has make the program a third larger; each of them
     has its own tests in models/test_convolution.py.
