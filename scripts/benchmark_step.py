@@ -274,7 +274,7 @@ def needed_operations(what: str, config: Config, mesh: Mesh) -> float | None:
     if what == "forward":
         program, arguments = forward_program(plain, mesh)
     else:
-        program, arguments = step_program(plain, mesh, channels_of(plain), draw_batch(plain), draw_frozen(plain), AN_ACCELERATOR)
+        program, arguments = step_program(plain, mesh, channels_of(plain), draw_batch(plain), draw_frozen(plain))
     with matmul_precision(plain), compiled_for(AN_ACCELERATOR):
         return operations_of(program.lower(*arguments))
 
@@ -297,14 +297,12 @@ def forward_program(config: Config, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     return jax.jit(lambda state, image, mask, noise: nnx.merge(graph, state)(image, mask, noise).image), arguments
 
 
-def step_program(
-    config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen, written_for: str | None = None
-) -> tuple[Any, tuple[Any, Any, Any]]:
+def step_program(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any, frozen: Frozen) -> tuple[Any, tuple[Any, Any, Any]]:
     """Returns the trainer's step as a jitted function, and its arguments: state, frozen networks,
-    batch. Channels are as in `stepper`, `written_for` as in `compile_train_step`.
+    batch. Channels are as in `stepper`.
     """
     graph, state = create_state(config, resolve_schedule(config, 1000), *build_networks(config, channels))
-    program, sharding = jitted_step(config, graph, state, mesh, written_for)
+    program, sharding = jitted_step(config, graph, state, mesh)
     return program, (jax.device_put(state, sharding), replicate(frozen, mesh), shard_batch(batch, mesh))
 
 
@@ -331,11 +329,11 @@ def stepper(config: Config, mesh: Mesh, channels: Mapping[int, int], batch: Any,
     return compiled, step
 
 
-def jitted_step(config: Config, graph: StepGraph, state: Any, mesh: Mesh, written_for: str | None = None) -> tuple[Any, Any]:
+def jitted_step(config: Config, graph: StepGraph, state: Any, mesh: Mesh) -> tuple[Any, Any]:
     """Returns the trainer's step, not yet compiled, and the sharding of its state between steps."""
     split = config.train.shard_parameters
     sharding = state_sharding(state, mesh, split)
-    return compile_train_step(graph, mesh, sharding if split else None, written_for), sharding
+    return compile_train_step(graph, mesh, sharding if split else None), sharding
 
 
 def matrix_rate(config: Config, mesh: Mesh) -> float:

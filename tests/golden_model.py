@@ -196,16 +196,14 @@ def golden_targets(golden: Golden, folder: Path, double: bool) -> dict[int, np.n
     return {level: features.numpy() for level, features in teacher(photo).items()}
 
 
-def compare_training(
-    golden: Golden, networks: tuple[SPN, Discriminator], batch: dict[str, Any], steps: int, written_for: str = "cpu"
-) -> dict[str, float]:
+def compare_training(golden: Golden, networks: tuple[SPN, Discriminator], batch: dict[str, Any], steps: int) -> dict[str, float]:
     """Largest relative errors of some steps on the golden batch: of losses, of the first step's
     gradient norms, of final parameters.
     """
     graph, state = create_state(golden.config, SCHEDULE, *networks)
     dtype = batch["image"].dtype
     mesh, frozen, names = make_mesh(1), golden_frozen(golden, dtype), released_names(golden)
-    step, state, errors = compile_train_step(graph, mesh, written_for=written_for), replicate(state, mesh), {"losses": 0.0}
+    step, state, errors = compile_train_step(graph, mesh), replicate(state, mesh), {"losses": 0.0}
     with golden.file("train") as file:
         values = dict(file)
     for i in range(steps):

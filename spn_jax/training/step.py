@@ -75,32 +75,31 @@ def train_step(graph: StepGraph, state: TrainState, frozen: Frozen, batch: Batch
 
 
 def compile_train_step(
-    graph: StepGraph, mesh: Mesh, state_sharding: Any = None, written_for: str | None = None
+    graph: StepGraph, mesh: Mesh, state_sharding: Any = None
 ) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
     """Compiles the step of a graph for a mesh with the axis "data": (state, frozen, batch) ->
     (state, metrics).
 
     State and frozen networks are replicated on every device. A batch is sharded along its first
     axis. The compiler derives the rest: every mean over the batch becomes an all-reduce, in float32
-    whatever train.compute_dtype is. The state is donated: its memory is reused.
+    whatever train.compute_dtype is. The state is donated: its memory is reused. Convolutions have
+    the forms for the mesh's platform, or for that of a context `compiled_for` around the trace.
 
     Args:
         state_sharding: shardings of the state between steps, see `runtime.sharding`. With them a
             step begins by gathering the parameters, and each device updates its shard of them with
             its shard of the optimisers.
-        written_for: platform whose forms of convolutions the step has, see `compiled_for`; the
-            mesh's own if it is not given.
     """
     replicated, by_photo = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     between_steps = replicated if state_sharding is None else state_sharding
     one_step = train_step if graph.micro_batches == 1 else accumulated_train_step
-    platform = written_for or mesh.devices.flat[0].platform
+    platform = mesh.devices.flat[0].platform
 
     def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
         if state_sharding is not None:
             model, discriminator = jax.lax.with_sharding_constraint((state.model, state.discriminator), replicated)
             state = dataclasses.replace(state, model=model, discriminator=discriminator)
-        with without_garbage_collection(), compiled_for(platform), batch_split_over(mesh):
+        with without_garbage_collection(), compiled_for(compiled_for.value or platform), batch_split_over(mesh):
             return one_step(graph, state, frozen, batch)
 
     return jax.jit(step, donate_argnums=0, in_shardings=(between_steps, replicated, by_photo), out_shardings=(between_steps, replicated))

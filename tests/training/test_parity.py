@@ -22,7 +22,7 @@ from jax import Array
 from spn_jax.checkpoints.parameters import named_arrays
 from spn_jax.checkpoints.store import find_checkpoint, load_discriminator, load_model
 from spn_jax.models.abstract import abstract_network
-from spn_jax.models.convolution import AN_ACCELERATOR
+from spn_jax.models.convolution import AN_ACCELERATOR, compiled_for
 from spn_jax.models.discriminator import Discriminator
 from spn_jax.models.generator import Generator
 from spn_jax.models.spn import SPN
@@ -123,9 +123,9 @@ def test_first_training_step_in_float32(written_for: str, tmp_path: Path) -> Non
     has its own tests in models/test_convolution.py.
     """
     golden = DETERMINISTIC
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"), compiled_for(written_for):
         batch = golden_batch(golden, golden_targets(golden, tmp_path, double=False), np.float32)
-        errors = compare_training(golden, golden_networks(golden, jnp.float32), batch, steps=1, written_for=written_for)
+        errors = compare_training(golden, golden_networks(golden, jnp.float32), batch, steps=1)
     assert errors["losses"] < 1e-4
     # Of the norms of 449 gradients the root mean square: rounding switches a ReLU here and there,
     # which moves the smallest of them by a thousandth (plain convolutions: 1.3e-3), whatever form
